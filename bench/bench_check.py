@@ -1,0 +1,254 @@
+#!/usr/bin/python3
+"""bench_check.py: the gate against getting slower (make bench-check).
+
+    bench/bench_check.py --build build [--rounds N] [--seconds S] [--baseline bench/baseline.json] [--write]
+
+It measures figures that depend little on the machine: ours divided by the floor (two bare splice relays) in the same
+round, memory per idle visitor, wake-ups per GB, system calls per GB and per exchange, instructions per exchange where
+perf can count them. Each is compared with the baseline; one that is worse by more than its tolerance fails the check.
+A workload with such a figure is measured a second time as often before it is believed. Better ones are reported, so
+that the baseline can follow. --write makes the measured figures the baseline (tolerances
+that the file already states are kept).
+
+Exit code: 0 nothing got worse; 1 something did, or could not be measured though the baseline has it; 2 the check could
+not be run. A figure that this machine has no instrument for is left out, with the reason.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+
+sys.dont_write_bytecode = True
+
+from harness import counters, environment
+from harness.contestants import Floor, Natrp
+from harness.processes import BenchError
+from harness.workloads import GB, Bulk, Churn, Exchange, IdleMemory, Session, Tools
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+REPOSITORY = os.path.dirname(HERE)
+CONGESTION = "cubic"
+COUNTED_BYTES = 2_000_000_000
+
+# figure of a workload -> (name of the ratio to the floor, which way is better, tolerance)
+RATIOS = {
+    "gbps": ("gbps_over_floor", "higher", 0.15),
+    "cpu_s_per_gb": ("cpu_per_gb_over_floor", "lower", 0.15),
+    "rate_per_s": ("rate_over_floor", "higher", 0.15),
+    "cpu_us_per_exchange": ("cpu_per_exchange_over_floor", "lower", 0.15),
+    "cpu_us_per_cycle": ("cpu_per_connection_over_floor", "lower", 0.15),
+}
+# figures taken as they are. Wake-ups depend on how the scheduler lets the ends alternate: hence the wide tolerance.
+ABSOLUTE = {
+    "wakeups_per_gb": ("lower", 1.00),
+    "pss_bytes_per_visitor": ("lower", 0.25),
+    "base_pss_kb": ("lower", 0.25),
+}
+COUNTED = {
+    "syscalls_per_gb": ("lower", 0.40),
+    "syscalls_per_exchange": ("lower", 0.15),
+    "instructions_per_exchange": ("lower", 0.10),
+}
+
+INTERLEAVED = [Bulk(1, "up"), Bulk(1, "down"), Bulk(8, "up"), Bulk(8, "down"), Exchange(1), Exchange(64), Churn(32)]
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--build", default=os.path.join(REPOSITORY, "build"), help="build folder (default: build)")
+    parser.add_argument("--baseline", default=os.path.join(HERE, "baseline.json"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--write", action="store_true", help="make the measured figures the baseline")
+    return parser.parse_args()
+
+
+class Check:
+    """Measures. Life: made -> measure_all() -> figures (name -> value) and left_out (name -> reason)."""
+
+    def __init__(self, tools, rounds, seconds):
+        self.tools, self.rounds, self.seconds = tools, rounds, seconds
+        self.series = {}
+        self.left_out = {}
+        self.better = {}
+        self.tolerance = {}
+
+    @property
+    def figures(self):
+        return {name: statistics.median(values) for name, values in sorted(self.series.items())}
+
+    def add(self, workload, figure, value, better, tolerance):
+        name = f"{workload}.{figure}"
+        self.series.setdefault(name, []).append(value)
+        self.better[name], self.tolerance[name] = better, tolerance
+
+    def measure_all(self):
+        self.measure_rounds(INTERLEAVED)
+        memory = IdleMemory(1000)
+        with Session(self.tools, Natrp(self.tools)) as session:
+            for figure, value in memory.measure(session, self.seconds).items():
+                if figure in ABSOLUTE:
+                    self.add(memory.name, figure, value, *ABSOLUTE[figure])
+        self.count_all()
+
+    def measure_rounds(self, workloads):
+        for number in range(self.rounds):
+            for workload in workloads:
+                self.measure_beside_floor(workload, ours_first=number % 2 == 1)
+            print(f"round {number + 1} of {self.rounds} done", flush=True)
+
+    def measure_again(self, baseline):
+        """The workloads of which a figure got worse, as many rounds once more: one busy moment is no regression."""
+        doubtful = {name.split(".")[0] for name, entry in baseline["figures"].items()
+                    if name in self.figures and verdict(entry, self.figures[name])[0]}
+        workloads = [workload for workload in INTERLEAVED if workload.name in doubtful]
+        if workloads:
+            print(f"worse at first sight, measured again: {', '.join(workload.name for workload in workloads)}")
+            self.measure_rounds(workloads)
+
+    def measure_beside_floor(self, workload, ours_first):
+        figures = {}
+        pair = [Floor(self.tools), Natrp(self.tools)]
+        for contestant in reversed(pair) if ours_first else pair:
+            with Session(self.tools, contestant) as session:
+                figures[contestant.name] = workload.measure(session, self.seconds)
+        for figure, ours in figures["natrp"].items():
+            floor = figures["floor"].get(figure)
+            if figure in RATIOS and floor:
+                name, better, tolerance = RATIOS[figure]
+                self.add(workload.name, name, ours / floor, better, tolerance)
+            if figure in ABSOLUTE:
+                self.add(workload.name, figure, ours, *ABSOLUTE[figure])
+
+    def count_all(self):
+        """System calls and instructions, each in a run of its own: counting slows down what is counted."""
+        bulks = [("bulk_1_up", "up"), ("bulk_1_down", "down")]
+        exchanges = [("exchange_64_1", 1), ("exchange_64_64", 64)]
+        method, reason = counters.syscall_method()
+        for name, direction in bulks:
+            figure = f"syscalls_per_gb.{method}"
+            if not method:
+                self.left_out[f"{name}.syscalls_per_gb"] = reason
+                continue
+            with Session(self.tools, Natrp(self.tools)) as session:
+                with counters.syscall_counter(method, session.contestant.roots(), session.folder) as counter:
+                    result, _ = session.measure("bulk", "--direction", direction, "--bytes", COUNTED_BYTES)
+            self.add(name, figure, counter.count / (result["bytes"] / GB), *COUNTED["syscalls_per_gb"])
+        for name, connections in exchanges:
+            figure = f"syscalls_per_exchange.{method}"
+            if method:
+                self.count_exchanges(name, figure, connections, COUNTED["syscalls_per_exchange"],
+                                     lambda roots, folder: counters.syscall_counter(method, roots, folder))
+            else:
+                self.left_out[f"{name}.syscalls_per_exchange"] = reason
+            if counters.perf_counts("instructions"):
+                self.count_exchanges(name, "instructions_per_exchange", connections,
+                                     COUNTED["instructions_per_exchange"],
+                                     lambda roots, folder: counters.PerfCounter(roots, "instructions", folder))
+            else:
+                self.left_out[f"{name}.instructions_per_exchange"] = "perf cannot count instructions on this machine"
+
+    def count_exchanges(self, name, figure, connections, judgement, make_counter):
+        with Session(self.tools, Natrp(self.tools)) as session:
+            with make_counter(session.contestant.roots(), session.folder) as counter:
+                result, _ = session.measure("exchange", "--connections", connections, "--seconds", self.seconds)
+        # Each visitor also did one exchange when it connected.
+        self.add(name, figure, counter.count / (result["exchanges"] + connections), *judgement)
+
+
+def write_baseline(path, check, record):
+    tolerances = {}
+    if os.path.exists(path):
+        with open(path) as file:
+            tolerances = {name: entry["tolerance"] for name, entry in json.load(file)["figures"].items()}
+    figures = {name: {"value": float(f"{value:.4g}"), "better": check.better[name],
+                      "tolerance": tolerances.get(name, check.tolerance[name])}
+               for name, value in check.figures.items()}
+    with open(path, "w") as file:
+        json.dump({"environment": record, "rounds": check.rounds, "seconds": check.seconds, "figures": figures,
+                   "left_out": check.left_out}, file, indent=1)
+        file.write("\n")
+    print(f"written: {path}, {len(figures)} figures")
+
+
+def verdict(entry, value):
+    """(worse beyond the tolerance, sentence)"""
+    base, tolerance = entry["value"], entry["tolerance"]
+    change = (value - base) / base if base else 0.0
+    worse = change < -tolerance if entry["better"] == "higher" else change > tolerance
+    better = change > tolerance if entry["better"] == "higher" else change < -tolerance
+    return worse, "WORSE" if worse else "better: consider --write" if better else "ok"
+
+
+def compare(baseline, check):
+    """Prints the table; returns how many figures fail."""
+    measured = check.figures
+    failed = 0
+    print(f"{'figure':<52} {'baseline':>10} {'now':>10} {'change':>8} {'allowed':>8}  verdict")
+    for name, entry in sorted(baseline["figures"].items()):
+        if name not in measured:
+            reason = next((reason for key, reason in check.left_out.items() if name.startswith(key)), "")
+            failed += 0 if reason else 1
+            print(f"{name:<52} {entry['value']:>10.4g} {'–':>10} {'':>8} {'':>8}  "
+                  + (f"left out: {reason}" if reason else "NOT MEASURED, though the baseline has it"))
+            continue
+        worse, sentence = verdict(entry, measured[name])
+        failed += worse
+        change = (measured[name] - entry["value"]) / entry["value"] if entry["value"] else 0.0
+        sign = "-" if entry["better"] == "higher" else "+"
+        print(f"{name:<52} {entry['value']:>10.4g} {measured[name]:>10.4g} {change:>+8.1%} "
+              f"{sign + format(entry['tolerance'], '.0%'):>8}  {sentence}")
+    for name in sorted(set(measured) - set(baseline["figures"])):
+        print(f"{name:<52} {'–':>10} {measured[name]:>10.4g} {'':>8} {'':>8}  new: not in the baseline")
+    for name, reason in check.left_out.items():
+        print(f"{name}: left out, {reason}")
+    return failed
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = parse_arguments()
+    tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
+    missing = Natrp(tools).missing() or Floor(tools).missing()
+    if missing:
+        print(f"bench_check: {missing}: run 'make build' first", file=sys.stderr)
+        return 2
+    baseline = None
+    if not arguments.write:
+        try:
+            with open(arguments.baseline) as file:
+                baseline = json.load(file)
+        except (OSError, ValueError) as error:
+            print(f"bench_check: no baseline to compare with ({error}); make one with --write on a commit that is "
+                  "known to be good", file=sys.stderr)
+            return 2
+    record = environment.describe(REPOSITORY)
+    check = Check(tools, arguments.rounds, arguments.seconds)
+    with environment.congestion_control(CONGESTION) as congestion:
+        record["congestion_control"] = congestion
+        if congestion["during"] != CONGESTION and environment.congestion_usable(CONGESTION):
+            tools.congestion = CONGESTION
+        try:
+            check.measure_all()
+            if baseline:
+                check.measure_again(baseline)
+        except BenchError as error:
+            print(f"bench_check: {error}", file=sys.stderr)
+            return 1
+    if arguments.write:
+        write_baseline(arguments.baseline, check, record)
+        return 0
+    before = baseline["environment"]
+    print(f"\nbaseline: commit {before['commit']}, Linux {before['kernel']}, {before['cpus']} × {before['cpu']}; "
+          f"now: commit {record['commit']}, Linux {record['kernel']}, {record['cpus']} × {record['cpu']}")
+    failed = compare(baseline, check)
+    print(f"\n{failed} of {len(baseline['figures'])} figures are worse than allowed" if failed
+          else f"\nnone of {len(baseline['figures'])} figures is worse than allowed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

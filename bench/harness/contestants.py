@@ -1,0 +1,389 @@
+"""The contestants: how each is started between a service and a public port, always in the same way.
+
+Life of a contestant: made -> start(service_port) -> its public port echoes -> stop(). It is started anew for each
+measurement. What is counted as its cost is roots() and all that descends from them.
+"""
+
+import os
+import shutil
+import subprocess
+import textwrap
+
+from . import environment
+from .processes import BenchError, Process, accepts, echoes, free_port, wait_until
+
+START_TIMEOUT_S = 20
+CONNS_MOST = 24_000
+
+
+class Contestant:
+    """What all have in common. Subclasses start their processes in launch()."""
+
+    name = ""
+    label = ""
+    # A variant of another contestant runs only the workloads that tell variants apart.
+    is_variant = False
+    has_processes = True
+
+    def __init__(self, tools):
+        self.tools = tools
+        self.processes = []
+        self.public_port = 0
+        self.folder = ""
+
+    def missing(self):
+        """Why it cannot run here; empty when it can."""
+        return ""
+
+    def version(self):
+        return ""
+
+    def launch(self, service_port):
+        raise NotImplementedError
+
+    def start(self, service_port, folder):
+        """Returns when one byte has gone through and come back. `folder` is empty, private and kept until stop()."""
+        self.folder = folder
+        self.processes = []
+        try:
+            self.launch(service_port)
+            wait_until(lambda: echoes(self.public_port), START_TIMEOUT_S,
+                       f"the first echo through {self.name}", self.processes)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self):
+        for process in reversed(self.processes):
+            process.stop()
+        self.processes = []
+
+    def roots(self):
+        return [process.pid for process in self.processes]
+
+    def require_alive(self):
+        for process in self.processes:
+            process.require_alive()
+
+    def run(self, *arguments, **options):
+        process = Process([str(argument) for argument in arguments],
+                          os.path.join(self.folder, f"{len(self.processes)}.log"), **options)
+        self.processes.append(process)
+        return process
+
+    def write(self, file_name, text, mode=0o600):
+        path = os.path.join(self.folder, file_name)
+        with open(path, "w") as file:
+            file.write(textwrap.dedent(text))
+        os.chmod(path, mode)
+        return path
+
+
+class Direct(Contestant):
+    """No tunnel at all: what the visitors, the service and the kernel can do by themselves."""
+    name = "direct"
+    label = "direct"
+    has_processes = False
+
+    def launch(self, service_port):
+        self.public_port = service_port
+
+
+class Floor(Contestant):
+    """Two chained bare splice relays."""
+    name = "floor"
+    label = "floor (two bare splice relays)"
+
+    def missing(self):
+        return "" if os.path.exists(self.tools.floor_relay) else f"{self.tools.floor_relay} is not built"
+
+    def launch(self, service_port):
+        to = service_port
+        for _ in range(2):
+            port = free_port()
+            self.run(self.tools.floor_relay, "--listen", f"127.0.0.1:{port}", "--to", f"127.0.0.1:{to}")
+            to = port
+        self.public_port = to
+
+
+class Haproxy(Contestant):
+    """Two chained haproxies, one thread each, splicing when a stream is worth it."""
+    name = "haproxy"
+    label = "haproxy x2 (splice-auto)"
+
+    def missing(self):
+        return "" if shutil.which("haproxy") else "haproxy is not installed"
+
+    def version(self):
+        return environment.first_line(["haproxy", "-v"])
+
+    def launch(self, service_port):
+        to = service_port
+        conns_most = min(CONNS_MOST, (self.tools.fd_limit - 200) // 3)
+        for hop in range(2):
+            port = free_port()
+            config = self.write(f"haproxy{hop}.cfg", f"""\
+                global
+                    nbthread 1
+                    maxconn {conns_most}
+                defaults
+                    mode tcp
+                    option splice-auto
+                    timeout connect 5s
+                    timeout client 1h
+                    timeout server 1h
+                listen bench
+                    bind 127.0.0.1:{port}
+                    server next 127.0.0.1:{to}
+                """)
+            self.run(shutil.which("haproxy"), "-db", "-f", config)
+            to = port
+        self.public_port = to
+
+
+class Nginx(Contestant):
+    """Two chained nginx stream proxies, one worker each."""
+    name = "nginx"
+    label = "nginx stream x2"
+    MODULES = ("/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/share/nginx/modules/ngx_stream_module.so")
+
+    def module(self):
+        return next((path for path in self.MODULES if os.path.exists(path)), "")
+
+    def missing(self):
+        if not shutil.which("nginx"):
+            return "nginx is not installed"
+        return "" if self.module() else "the nginx stream module (libnginx-mod-stream) is not installed"
+
+    def version(self):
+        return environment.first_line(["nginx", "-v"])
+
+    def launch(self, service_port):
+        to = service_port
+        user = "user root;" if os.geteuid() == 0 else ""
+        for hop in range(2):
+            port = free_port()
+            prefix = os.path.join(self.folder, f"nginx{hop}")
+            os.mkdir(prefix)
+            config = self.write(f"nginx{hop}.conf", f"""\
+                load_module {self.module()};
+                {user}
+                daemon off;
+                worker_processes 1;
+                worker_rlimit_nofile {self.tools.fd_limit};
+                pid {prefix}/pid;
+                error_log stderr error;
+                events {{ worker_connections {2 * CONNS_MOST}; }}
+                stream {{
+                    server {{
+                        listen 127.0.0.1:{port} backlog=4096;
+                        proxy_pass 127.0.0.1:{to};
+                        proxy_timeout 1h;
+                        proxy_half_close on;
+                    }}
+                }}
+                """)
+            self.run(shutil.which("nginx"), "-p", prefix, "-e", "stderr", "-c", config)
+            to = port
+        self.public_port = to
+
+
+class SshReverse(Contestant):
+    """ssh -R to an sshd of its own. Bytes are encrypted, which none of the others does by default."""
+    name = "ssh"
+    label = "ssh -R"
+    RUN_FOLDER = "/run/sshd"
+    made_run_folder = False
+
+    def stop(self):
+        super().stop()
+        if self.made_run_folder:
+            os.rmdir(self.RUN_FOLDER)
+            self.made_run_folder = False
+
+    def sshd(self):
+        return os.environ.get("SSHD") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.defpath) or ""
+
+    def missing(self):
+        if not self.sshd() or not os.path.exists(self.sshd()):
+            return "sshd (openssh-server) is not installed; SSHD may name its binary"
+        return "" if shutil.which("ssh") and shutil.which("ssh-keygen") else "the ssh client is not installed"
+
+    def version(self):
+        return environment.first_line(["ssh", "-V"])
+
+    def make_key(self, name):
+        path = os.path.join(self.folder, name)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+        return path
+
+    def launch(self, service_port):
+        # sshd refuses to start as root without it.
+        if os.geteuid() == 0 and not os.path.exists(self.RUN_FOLDER):
+            os.mkdir(self.RUN_FOLDER, mode=0o755)
+            self.made_run_folder = True
+        host_key, user_key = self.make_key("host_key"), self.make_key("user_key")
+        with open(user_key + ".pub") as key:
+            self.write("authorized_keys", key.read())
+        port, self.public_port = free_port(), free_port()
+        config = self.write("sshd_config", f"""\
+            ListenAddress 127.0.0.1:{port}
+            HostKey {host_key}
+            AuthorizedKeysFile {self.folder}/authorized_keys
+            PidFile none
+            StrictModes no
+            UsePAM no
+            PasswordAuthentication no
+            PermitRootLogin prohibit-password
+            AllowTcpForwarding yes
+            """)
+        with open(host_key + ".pub") as key:
+            known = self.write("known_hosts", f"[127.0.0.1]:{port} {key.read()}")
+        daemon = self.run(self.sshd(), "-D", "-e", "-f", config)
+        wait_until(lambda: accepts(port), START_TIMEOUT_S, "sshd listening", [daemon])
+        self.run(shutil.which("ssh"), "-F", "none", "-N", "-p", port, "-i", user_key,
+                 "-o", f"UserKnownHostsFile={known}", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes",
+                 "-o", "ExitOnForwardFailure=yes",
+                 "-R", f"127.0.0.1:{self.public_port}:127.0.0.1:{service_port}", "127.0.0.1")
+
+
+class Frp(Contestant):
+    """frp with its defaults (TLS, one multiplexed connection). FRPS and FRPC name the binaries."""
+    name = "frp"
+    label = "frp, its defaults (TLS, mux)"
+    SERVER_EXTRA = ""
+    CLIENT_EXTRA = ""
+
+    def missing(self):
+        for variable in ("FRPS", "FRPC"):
+            if not os.path.exists(os.environ.get(variable, "")):
+                return f"{variable} does not name a binary"
+        return ""
+
+    def version(self):
+        return environment.first_line([os.environ["FRPS"], "--version"])
+
+    def launch(self, service_port):
+        port, self.public_port = free_port(), free_port()
+        server = self.write("frps.toml", f"""\
+            bindAddr = "127.0.0.1"
+            proxyBindAddr = "127.0.0.1"
+            bindPort = {port}
+            log.level = "error"
+            """ + self.SERVER_EXTRA)
+        client = self.write("frpc.toml", f"""\
+            serverAddr = "127.0.0.1"
+            serverPort = {port}
+            log.level = "error"
+            """ + self.CLIENT_EXTRA + f"""
+            [[proxies]]
+            name = "bench"
+            type = "tcp"
+            localIP = "127.0.0.1"
+            localPort = {service_port}
+            remotePort = {self.public_port}
+            """)
+        daemon = self.run(os.environ["FRPS"], "-c", server)
+        wait_until(lambda: accepts(port), START_TIMEOUT_S, "frps listening", [daemon])
+        self.run(os.environ["FRPC"], "-c", client)
+
+
+class FrpPlain(Frp):
+    """frp as fast as its settings allow: no TLS, no mux, a pool of connections dialled ahead."""
+    name = "frp-plain"
+    label = "frp, no TLS, no mux, pool 50"
+    SERVER_EXTRA = """\
+            transport.tcpMux = false
+            transport.maxPoolCount = 50
+            """
+    CLIENT_EXTRA = """\
+            transport.tcpMux = false
+            transport.tls.enable = false
+            transport.poolCount = 50
+            """
+
+
+class Rathole(Contestant):
+    """rathole over plain TCP. RATHOLE names the binary."""
+    name = "rathole"
+    label = "rathole, plain TCP"
+
+    def missing(self):
+        return "" if os.path.exists(os.environ.get("RATHOLE", "")) else "RATHOLE does not name a binary"
+
+    def version(self):
+        return environment.first_line([os.environ["RATHOLE"], "--version"])
+
+    def launch(self, service_port):
+        port, self.public_port = free_port(), free_port()
+        server = self.write("server.toml", f"""\
+            [server]
+            bind_addr = "127.0.0.1:{port}"
+            default_token = "bench"
+            [server.services.bench]
+            bind_addr = "127.0.0.1:{self.public_port}"
+            """)
+        client = self.write("client.toml", f"""\
+            [client]
+            remote_addr = "127.0.0.1:{port}"
+            default_token = "bench"
+            [client.services.bench]
+            local_addr = "127.0.0.1:{service_port}"
+            """)
+        env = dict(os.environ, RUST_LOG="error")
+        daemon = self.run(os.environ["RATHOLE"], "--server", server, env=env)
+        wait_until(lambda: accepts(port), START_TIMEOUT_S, "rathole listening", [daemon])
+        self.run(os.environ["RATHOLE"], "--client", client, env=env)
+
+
+class Natrp(Contestant):
+    """Ours: an edge and an agent, one worker each."""
+    name = "natrp"
+    label = "natrp"
+
+    def __init__(self, tools, io="auto", pump="auto"):
+        super().__init__(tools)
+        self.io, self.pump = io, pump
+        self.is_variant = (io, pump) != ("auto", "auto")
+        if self.is_variant:
+            self.name = self.label = f"natrp[{io},{pump}]"
+
+    def missing(self):
+        absent = [program for program in ("natrp-engine", "natrp", "natrpctl")
+                  if not os.path.exists(self.tools.program(program))]
+        return f"not built: {', '.join(absent)}" if absent else ""
+
+    def version(self):
+        return environment.first_line([self.tools.program("natrp-engine"), "--version"])
+
+    def launch(self, service_port):
+        port, self.public_port = free_port(), free_port()
+        state = os.path.join(self.folder, "state")
+        os.mkdir(state, mode=0o700)
+        workers = ["--workers", 1, "--io", self.io, "--pump", self.pump, "--log-level", "warning",
+                   "--drain-seconds", 1]
+        edge = self.run(self.tools.program("natrp-engine"), "--bind", f"127.0.0.1:{port}",
+                        "--public-bind", "127.0.0.1", "--public-address", "127.0.0.1", "--state", state,
+                        "--ports", f"{self.public_port}-{self.public_port}", "--admin", "off", *workers)
+        wait_until(lambda: accepts(port), START_TIMEOUT_S, "the edge listening", [edge])
+        added = subprocess.run([self.tools.program("natrpctl"), "--state", state, "client", "add", "bench",
+                                "--conns-max", str(CONNS_MOST)],
+                               capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+        if added.returncode != 0 or not added.stdout.split():
+            raise BenchError(f"natrpctl client add failed with code {added.returncode}: {added.stderr.strip()}")
+        token = self.write("token", added.stdout.split()[-1] + "\n")
+        self.run(self.tools.program("natrp"), "--server", f"127.0.0.1:{port}", "--token-file", token,
+                 "--local", f"127.0.0.1:{service_port}", "--remote-port", self.public_port, *workers)
+
+
+NATRP_VARIANTS = [("epoll", "auto"), ("uring", "splice"), ("uring", "uring"), ("uring", "copy"),
+                  ("epoll", "splice"), ("epoll", "copy")]
+
+
+def all_contestants(tools, suite):
+    """Those of a suite, in the order in which a round runs them."""
+    main = [Direct(tools), Floor(tools), Haproxy(tools), Nginx(tools), Natrp(tools)]
+    if suite == "main":
+        return main + [SshReverse(tools)]
+    variants = [Natrp(tools, io, pump) for io, pump in NATRP_VARIANTS]
+    return main + variants + [SshReverse(tools), Frp(tools), FrpPlain(tools), Rathole(tools)]

@@ -1,0 +1,116 @@
+"""Where a result was measured: machine, kernel, settings, commit. And the one setting a run changes for its time."""
+
+import contextlib
+import datetime
+import os
+import platform
+import resource
+import subprocess
+
+CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
+CONGESTION_ALLOWED = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
+FDS_WANTED = 200_000
+
+
+def read_text(path, otherwise=""):
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return otherwise
+
+
+def first_line(command):
+    """The first line a command prints, or an empty string when it cannot be run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        return lines[0] if lines else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def commit_name(repository):
+    """The short commit, with -dirty when the tree differs from it (results themselves do not count)."""
+    commit = first_line(["git", "-C", repository, "rev-parse", "--short=12", "HEAD"])
+    if not commit or " " in commit or not all(c in "0123456789abcdef" for c in commit):
+        return "uncommitted"
+    status = subprocess.run(
+        ["git", "-C", repository, "status", "--porcelain", "--", ".", ":!bench/results", ":!bench/baseline.json"],
+        capture_output=True, text=True, check=False)
+    return commit + ("-dirty" if status.stdout.strip() else "")
+
+
+def cpu_model():
+    for line in read_text("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def cpu_ticks():
+    """(all, idle, steal) ticks of the machine so far."""
+    fields = [int(field) for field in read_text("/proc/stat").splitlines()[0].split()[1:]]
+    return sum(fields[:8]), fields[3] + fields[4], fields[7]
+
+
+def raise_fd_limit():
+    """As many descriptors as this process may have; what it starts inherits them. Returns the number."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in ((FDS_WANTED, max(FDS_WANTED, hard)), (hard, hard)):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, wanted)
+            break
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+@contextlib.contextmanager
+def congestion_control(wanted):
+    """Makes `wanted` the system's default for the time of the block, where that is allowed, and puts back what was.
+
+    Yields {"before", "during", "note"} for the result file.
+    """
+    before = read_text(CONGESTION, "unknown")
+    record = {"before": before, "during": before, "note": ""}
+    if before == wanted:
+        yield record
+        return
+    try:
+        with open(CONGESTION, "w") as setting:
+            setting.write(wanted)
+        record["during"] = wanted
+    except OSError as error:
+        record["note"] = (f"the system's default stays {before}: {error.strerror}. Only the sockets of the visitors "
+                          f"and of the service use {wanted}; the contestants' sockets use {before}.")
+    try:
+        yield record
+    finally:
+        if record["during"] != before:
+            with open(CONGESTION, "w") as setting:
+                setting.write(before)
+
+
+def congestion_usable(name):
+    """Whether a program without privileges may ask for it on its own sockets."""
+    return name in read_text(CONGESTION_ALLOWED).split() or os.geteuid() == 0
+
+
+def describe(repository):
+    """All of it, as the `environment` of a result file."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit_name(repository),
+        "kernel": platform.release(),
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "memory_kb": int(read_text("/proc/meminfo", "MemTotal: 0 kB").split()[1]),
+        "virtual_machine": " hypervisor" in read_text("/proc/cpuinfo"),
+        "clock_source": read_text("/sys/devices/system/clocksource/clocksource0/current_clocksource", "unknown"),
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "none shown"),
+        "io_uring_disabled": read_text("/proc/sys/kernel/io_uring_disabled", "not a setting here"),
+        "tcp_rmem": read_text("/proc/sys/net/ipv4/tcp_rmem"),
+        "tcp_wmem": read_text("/proc/sys/net/ipv4/tcp_wmem"),
+        "pipe_user_pages_soft": read_text("/proc/sys/fs/pipe-user-pages-soft"),
+        "user_is_root": os.geteuid() == 0,
+        "load_before": os.getloadavg()[0],
+    }

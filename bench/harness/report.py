@@ -1,0 +1,107 @@
+"""The one-page table of a result, in Markdown."""
+
+FIGURES = {
+    "gbps": ("Gb/s", 1), "cpu_s_per_gb": ("CPU s/GB", 3), "wakeups_per_gb": ("wake-ups/GB", 0),
+    "rate_per_s": ("per s", 0), "cpu_us_per_exchange": ("CPU µs each", 1), "cpu_us_per_cycle": ("CPU µs each", 0),
+    "p50_us": ("p50 µs", 0), "p99_us": ("p99 µs", 0), "p999_us": ("p99.9 µs", 0), "max_us": ("most µs", 0),
+    "base_pss_kb": ("base PSS kB", 0), "base_pss_kb_per_process": ("… per process", 0),
+    "pss_bytes_per_visitor": ("PSS B/visitor", 0), "idle_visitors": ("idle visitors", 0),
+    "p99_alone_us": ("p99 alone µs", 0), "p50_beside_us": ("p50 beside µs", 0), "p99_beside_us": ("p99 beside µs", 0),
+    "p99_beside_over_alone": ("p99 beside/alone", 1), "bulk_gbps": ("bulk Gb/s", 1),
+}
+
+
+def figure_name(figure):
+    return FIGURES.get(figure, (figure, 2))[0]
+
+
+def figure_text(figure, value):
+    return f"{value:,.{FIGURES.get(figure, (figure, 2))[1]}f}"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def goal_rows(result):
+    titles = result["workloads"]
+    for goal in result["goals"]:
+        if goal["workload"] not in titles:
+            continue
+        against = goal["against"] or "(absolute)"
+        wanted = f"{'≥' if goal['relation'] == 'at least' else '≤'} {goal['wanted']:g} {goal['unit']}".strip()
+        if goal["stretch"] is not None:
+            wanted += f" (stretch {goal['stretch']:g})"
+        if goal["value"] is None:
+            value, verdict = "–", "not measured"
+        else:
+            digits = 2 if goal["against"] or goal["value"] < 100 else 0
+            value = f"{goal['value']:.{digits}f} ({goal['least']:.{digits}f}–{goal['most']:.{digits}f})"
+            verdict = "**missed**" if not goal["met"] else "met, stretch too" if goal["stretch_met"] else "met"
+        ours = "" if goal["ours"] == "natrp" else f"{goal['ours']}: "
+        yield [ours + titles[goal["workload"]], figure_name(goal["figure"]), against, value, wanted, verdict]
+
+
+def summary_lines(result):
+    for workload, title in result["workloads"].items():
+        rows_of = result["summary"].get(workload, {})
+        failed = sorted({(run["contestant"], run["error"]) for run in result["runs"]
+                         if run["workload"] == workload and "error" in run})
+        figures = [figure for figure in FIGURES if any(figure in row for row in rows_of.values())]
+        if not figures and not failed:
+            continue
+        yield ""
+        yield f"### {title}"
+        yield ""
+        rows = []
+        for contestant in result["contestants"]:
+            row = rows_of.get(contestant, {})
+            if not row:
+                continue
+            cells = [figure_text(figure, row[figure]["median"]) if figure in row else "–" for figure in figures]
+            rows.append([contestant, *cells])
+        yield from table(["", *map(figure_name, figures)], rows)
+        for contestant, error in failed:
+            yield ""
+            yield f"{contestant} failed: {error}"
+
+
+def markdown(result):
+    """The whole page. `result` as results.py describes it."""
+    environment = result["environment"]
+    congestion = environment["congestion_control"]
+    compared = [goal for goal in result["goals"]
+                if goal["value"] is not None and goal["workload"] in result["workloads"]]
+    met = sum(1 for goal in compared if goal["met"])
+    lines = [
+        f"# Tunnel bench, suite {result['options']['suite']}, commit {environment['commit']}",
+        "",
+        f"{environment['date']}, Linux {environment['kernel']}, {environment['cpus']} × {environment['cpu']}"
+        f"{' (virtual)' if environment['virtual_machine'] else ''}, congestion control {congestion['during']}. "
+        f"Medians of {result['rounds_done']} interleaved round{'s' if result['rounds_done'] != 1 else ''} of "
+        f"{result['options']['seconds']:g} s a measurement; visitors, service and "
+        "contestants share the same CPUs, one worker per process. CPU seconds are those of all processes of a "
+        "contestant; the direct connection has none.",
+    ]
+    if congestion["note"]:
+        lines += ["", congestion["note"]]
+    if environment["load_before"] > 0.3 or environment["steal_share"] > 0.02:
+        lines += ["", f"The machine was not quiet: load {environment['load_before']:.1f} before the run, "
+                      f"{environment['steal_share']:.1%} of the time stolen by the host. Do not quote these figures."]
+    if result["options"]["quick"]:
+        lines += ["", "A quick run: it shows that everything works; its figures are rough."]
+    lines += ["", "## Wanted and reached", ""]
+    if compared:
+        lines += [f"{met} of {len(compared)} goals met. Ratios are ours divided by theirs in the same round: median "
+                  "(least–most).", ""]
+    lines += table(["workload", "figure", "against", "ours", "wanted", "verdict"], goal_rows(result))
+    lines += ["", "## Medians"]
+    lines += summary_lines(result)
+    lines += ["", "## Who took part", ""]
+    for name, contestant in result["contestants"].items():
+        version = f" ({contestant['version']})" if contestant["version"] else ""
+        lines.append(f"- {name}: {contestant['label']}{version}")
+    for name, reason in {**result["absent"], **result["absent_workloads"]}.items():
+        lines.append(f"- {name}: did not take part, {reason}")
+    return "\n".join(lines) + "\n"

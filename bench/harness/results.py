@@ -1,0 +1,116 @@
+"""A result: every measurement of a run, medians over its rounds, and how ours compares with the others.
+
+The file is one JSON object: environment, options, contestants, workloads, runs (one entry per measurement), summary
+(workload -> contestant -> figure -> median, least, most, rounds) and goals (see compare()).
+"""
+
+import dataclasses
+import statistics
+
+OURS = "natrp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """`figure` of `workload`, ours divided by that of `against` (or as it is when `against` is empty)."""
+    workload: str
+    figure: str
+    against: str
+    relation: str  # "at least" or "at most"
+    wanted: float
+    stretch: float = None
+    unit: str = ""
+    ours: str = OURS
+
+
+def goals_of(suite):
+    goals = []
+
+    def goal(*arguments, **options):
+        goals.append(Goal(*arguments, **options))
+
+    full = suite == "full"
+    for streams in (1, 8):
+        for direction in ("up", "down"):
+            bulk = f"bulk_{streams}_{direction}"
+            goal(bulk, "gbps", "floor", "at least", 0.95 if full else 0.9, 1.05 if full else None)
+            goal(bulk, "cpu_s_per_gb", "floor", "at most", 1.10 if full else 1.2, 0.95 if full else None)
+            if not full:
+                goal(bulk, "gbps", "haproxy", "at least", 2.0)
+                continue
+            goal(bulk, "cpu_s_per_gb", "haproxy", "at most", 0.30)
+            goal(bulk, "cpu_s_per_gb", "nginx", "at most", 0.45)
+            goal(bulk, "gbps", "frp-plain", "at least", 1.7)
+            goal(bulk, "cpu_s_per_gb", "frp-plain", "at most", 0.35)
+            goal(bulk, "gbps", "rathole", "at least", 2.4)
+            goal(bulk, "gbps", OURS, "at least", 0.95, ours="natrp[epoll,auto]")
+    if not full:
+        for connections in (1, 64):
+            exchange = f"exchange_64_{connections}"
+            goal(exchange, "rate_per_s", "haproxy", "at least", 1.0)
+            goal(exchange, "cpu_us_per_exchange", "haproxy", "at most", 1.0)
+        goal("churn_32", "rate_per_s", "haproxy", "at least", 0.8)
+        goal("idle_1000", "pss_bytes_per_visitor", "", "at most", 2048, unit="B")
+        goal("idle_1000", "base_pss_kb", "", "at most", 16_000, unit="kB")
+        return goals
+    goal("exchange_64_64", "rate_per_s", "haproxy", "at least", 1.25, 1.5)
+    goal("exchange_64_64", "rate_per_s", "frp-plain", "at least", 1.4)
+    goal("exchange_64_64", "rate_per_s", "rathole", "at least", 1.5)
+    goal("exchange_64_1", "p50_us", "haproxy", "at most", 1.0, 0.85)
+    goal("exchange_64_1", "p99_us", "haproxy", "at most", 1.0, 0.85)
+    goal("churn_32", "rate_per_s", "haproxy", "at least", 1.0, 1.3)
+    goal("churn_32", "rate_per_s", "frp-plain", "at least", 3.0)
+    goal("mixed_10_1000", "p99_beside_over_alone", "", "at most", 3.0, 2.0)
+    goal("idle_1000", "pss_bytes_per_visitor", "", "at most", 1024, 512, unit="B")
+    goal("idle_1000", "base_pss_kb_per_process", "", "at most", 6_000, 4_000, unit="kB")
+    return goals
+
+
+def summarize(runs):
+    """workload -> contestant -> figure -> {median, least, most, rounds}; failed measurements give nothing."""
+    values = {}
+    for run in runs:
+        if "figures" not in run:
+            continue
+        for figure, value in run["figures"].items():
+            place = values.setdefault(run["workload"], {}).setdefault(run["contestant"], {})
+            place.setdefault(figure, []).append(value)
+    return {workload: {contestant: {figure: {"median": statistics.median(series), "least": min(series),
+                                             "most": max(series), "rounds": len(series)}
+                                    for figure, series in figures.items()}
+                       for contestant, figures in contestants.items()}
+            for workload, contestants in values.items()}
+
+
+def by_round(runs, workload, contestant, figure):
+    return {run["round"]: run["figures"][figure] for run in runs
+            if run["workload"] == workload and run["contestant"] == contestant and figure in run.get("figures", {})}
+
+
+def ratios(runs, workload, figure, ours, against):
+    """Ours divided by theirs, round by round: the two were measured within seconds of each other."""
+    mine, theirs = by_round(runs, workload, ours, figure), by_round(runs, workload, against, figure)
+    return [mine[number] / theirs[number] for number in sorted(mine) if theirs.get(number)]
+
+
+def compare(runs, suite):
+    """One entry per goal: {..., "value", "least", "most", "met"}; value is None when it was not measured."""
+    compared = []
+    for goal in goals_of(suite):
+        if goal.against:
+            series = ratios(runs, goal.workload, goal.figure, goal.ours, goal.against)
+        else:
+            series = list(by_round(runs, goal.workload, goal.ours, goal.figure).values())
+        entry = dataclasses.asdict(goal)
+        entry["value"] = statistics.median(series) if series else None
+        entry["least"], entry["most"] = (min(series), max(series)) if series else (None, None)
+        entry["met"] = meets(goal.relation, entry["value"], goal.wanted)
+        entry["stretch_met"] = meets(goal.relation, entry["value"], goal.stretch)
+        compared.append(entry)
+    return compared
+
+
+def meets(relation, value, wanted):
+    if value is None or wanted is None:
+        return None
+    return value >= wanted if relation == "at least" else value <= wanted

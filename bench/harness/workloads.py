@@ -1,0 +1,373 @@
+"""The workloads: what is done to a contestant, and which figures that gives.
+
+A measurement starts the service and the contestant anew, runs visitor_swarm, and reads what the contestant's
+processes used between the lines with which visitor_swarm marks the measured time.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+from .processes import BenchError, Process, Usage, accepts, free_port, pss_kb, wait_until
+
+GB = 1e9
+# A stream or a pump may keep a buffer or a pipe for a second after its last byte.
+SETTLE_S = 2.0
+SWARM_TIMEOUT_S = 120
+
+
+@dataclasses.dataclass
+class Tools:
+    """Where the programs are, and what this run may use."""
+    build: str
+    fd_limit: int
+    congestion: str = ""  # for the sockets of visitors and service; empty: the system's
+
+    def program(self, name):
+        for path in (os.path.join(self.build, name), os.path.join(self.build, "bench", name),
+                     os.path.join(self.build, "tools", name)):
+            if os.path.isfile(path):
+                return path
+        return os.path.join(self.build, name)
+
+    @property
+    def floor_relay(self):
+        return self.program("floor_relay")
+
+    def congestion_flags(self):
+        return ["--cc", self.congestion] if self.congestion else []
+
+
+class Session:
+    """One contestant, started between a service and a public port. `with Session(...) as session:`"""
+
+    def __init__(self, tools, contestant):
+        self.tools = tools
+        self.contestant = contestant
+        self.service = None
+        self.cleanup = contextlib.ExitStack()
+
+    def __enter__(self):
+        try:
+            self.folder = self.cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tunnel-bench-"))
+            self.service_port = free_port()
+            self.start_echo_service()
+            contestant_folder = os.path.join(self.folder, "contestant")
+            os.mkdir(contestant_folder)
+            self.cleanup.callback(self.contestant.stop)
+            self.contestant.start(self.service_port, contestant_folder)
+            time.sleep(0.1)  # what a start leaves to do (channels dialled ahead) is not part of a measurement
+        except BaseException:
+            self.cleanup.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.cleanup.close()
+
+    def start_echo_service(self):
+        self.service = Process([self.tools.program("echo_service"), "--listen", f"127.0.0.1:{self.service_port}",
+                                *self.tools.congestion_flags()], os.path.join(self.folder, "service.log"))
+        self.cleanup.callback(self.service.stop)
+        wait_until(lambda: accepts(self.service_port), 5, "echo_service listening", [self.service])
+
+    def replace_service(self, arguments):
+        """Another service on the same port: the contestant need not know."""
+        self.service.stop()
+        service = Process(arguments, os.path.join(self.folder, "service.log"))
+        self.cleanup.callback(service.stop)
+        wait_until(lambda: accepts(self.service_port), 5, f"{arguments[0]} listening", [service])
+
+    def usage(self):
+        return Usage.of(self.contestant.roots())
+
+    def pss_kb(self):
+        return pss_kb(self.contestant.roots())
+
+    def swarm(self, mode, *arguments):
+        return Swarm(self, mode, arguments)
+
+    def measure(self, mode, *arguments):
+        """(the result of visitor_swarm, what the contestant used meanwhile)"""
+        with self.swarm(mode, "--wait", "on", *arguments) as swarm:
+            swarm.wait_for_line()
+            before = self.usage()
+            swarm.say("measure")
+            result = swarm.wait_for_result()
+            used = self.usage().since(before)
+        self.contestant.require_alive()
+        return result, used
+
+
+class Swarm:
+    """One running visitor_swarm. `with` ends it."""
+
+    def __init__(self, session, mode, arguments):
+        command = [session.tools.program("visitor_swarm"), mode, "--to", f"127.0.0.1:{session.contestant.public_port}",
+                   *session.tools.congestion_flags(), *[str(argument) for argument in arguments]]
+        self.process = Process(command, os.path.join(session.folder, "swarm.log"), pipe=True,
+                               stdin=subprocess.PIPE)
+        self.watchdog = threading.Timer(SWARM_TIMEOUT_S, self.process.popen.kill)
+        self.watchdog.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.watchdog.cancel()
+        self.process.stop()
+
+    def say(self, line):
+        try:
+            self.process.popen.stdin.write(line + "\n")
+            self.process.popen.stdin.flush()
+        except OSError as error:
+            raise BenchError(f"visitor_swarm is gone: {self.process.log_tail()}") from error
+
+    def end_input(self):
+        self.process.popen.stdin.close()
+
+    def wait_for_line(self):
+        line = self.process.popen.stdout.readline()
+        if not line:
+            self.process.popen.wait()
+            raise BenchError(f"visitor_swarm ended without a word, code {self.process.popen.returncode} "
+                             f"(killed after {SWARM_TIMEOUT_S} s when -9): {self.process.log_tail()}")
+        answer = json.loads(line)
+        if answer.get("error"):
+            raise BenchError(f"{answer['error']}: {answer.get('failures')}")
+        return answer
+
+    def wait_for_result(self):
+        answer = self.wait_for_line()
+        while "phase" in answer:
+            answer = self.wait_for_line()
+        if not answer.get("verified"):
+            raise BenchError(f"not all was served rightly: {answer.get('failed')} failed {answer.get('failures')}, "
+                             f"{answer.get('errors', 0)} wrong bytes, {answer.get('unanswered', 0)} unanswered")
+        return answer
+
+
+class Workload:
+    """name: its key in result files. figures of measure(): see each."""
+    name = ""
+    title = ""
+    for_variants = False
+    once = False  # deterministic enough for one round
+    needs_processes = False  # says nothing about a direct connection
+
+    def measure(self, session, seconds):
+        raise NotImplementedError
+
+    def missing(self):
+        return ""
+
+
+class Bulk(Workload):
+    def __init__(self, streams, direction, for_variants=False):
+        self.streams, self.direction, self.for_variants = streams, direction, for_variants
+        self.name = f"bulk_{streams}_{direction}"
+        self.title = f"bulk, {streams} stream{'s' if streams > 1 else ''}, {direction}"
+
+    def measure(self, session, seconds):
+        result, used = session.measure("bulk", "--streams", self.streams, "--direction", self.direction,
+                                       "--seconds", seconds)
+        gigabytes = result["bytes"] / GB
+        return {"gbps": result["gbps"], "cpu_s_per_gb": used.cpu_s / gigabytes,
+                "wakeups_per_gb": used.voluntary_switches / gigabytes,
+                "preemptions_per_gb": used.involuntary_switches / gigabytes,
+                "least_over_most": result["least_over_most"]}
+
+
+class Exchange(Workload):
+    def __init__(self, connections, size=64, rate=0, for_variants=False):
+        self.connections, self.size, self.rate, self.for_variants = connections, size, rate, for_variants
+        self.name = f"exchange_{size}_{connections}" + (f"_open_{rate}" if rate else "")
+        self.title = (f"{size} B exchanges, {connections} connection{'s' if connections > 1 else ''}"
+                      + (f", open loop at {rate}/s" if rate else ""))
+
+    def measure(self, session, seconds):
+        result, used = session.measure("exchange", "--size", self.size, "--connections", self.connections,
+                                       "--seconds", seconds, "--rate", self.rate)
+        return exchange_figures(result, used)
+
+
+def exchange_figures(result, used):
+    return {"rate_per_s": result["rate_per_s"], "cpu_us_per_exchange": used.cpu_s * 1e6 / max(result["exchanges"], 1),
+            "wakeups_per_exchange": used.voluntary_switches / max(result["exchanges"], 1),
+            "p50_us": result["p50_us"], "p99_us": result["p99_us"], "p999_us": result["p999_us"]}
+
+
+class Churn(Workload):
+    for_variants = True
+
+    def __init__(self, at_once=32):
+        self.at_once = at_once
+        self.name = f"churn_{at_once}"
+        self.title = f"new connection + 64 B exchange + close, {at_once} at once"
+
+    def measure(self, session, seconds):
+        result, used = session.measure("churn", "--at-once", self.at_once, "--seconds", seconds)
+        return {"rate_per_s": result["rate_per_s"], "cpu_us_per_cycle": used.cpu_s * 1e6 / max(result["cycles"], 1),
+                "p50_us": result["p50_us"], "p99_us": result["p99_us"]}
+
+
+class IdleMemory(Workload):
+    """Figures: base (all processes, one visitor there) and PSS per further idle visitor, each checked twice.
+
+    The same visitor_swarm runs during both readings: PSS divides the pages of shared libraries among all that map
+    them, and a program that comes in between would make the contestant look smaller.
+    """
+    for_variants = True
+    once = True
+    needs_processes = True
+
+    def __init__(self, connections=1000):
+        self.connections = connections
+        self.name = f"idle_{connections}"
+        self.title = f"memory, {connections} idle visitors"
+
+    def measure(self, session, seconds):
+        with session.swarm("idle", "--first", 1, "--connections", self.connections + 1) as swarm:
+            swarm.wait_for_line()
+            time.sleep(SETTLE_S)
+            base_kb = session.pss_kb()
+            swarm.say("open the rest")
+            swarm.wait_for_line()
+            time.sleep(SETTLE_S)
+            held_kb = session.pss_kb()
+            swarm.end_input()
+            swarm.wait_for_result()
+        processes = len(session.contestant.roots())
+        return {"base_pss_kb": base_kb, "base_pss_kb_per_process": base_kb / processes,
+                "pss_bytes_per_visitor": (held_kb - base_kb) * 1024 / self.connections}
+
+
+class IdleAndActive(Workload):
+    """Many visitors that only stay, and a few that talk."""
+
+    def __init__(self, idle=10_000, active=100):
+        self.idle, self.active = idle, active
+        self.name = f"idle_{idle}_active_{active}"
+        self.title = f"64 B exchanges of {active} visitors beside {idle} idle ones"
+
+    def measure(self, session, seconds):
+        # An edge needs two descriptors per visitor, and room for channels dialled ahead.
+        idle = min(self.idle, (session.tools.fd_limit - 1000) // 2)
+        with session.swarm("idle", "--connections", idle) as swarm:
+            swarm.wait_for_line()
+            result, used = session.measure("exchange", "--connections", self.active, "--seconds", seconds)
+            swarm.end_input()
+            swarm.wait_for_result()
+        return {"idle_visitors": idle, **exchange_figures(result, used)}
+
+
+class Mixed(Workload):
+    """The p99 of interactive visitors beside bulk streams, against their own p99 without them.
+
+    The ends of the bulk streams run at niceness 19. On as few CPUs as there are processes even a direct connection
+    would otherwise wait ten times longer beside bulk, for the generators' turns; the tunnel itself gets no niceness.
+    """
+
+    def __init__(self, streams=10, connections=1000, rate=2000):
+        self.streams, self.connections, self.rate = streams, connections, rate
+        self.name = f"mixed_{streams}_{connections}"
+        self.title = f"{streams} bulk streams beside {connections} interactive visitors ({rate}/s, open loop)"
+
+    def measure(self, session, seconds):
+        result, _ = session.measure("mixed", "--streams", self.streams, "--connections", self.connections,
+                                    "--rate", self.rate, "--seconds", seconds, "--nice", 19)
+        return {"p99_alone_us": result["alone"]["p99_us"], "p99_beside_us": result["beside"]["p99_us"],
+                "p50_beside_us": result["beside"]["p50_us"],
+                "p99_beside_over_alone": result["p99_beside_over_alone"], "bulk_gbps": result["bulk"]["gbps"]}
+
+
+class FirstByte(Workload):
+    """From the visitor's connect to the first byte back. Warm: one visitor at a time, with pauses in which channels
+    can be dialled ahead. Cold: bursts of more visitors than any contestant dials ahead for."""
+
+    def __init__(self, warm):
+        self.warm = warm
+        self.name = "first_byte_warm" if warm else "first_byte_cold"
+        self.title = "first byte, one visitor at a time" if warm else "first byte, bursts of 256 visitors"
+
+    def measure(self, session, seconds):
+        rounds = max(int(seconds * 1000 / (25 if self.warm else 200)), 3)
+        result, _ = session.measure("first_byte", "--at-once", 1 if self.warm else 256, "--rounds", rounds,
+                                    "--gap-ms", 20 if self.warm else 150)
+        return {"p50_us": result["p50_us"], "p99_us": result["p99_us"], "max_us": result["max_us"]}
+
+
+class Iperf3(Workload):
+    """An independent check of the bulk figures."""
+    def __init__(self, direction):
+        self.direction = direction
+        self.name = f"iperf3_1_{direction}"
+        self.title = f"iperf3, 1 stream, {direction} (independent check)"
+
+    def missing(self):
+        return "" if shutil.which("iperf3") else "iperf3 is not installed"
+
+    def measure(self, session, seconds):
+        session.replace_service(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(session.service_port)])
+        command = ["iperf3", "-J", "-c", "127.0.0.1", "-p", str(session.contestant.public_port),
+                   "-t", str(max(1, round(seconds)))]
+        command += ["-R"] if self.direction == "down" else []
+        command += ["-C", session.tools.congestion] if session.tools.congestion else []
+        before = session.usage()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SWARM_TIMEOUT_S, check=False)
+        used = session.usage().since(before)
+        report = json.loads(done.stdout or "{}")
+        if "error" in report or done.returncode != 0:
+            raise BenchError(f"iperf3: {report.get('error', done.stderr.strip())}")
+        received = report["end"]["sum_received"]
+        return {"gbps": received["bits_per_second"] / 1e9, "cpu_s_per_gb": used.cpu_s / (received["bytes"] / GB)}
+
+
+class Wrk(Workload):
+    """An independent check of the exchange figures: HTTP requests over 64 connections that stay."""
+    name = "wrk_64"
+    title = "wrk, HTTP over 64 connections (independent check)"
+
+    def missing(self):
+        return "" if shutil.which("wrk") and shutil.which("nginx") else "wrk or nginx is not installed"
+
+    def measure(self, session, seconds):
+        config = os.path.join(session.folder, "http.conf")
+        user = "user root;" if os.geteuid() == 0 else ""
+        with open(config, "w") as file:
+            file.write(f"{user} daemon off; worker_processes 1; pid {session.folder}/http.pid; error_log stderr error;"
+                       "events { worker_connections 4096; } http { access_log off; keepalive_requests 1000000000;"
+                       f"server {{ listen 127.0.0.1:{session.service_port}; location / {{ return 200 'ok'; }} }} }}\n")
+        session.replace_service([shutil.which("nginx"), "-p", session.folder, "-e", "stderr", "-c", config])
+        before = session.usage()
+        done = subprocess.run(["wrk", "-t1", "-c64", f"-d{max(1, round(seconds))}s", "--latency",
+                               f"http://127.0.0.1:{session.contestant.public_port}/"],
+                              capture_output=True, text=True, timeout=SWARM_TIMEOUT_S, check=False)
+        used = session.usage().since(before)
+        rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+        total = re.search(r"(\d+) requests in", done.stdout)
+        if not rate or not total or "Socket errors" in done.stdout:
+            raise BenchError(f"wrk: {(done.stdout + done.stderr).strip()[-300:]}")
+        return {"rate_per_s": float(rate[1]), "cpu_us_per_exchange": used.cpu_s * 1e6 / int(total[1])}
+
+
+def all_workloads(suite):
+    """Those of a suite, in the order in which a round runs them."""
+    if suite == "main":
+        return [Bulk(1, "up"), Bulk(1, "down"), Bulk(8, "up"), Bulk(8, "down"),
+                Exchange(1), Exchange(64), Churn(32), IdleMemory(1000)]
+    return [Bulk(1, "up", True), Bulk(1, "down", True), Bulk(1, "both"),
+            Bulk(8, "up", True), Bulk(8, "down", True), Bulk(8, "both"),
+            Bulk(64, "up"), Bulk(64, "down"), Bulk(64, "both"),
+            Exchange(1, for_variants=True), Exchange(64, for_variants=True), Exchange(1000),
+            Exchange(1, 1024), Exchange(64, 1024), Exchange(1000, 1024), Exchange(64, rate=10_000),
+            Churn(32), Mixed(), IdleMemory(1000), IdleAndActive(), FirstByte(True), FirstByte(False),
+            Iperf3("up"), Iperf3("down"), Wrk()]

@@ -1,0 +1,193 @@
+#!/usr/bin/python3
+"""tunnel_bench.py: the whole tunnel beside its peers, in interleaved rounds (make bench-tunnel).
+
+    bench/tunnel_bench.py --build build [--suite main|full] [--quick] [--rounds N] [--seconds S]
+                          [--only natrp,floor] [--workloads bulk_1_up,churn_32] [--results FOLDER] [--list]
+
+A round runs every workload with every contestant once, each started anew; then comes the next round. Results go to
+bench/results/<commit>/<suite>.json, .md and pictures. The exit code is 0 when everything that took part was measured,
+1 when a measurement of ours failed, 2 when nothing could be run; a missed goal is reported, not an error.
+
+README.md beside this file says how to read the result and how to point at frp and rathole.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+from harness import environment, plots, report, results
+from harness.contestants import all_contestants
+from harness.processes import BenchError
+from harness.workloads import Session, Tools, all_workloads
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CONGESTION = "cubic"
+# Defaults by suite: rounds, seconds per measurement, minutes after which no further round begins.
+DEFAULTS = {"main": (5, 1.5, 11.0), "full": (5, 2.0, 90.0), "quick": (1, 0.5, 1.6)}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     epilog="Environment: FRPS, FRPC, RATHOLE and SSHD name binaries.")
+    parser.add_argument("--build", default=os.path.join(REPOSITORY, "build"), help="build folder (default: build)")
+    parser.add_argument("--suite", choices=("main", "full"), default="main")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that everything works")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (default: 5)")
+    parser.add_argument("--seconds", type=float, help="of each measurement")
+    parser.add_argument("--budget-minutes", type=float, help="no round begins that would end after this time")
+    parser.add_argument("--only", default="", help="contestants, separated by commas")
+    parser.add_argument("--workloads", default="", help="workloads, separated by commas")
+    parser.add_argument("--results", help="folder for the results (default: bench/results/<commit>)")
+    parser.add_argument("--list", action="store_true", help="print the contestants and workloads, and end")
+    arguments = parser.parse_args()
+    rounds, seconds, budget = DEFAULTS["quick" if arguments.quick else arguments.suite]
+    arguments.rounds = arguments.rounds or rounds
+    arguments.seconds = arguments.seconds or seconds
+    arguments.budget_minutes = arguments.budget_minutes or budget
+    if arguments.rounds < 1 or not 0.2 <= arguments.seconds <= 60:
+        parser.error("--rounds is at least 1, --seconds from 0.2 to 60")
+    return arguments
+
+
+def chosen(everything, names, what):
+    """Those whose name is in the list `names`, or all; a name that does not exist ends the program."""
+    wanted = [name for name in re.split(r",(?![^[]*\])", names) if name]  # natrp[epoll,auto] is one name
+    known = [one.name for one in everything]
+    for name in wanted:
+        if name not in known:
+            sys.exit(f"tunnel_bench: there is no {what} '{name}'; there are: {', '.join(known)}")
+    return [one for one in everything if not wanted or one.name in wanted]
+
+
+class Run:
+    """One run of a suite. Life: made -> run_rounds() -> result()."""
+
+    def __init__(self, arguments, tools, contestants, workloads):
+        self.arguments = arguments
+        self.tools = tools
+        self.absent = {one.name: one.missing() for one in contestants if one.missing()}
+        self.contestants = [one for one in contestants if not one.missing()]
+        self.absent_workloads = {one.name: one.missing() for one in workloads if one.missing()}
+        self.workloads = [one for one in workloads if not one.missing()]
+        self.runs = []
+        self.rounds_done = 0
+
+    def measurements(self, round_number):
+        for workload in self.workloads:
+            if workload.once and round_number > 0:
+                continue
+            for contestant in self.contestants:
+                fits = workload.for_variants or not contestant.is_variant
+                if fits and (contestant.has_processes or not workload.needs_processes):
+                    yield workload, contestant
+
+    def run_rounds(self):
+        began = time.monotonic()
+        longest = 0.0
+        for round_number in range(self.arguments.rounds):
+            round_began = time.monotonic()
+            if round_number and round_began - began + longest > self.arguments.budget_minutes * 60:
+                print(f"round {round_number + 1} would end after {self.arguments.budget_minutes:g} minutes: left out")
+                break
+            for workload, contestant in self.measurements(round_number):
+                self.measure(round_number, workload, contestant)
+            longest = max(longest, time.monotonic() - round_began)
+            self.rounds_done += 1
+
+    def measure(self, round_number, workload, contestant):
+        entry = {"round": round_number, "workload": workload.name, "contestant": contestant.name}
+        try:
+            with Session(self.tools, contestant) as session:
+                entry["figures"] = workload.measure(session, self.arguments.seconds)
+            text = ", ".join(f"{report.figure_name(name)} {report.figure_text(name, value)}"
+                             for name, value in entry["figures"].items() if name in report.FIGURES)
+        except (BenchError, OSError, ValueError, subprocess.SubprocessError) as error:
+            entry["error"] = str(error)
+            text = f"FAILED: {error}"
+        self.runs.append(entry)
+        progress = f"[{round_number + 1}/{self.arguments.rounds}]"
+        print(f"{progress} {workload.name:<18} {contestant.name:<18} {text}", flush=True)
+
+    def result(self, environment_record, suite):
+        return {
+            "environment": environment_record,
+            "options": {"suite": suite, "quick": self.arguments.quick, "rounds": self.arguments.rounds,
+                        "seconds": self.arguments.seconds, "command": sys.argv[1:]},
+            "rounds_done": self.rounds_done,
+            "contestants": {one.name: {"label": one.label, "version": one.version()} for one in self.contestants},
+            "workloads": {one.name: one.title for one in self.workloads},
+            "absent": self.absent,
+            "absent_workloads": self.absent_workloads,
+            "runs": self.runs,
+            "summary": results.summarize(self.runs),
+            "goals": results.compare(self.runs, suite),
+        }
+
+
+def write(result, folder, prefix):
+    os.makedirs(folder, exist_ok=True)
+    json_path = os.path.join(folder, prefix + ".json")
+    page_path = os.path.join(folder, prefix + ".md")
+    with open(json_path, "w") as file:
+        json.dump(result, file, indent=1)
+        file.write("\n")
+    with open(page_path, "w") as file:
+        file.write(report.markdown(result))
+    pictures = plots.draw_all(result, folder, prefix)
+    with open(page_path) as file:
+        print("\n" + file.read())
+    print(f"written: {json_path}, {page_path}, {len(pictures)} pictures"
+          + ("" if pictures else " (python3-matplotlib is not installed)"))
+
+
+def main():
+    # A terminated run must stop what it started and put the system's settings back: let the blocks unwind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    arguments = parse_arguments()
+    tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
+    contestants = chosen(all_contestants(tools, arguments.suite), arguments.only, "contestant")
+    workloads = chosen(all_workloads(arguments.suite), arguments.workloads, "workload")
+    if arguments.list:
+        for one in contestants:
+            print(f"{one.name:<20} {one.missing() or one.label}")
+        for one in workloads:
+            print(f"{one.name:<20} {one.title}" + (f" ({one.missing()})" if one.missing() else ""))
+        return 0
+    for program in ("visitor_swarm", "echo_service"):
+        if not os.path.exists(tools.program(program)):
+            print(f"tunnel_bench: {program} is not in {arguments.build}: run 'make build' first", file=sys.stderr)
+            return 2
+
+    run = Run(arguments, tools, contestants, workloads)
+    if not run.contestants or not run.workloads:
+        print(f"tunnel_bench: nothing can be run: {run.absent or run.absent_workloads}", file=sys.stderr)
+        return 2
+    for name, reason in {**run.absent, **run.absent_workloads}.items():
+        print(f"{name} does not take part: {reason}")
+    record = environment.describe(REPOSITORY)
+    record["fd_limit"] = tools.fd_limit
+    ticks_before = environment.cpu_ticks()
+    with environment.congestion_control(CONGESTION) as congestion:
+        record["congestion_control"] = congestion
+        if congestion["during"] != CONGESTION and environment.congestion_usable(CONGESTION):
+            tools.congestion = CONGESTION
+        run.run_rounds()
+    ticks = [now - before for now, before in zip(environment.cpu_ticks(), ticks_before)]
+    record["steal_share"] = ticks[2] / max(ticks[0], 1)
+
+    prefix = "quick" if arguments.quick else arguments.suite
+    folder = arguments.results or os.path.join(REPOSITORY, "bench", "results", record["commit"])
+    write(run.result(record, arguments.suite), folder, prefix)
+    ours_failed = any("error" in entry and entry["contestant"].startswith(results.OURS) for entry in run.runs)
+    return 1 if ours_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+#include "admin/admin_server.h"
+
+#include <httplib.h>
+#include <pthread.h>
+
+#include <chrono>
+
+#include "admin/metrics.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "edge/edge.h"
+
+namespace natrp {
+
+AdminServer::AdminServer(Edge& edge, const Address& address)
+    : edge_(edge), address_(address), server_(std::make_unique<httplib::Server>()) {}
+
+AdminServer::~AdminServer() { stop(); }
+
+Status AdminServer::start() {
+  server_->new_task_queue = [] { return new httplib::ThreadPool(2); };
+  server_->set_keep_alive_timeout(2);
+  server_->set_read_timeout(5);
+  server_->set_payload_max_length(1024);
+  server_->Get("/healthz", [this](const httplib::Request&, httplib::Response& response) {
+    response.status = edge_.draining() ? 503 : 200;
+    response.set_content(edge_.draining() ? "draining\n" : "ok\n", "text/plain");
+  });
+  server_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
+    response.set_content(prometheus_text(edge_.counters(), edge_.sessions_live()), "text/plain; version=0.0.4");
+  });
+  server_->Get("/api/v1/sessions", [this](const httplib::Request&, httplib::Response& response) {
+    const auto sessions = edge_.list_sessions();
+    if (!sessions) {
+      response.status = 503;
+      response.set_content("the control thread is busy or stopping; try again\n", "text/plain");
+      return;
+    }
+    response.set_content(sessions_json(*sessions), "application/json");
+  });
+  server_->Get("/api/v1/conns", [this](const httplib::Request&, httplib::Response& response) {
+    response.set_content(conns_json(edge_.conns(), now_ms()), "application/json");
+  });
+  const std::string host = address_.host_text();
+  const bool bound = address_.port() == 0 ? server_->bind_to_any_port(host) > 0
+                                          : server_->bind_to_port(host, address_.port());
+  if (!bound) {
+    return Error{"cannot listen on " + address_.text() +
+                 " for --admin: another process has this port, or this host has no such address; choose another, or "
+                 "--admin off"};
+  }
+  thread_ = std::thread([this] {
+    pthread_setname_np(pthread_self(), "admin");
+    server_->listen_after_bind();
+  });
+  log_info("admin server ready", {{"address", address_.text()}});
+  return Done{};
+}
+
+void AdminServer::stop() {
+  if (!thread_.joinable()) return;
+  // stop() before the thread has begun to listen would be lost.
+  for (int wait_ms = 0; wait_ms < 1000 && !server_->is_running(); ++wait_ms) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  server_->stop();
+  thread_.join();
+}
+
+}  // namespace natrp

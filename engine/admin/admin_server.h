@@ -1,0 +1,43 @@
+// admin/admin_server.h
+//
+// AdminServer: HTTP for the operator, on an address of its own: /metrics, /healthz, /api/v1/sessions, /api/v1/conns.
+// It answers whoever reaches the address; bind it to loopback or behind a proxy that knows its users.
+//
+// Life     start() ──▶ serving ──stop()──▶ joined
+// Thread   start(), stop(): the control thread. Requests run in threads of their own and only read.
+#pragma once
+
+#include <memory>
+#include <thread>
+
+#include "base/result.h"
+#include "net/address.h"
+
+namespace httplib {
+class Server;
+}
+
+namespace natrp {
+
+class Edge;
+
+class AdminServer {
+ public:
+  // edge outlives the server, and its control loop runs while requests are answered.
+  AdminServer(Edge& edge, const Address& address);
+  ~AdminServer();
+  AdminServer(const AdminServer&) = delete;
+  AdminServer& operator=(const AdminServer&) = delete;
+
+  // Listens and serves; the sentence of a busy address says which and what to do.
+  Status start();
+  void stop();
+
+ private:
+  Edge& edge_;
+  const Address address_;
+  std::unique_ptr<httplib::Server> server_;
+  std::thread thread_;
+};
+
+}  // namespace natrp

@@ -1,0 +1,69 @@
+#include "admin/metrics.h"
+
+#include <nlohmann/json.hpp>
+
+namespace natrp {
+namespace {
+
+const char* role_text(ConnRole role) {
+  switch (role) {
+    case ConnRole::kUnproven: return "unproven";
+    case ConnRole::kVisitor: return "visitor";
+    case ConnRole::kDataChannel: return "data channel";
+    case ConnRole::kService: return "service";
+  }
+  return "unknown";
+}
+
+void append_metric(std::string& out, std::string_view name, std::string_view sentence, bool gauge, uint64_t value) {
+  out.append("# HELP ").append(name).append(" ").append(sentence).append("\n# TYPE ").append(name);
+  out.append(gauge ? " gauge\n" : " counter\n").append(name).append(" ").append(std::to_string(value)).append("\n");
+}
+
+}  // namespace
+
+std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live) {
+  std::string out;
+  for (size_t i = 0; i < static_cast<size_t>(Counter::kCount); ++i) {
+    const auto counter = static_cast<Counter>(i);
+    uint64_t sum = 0;
+    for (const Counters* set : sets) sum += set->get(counter);
+    const CounterInfo& info = counter_info(counter);
+    append_metric(out, info.name, info.sentence, info.gauge, sum);
+  }
+  append_metric(out, "natrp_sessions_live", "agents with a session", true, sessions_live);
+  return out;
+}
+
+std::string sessions_json(const std::vector<SessionInfo>& sessions) {
+  auto list = nlohmann::json::array();
+  for (const SessionInfo& session : sessions) {
+    auto tunnels = nlohmann::json::array();
+    for (const auto& tunnel : session.tunnels) {
+      tunnels.push_back({{"name", tunnel.name}, {"port", tunnel.port}, {"id", tunnel.id}});
+    }
+    list.push_back({{"client", session.client},
+                    {"session", session.session},
+                    {"software", session.software},
+                    {"visitors_live", session.visitors_live},
+                    {"visitors_total", session.visitors_total},
+                    {"tunnels", std::move(tunnels)}});
+  }
+  return nlohmann::json{{"sessions", std::move(list)}}.dump(2) + "\n";
+}
+
+std::string conns_json(const ConnTable& conns, uint64_t now_ms) {
+  auto list = nlohmann::json::array();
+  conns.for_each([&](const ConnView& view) {
+    list.push_back({{"id", view.id.word},
+                    {"worker", view.id.shard()},
+                    {"role", role_text(view.role)},
+                    {"peer", view.peer.text()},
+                    {"tunnel", view.tunnel},
+                    {"bytes_received", view.bytes_received},
+                    {"age_ms", now_ms > view.opened_ms ? now_ms - view.opened_ms : 0}});
+  });
+  return nlohmann::json{{"conns", std::move(list)}}.dump(2) + "\n";
+}
+
+}  // namespace natrp

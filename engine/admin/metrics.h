@@ -1,0 +1,23 @@
+// admin/metrics.h
+//
+// The numbers of an edge as text: Prometheus exposition format and JSON.
+//
+// Thread   any: reads the workers' counters and the connection table while they are written.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/counters.h"
+#include "edge/edge_info.h"
+#include "net/conn_table.h"
+
+namespace natrp {
+
+// One line HELP, one TYPE, one value for each counter, summed over sets.
+std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live);
+std::string sessions_json(const std::vector<SessionInfo>& sessions);
+// Every live conn: id, role, peer, bytes received, age.
+std::string conns_json(const ConnTable& conns, uint64_t now_ms);
+
+}  // namespace natrp

@@ -1,0 +1,382 @@
+#include "agent/agent.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "base/log.h"
+#include "control/auth.h"
+#include "runtime/version.h"
+
+namespace natrp {
+namespace {
+
+constexpr uint32_t kTickMs = 250;
+constexpr uint32_t kRegisterAgainMs = 3000;
+constexpr uint32_t kResolveAgainMs = 5000;
+
+}  // namespace
+
+Agent::Agent(AgentOptions options) : options_(std::move(options)), random_(std::random_device{}()) {}
+
+Agent::~Agent() {
+  signals_.reset();
+  if (dial_ && dial_->running()) dial_->cancel();
+  if (channel_) channel_->close("the agent stops");
+  for (int turn = 0; turn < 400 && (channel_ || (dial_ && dial_->running())); ++turn) loop_->run_once(5);
+  for (auto& worker : workers_) worker->stop();
+  resolver_.reset();
+}
+
+Status Agent::start() {
+  auto token = parse_join_token(options_.token);
+  if (!token.ok()) return token.error();
+  token_ = token.value();
+  random_bytes(instance_);
+  const uint64_t descriptors = raise_descriptor_limit();
+  auto loop = make_loop(IoKind::kEpoll);
+  if (!loop.ok()) return loop.error();
+  loop_ = std::move(loop.value().loop);
+  mailbox_ = std::make_unique<Mailbox>(*loop_);
+  resolver_ = std::make_unique<Resolver>(*mailbox_);
+  dial_ = std::make_unique<Dial>(*loop_, on_dialled, this);
+  const unsigned count = options_.workers;
+  const uint32_t conns_max = conns_for_descriptors(descriptors, count);
+  roles_.resize(count);
+  for (unsigned i = 0; i < count; ++i) conns_.add_shard(std::min(conns_max, kConnsPerWorkerMax));
+  for (unsigned i = 0; i < count; ++i) {
+    WorkerSetup setup;
+    setup.index = i;
+    setup.workers = count;
+    setup.io = options_.io;
+    setup.pump = options_.pump;
+    setup.pipes_max = options_.pipes_max;
+    setup.conns = &conns_.shard(i);
+    setup.make_role = [this, i](Worker& worker) {
+      auto role = std::make_unique<AgentWorker>(worker, *this);
+      roles_[i] = role.get();
+      return role;
+    };
+    workers_.push_back(std::make_unique<Worker>(std::move(setup)));
+    auto started = workers_.back()->start();
+    if (!started.ok()) return started.error();
+    if (i == 0 && !started.value().empty()) {
+      log_warning("io_uring is not used, epoll is: " + started.value(), {});
+    }
+  }
+  for (const TunnelOptions& tunnel : options_.tunnels) services_.services.push_back({tunnel.name, tunnel.local, {}});
+  tunnel_given_up_.assign(options_.tunnels.size(), false);
+  signals_ = std::make_unique<SignalWatch>(
+      *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
+  retry_timer_.owner = tick_timer_.owner = this;
+  retry_timer_.timer.handler = on_retry_timer;
+  tick_timer_.timer.handler = on_tick_timer;
+  loop_->timers().arm(tick_timer_.timer, kTickMs);
+  log_info("agent started", {{"server", options_.server_text},
+                             {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
+                             {"io", workers_[0]->loop_name()},
+                             {"workers", count},
+                             {"conns_max", conns_max}});
+  resolve_services();
+  connect();
+  return Done{};
+}
+
+// --- Towards the edge ---------------------------------------------------------------------------------------------
+
+void Agent::connect() {
+  Target target;
+  target.host_port = options_.server;
+  resolver_->resolve(target, [this](Result<std::vector<Address>> found) {
+    if (stopped_ || draining_) return;
+    if (!found.ok()) return retry(found.error().message);
+    dial(std::move(found).value());
+  });
+}
+
+void Agent::dial(std::vector<Address> addresses) {
+  edge_addresses_ = std::move(addresses);
+  dial_->start(edge_addresses_, kEdgeDialTimeoutMs, {.user_timeout = true});
+}
+
+void Agent::on_dialled(void* context, int fd, int error) {
+  Agent& self = *static_cast<Agent*>(context);
+  if (fd >= 0 && !self.stopped_ && !self.draining_) return self.connected(fd);
+  if (fd >= 0) self.loop_->close(fd, false);
+  if (self.stopped_ || self.draining_) return;
+  self.retry("cannot reach the edge " + self.options_.server_text + ": " + std::strerror(error));
+}
+
+void Agent::connected(int fd) {
+  Fd owned(fd);
+  // Data channels go where the control channel went, not to another address of the same name.
+  edge_addresses_ = {peer_address(fd)};
+  ClientVerify verify;
+  verify.host = options_.server.host;
+  verify.ca_file = options_.ca_file;
+  if (options_.pin) {
+    verify.pin = *options_.pin;
+    verify.pin_source = "--pin";
+  } else if (options_.ca_file.empty()) {
+    verify.pin = token_.pin;
+  }
+  auto tls = TlsStream::client(verify);
+  if (!tls.ok()) return stop(2, tls.error().message);
+  channel_ = std::make_unique<ControlChannel>(*loop_, std::move(owned), std::move(tls).value(),
+                                              static_cast<ControlChannelEvents&>(*this));
+}
+
+void Agent::on_secure() {
+  wire::Frame hello;
+  hello.mutable_hello()->set_protocol_version(1);
+  hello.mutable_hello()->set_software("natrp " + kVersion);
+  hello.mutable_hello()->set_instance_id(instance_.data(), instance_.size());
+  channel_->send(hello);
+  wire::Frame auth;
+  auth.mutable_auth()->set_secret(token_.secret.data(), token_.secret.size());
+  channel_->send(auth);
+}
+
+void Agent::on_frame(const wire::Frame& frame) {
+  switch (frame.body_case()) {
+    case wire::Frame::kWelcome: return on_welcome(frame.welcome());
+    case wire::Frame::kRefused: return on_refused(frame.refused());
+    case wire::Frame::kLeased: return on_leased(frame.leased());
+    case wire::Frame::kTunnelRefused: return on_tunnel_refused(frame.tunnel_refused());
+    case wire::Frame::kChannelDemand: return on_demand(frame.channel_demand());
+    case wire::Frame::kDrain:
+      log_info("the edge is about to stop; what flows may finish, then this agent connects again", {});
+      edge_drains_ = true;
+      return;
+    case wire::Frame::kBye: return;
+    default: channel_->close("the edge sent a message that an edge does not send");
+  }
+}
+
+void Agent::on_welcome(const wire::Welcome& welcome) {
+  if (session_) return channel_->close("the edge sent a second Welcome");
+  session_ = std::make_shared<AgentSession>(SlotId{welcome.session_id()}, channel_->ticket_key(), edge_addresses_);
+  session_since_ms_ = loop_->turn_ms();
+  edge_drains_ = false;
+  channel_->start_heartbeats();
+  const auto services = std::make_shared<const ServiceAddresses>(services_);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->mailbox().post(
+        [role = roles_[i], session = session_, services] { role->opener().open_session(session, services); });
+  }
+  log_info("session established", {{"client", welcome.client()}, {"edge", edge_addresses_.front().text()}});
+  register_again_ms_.clear();
+  for (uint32_t index = 0; index < options_.tunnels.size(); ++index) {
+    if (!tunnel_given_up_[index]) register_tunnel(index);
+  }
+}
+
+void Agent::register_tunnel(uint32_t index) {
+  wire::Frame frame;
+  wire::Register* wanted = frame.mutable_register_tunnel();
+  wanted->set_tunnel_index(index);
+  wanted->set_name(options_.tunnels[index].name);
+  wanted->set_wanted_port(options_.tunnels[index].remote_port);
+  wanted->set_replace(options_.on_conflict_replace);
+  channel_->send(frame);
+}
+
+void Agent::on_leased(const wire::Leased& leased) {
+  if (leased.tunnel_index() >= options_.tunnels.size()) return;
+  const std::string host = leased.public_host().empty() ? options_.server.host : leased.public_host();
+  const bool v6 = host.find(':') != std::string::npos;
+  const std::string address = (v6 ? "[" + host + "]" : host) + ":" + std::to_string(leased.port());
+  log_info("lease", {{"tunnel", options_.tunnels[leased.tunnel_index()].name},
+                     {"public", address},
+                     {"local", options_.tunnels[leased.tunnel_index()].local}});
+  // The one thing on standard output: scripts read it.
+  std::printf("public address: %s\n", address.c_str());
+  std::fflush(stdout);
+  notify_systemd(("READY=1\nSTATUS=public address: " + address).c_str());
+}
+
+void Agent::on_refused(const wire::Refused& refused) {
+  if (refused.final()) return stop(2, "the edge refused this agent: " + refused.message());
+  log_warning("the edge refused this agent for now: " + refused.message(), {});
+}
+
+void Agent::on_tunnel_refused(const wire::TunnelRefused& refused) {
+  const uint32_t index = refused.tunnel_index();
+  if (index >= options_.tunnels.size()) return;
+  const std::string& message = refused.refused().message();
+  if (!refused.refused().final()) {
+    log_error("tunnel refused for now: " + message, {{"tunnel", options_.tunnels[index].name}});
+    register_again_ms_[index] = loop_->turn_ms() + kRegisterAgainMs;
+    return;
+  }
+  log_error("tunnel refused: " + message, {{"tunnel", options_.tunnels[index].name}});
+  tunnel_given_up_[index] = true;
+  if (std::all_of(tunnel_given_up_.begin(), tunnel_given_up_.end(), [](bool up) { return up; })) {
+    stop(2, "tunnel '" + options_.tunnels[index].name + "' was refused: " + message);
+  }
+}
+
+void Agent::on_demand(const wire::ChannelDemand& demand) {
+  const auto count = static_cast<uint32_t>(workers_.size());
+  const uint32_t ready = (std::min(demand.ready(), kReadyChannelsMax) + count - 1) / count;
+  const uint32_t extra = std::min(demand.extra(), kParkedVisitorsMax);
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t share = extra / count + (i < extra % count ? 1 : 0);
+    const uint32_t worker = (next_worker_ + i) % count;
+    workers_[worker]->mailbox().post([role = roles_[worker], ready, share] { role->opener().demand(ready, share); });
+  }
+  next_worker_ = (next_worker_ + extra) % count;
+}
+
+void Agent::end_session() {
+  if (!session_) return;
+  session_.reset();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->mailbox().post([role = roles_[i]] { role->opener().close_session(); });
+  }
+}
+
+void Agent::on_closed(const std::string& why, bool fatal) {
+  const bool had_session = session_ != nullptr;
+  if (had_session && loop_->turn_ms() - session_since_ms_ >= kBackoffResetMs) backoff_ms_ = 0;
+  end_session();
+  channel_.reset();
+  if (stopped_ || draining_) return;
+  if (fatal) return stop(2, why);
+  // A session that was there a moment ago: the first attempt comes at once, an edge restart costs one reconnect.
+  retry(had_session ? "session lost: " + why : why);
+}
+
+void Agent::retry(const std::string& why) {
+  // Full jitter: a thousand agents of one edge do not come back in the same second.
+  backoff_ms_ = backoff_ms_ == 0 ? kBackoffFirstMs : std::min(backoff_ms_ * 2, kBackoffMaxMs);
+  const uint32_t wait = std::uniform_int_distribution<uint32_t>(0, backoff_ms_)(random_);
+  log_warning(why, {{"retry_ms", wait}});
+  loop_->timers().arm(retry_timer_.timer, wait);
+}
+
+void Agent::on_retry_timer(Timer& timer) { reinterpret_cast<OwnedTimer*>(&timer)->owner->connect(); }
+
+// --- Services -----------------------------------------------------------------------------------------------------
+
+void Agent::resolve_services() {
+  services_resolved_ms_ = loop_->turn_ms();
+  for (uint32_t index = 0; index < options_.tunnels.size(); ++index) {
+    auto target = parse_target(options_.tunnels[index].local);
+    if (!target.ok()) continue;  // options were checked
+    resolver_->resolve(target.value(), [this, index](Result<std::vector<Address>> found) {
+      if (!found.ok()) {
+        log_warning(found.error().message + "; visitors are reset until it can be", {{"tunnel", options_.tunnels[index].name}});
+        return;
+      }
+      services_.services[index].addresses = std::move(found).value();
+      share_services();
+    });
+  }
+}
+
+void Agent::share_services() {
+  if (!session_) return;
+  const auto services = std::make_shared<const ServiceAddresses>(services_);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->mailbox().post([role = roles_[i], services] { role->opener().set_services(services); });
+  }
+}
+
+void Agent::service_failed(uint32_t tunnel_index, int error) {
+  mailbox_->post([this, tunnel_index, error] {
+    Failures& failures = failures_[tunnel_index];
+    ++failures.count;
+    failures.error = error;
+  });
+}
+
+// Once a tick and not once a visitor: a dead service under load must not flood the log and the control channel.
+void Agent::report_failures() {
+  for (const auto& [index, failures] : failures_) {
+    const bool known = index < options_.tunnels.size();
+    const std::string local = known ? options_.tunnels[index].local : "?";
+    const std::string reason = local + ": " + std::strerror(failures.error);
+    log_warning("service could not be reached, visitors were reset",
+                {{"tunnel", known ? options_.tunnels[index].name : "?"}, {"reason", reason}, {"visitors", failures.count}});
+    if (channel_ && session_) {
+      wire::Frame frame;
+      frame.mutable_service_failed()->set_tunnel_index(index);
+      frame.mutable_service_failed()->set_reason(reason);
+      frame.mutable_service_failed()->set_count(failures.count);
+      channel_->send(frame);
+    }
+  }
+  if (!failures_.empty() && loop_->turn_ms() - services_resolved_ms_ >= kResolveAgainMs) resolve_services();
+  failures_.clear();
+}
+
+// --- Time, signals, the end ---------------------------------------------------------------------------------------
+
+void Agent::on_tick_timer(Timer& timer) {
+  Agent& self = *reinterpret_cast<OwnedTimer*>(&timer)->owner;
+  self.on_tick();
+  self.loop_->timers().arm(timer, kTickMs);
+}
+
+void Agent::on_tick() {
+  const uint64_t now = loop_->turn_ms();
+  report_failures();
+  for (auto at = register_again_ms_.begin(); session_ && !edge_drains_ && at != register_again_ms_.end();) {
+    if (at->second > now) {
+      ++at;
+      continue;
+    }
+    register_tunnel(at->first);
+    at = register_again_ms_.erase(at);
+  }
+  if (draining_ && now >= drain_deadline_ms_) {
+    log_warning("drain deadline: visitors that still flow are cut off", {});
+    stopped_ = true;
+  }
+}
+
+void Agent::stop(int exit_code, const std::string& why) {
+  if (stopped_) return;
+  log_error(why, {});
+  exit_code_ = exit_code;
+  stopped_ = true;
+}
+
+void Agent::on_signal(int) {
+  if (draining_) {
+    log_warning("second signal: stopping at once", {});
+    stopped_ = true;
+    return;
+  }
+  draining_ = true;
+  drain_deadline_ms_ = loop_->turn_ms() + static_cast<uint64_t>(options_.drain_seconds) * 1000;
+  log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
+  notify_systemd("STOPPING=1");
+  loop_->timers().disarm(retry_timer_.timer);
+  if (channel_) {
+    wire::Frame frame;
+    frame.mutable_bye()->set_reason("the agent stops");
+    channel_->send(frame);
+    channel_->close("the agent stops");
+  }
+  workers_flowing_ = static_cast<unsigned>(workers_.size());
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->mailbox().post([this, role = roles_[i]] {
+      role->opener().close_session();
+      role->when_idle([this] {
+        mailbox_->post([this] {
+          if (--workers_flowing_ == 0) stopped_ = true;
+        });
+      });
+    });
+  }
+}
+
+int Agent::run() {
+  while (!stopped_) loop_->run_once(-1);
+  log_info("agent stopped", {});
+  return exit_code_;
+}
+
+}  // namespace natrp

@@ -1,0 +1,110 @@
+// agent/agent.h
+//
+// Agent: the side behind NAT. Its code is the control thread (the process's main thread): it stays connected to the
+// edge, registers its tunnels, and tells its workers how many data channels to hold.
+//
+// Life     resolving ─▶ dialling ─▶ TLS, Hello, Auth ─▶ session ──lost──▶ back-off ─▶ resolving …
+//          a final refusal ─▶ exit 2.   SIGTERM ─▶ draining ─▶ exit 0
+// Thread   the control thread, but for AgentControlPort, which posts letters to it.
+// Never    gives up on network faults; never talks to an edge that it has not verified.
+#pragma once
+
+#include <array>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "agent/agent_worker.h"
+#include "control/control_channel.h"
+#include "control/join_token.h"
+#include "net/dialer.h"
+#include "net/resolver.h"
+#include "runtime/options.h"
+#include "runtime/process.h"
+
+namespace natrp {
+
+class Agent final : public AgentControlPort, private ControlChannelEvents {
+ public:
+  explicit Agent(AgentOptions options);
+  ~Agent();
+  Agent(const Agent&) = delete;
+  Agent& operator=(const Agent&) = delete;
+
+  Status start();
+  // Serves until SIGTERM or a final refusal. The process's exit code.
+  int run();
+
+  // From workers, any thread.
+  void service_failed(uint32_t tunnel_index, int error) override;
+
+ private:
+  struct OwnedTimer {
+    Timer timer;  // first: handlers find the agent by a cast
+    Agent* owner = nullptr;
+  };
+  struct Failures {
+    uint32_t count = 0;
+    int error = 0;
+  };
+
+  void connect();
+  void resolve_services();
+  void dial(std::vector<Address> addresses);
+  static void on_dialled(void* agent, int fd, int error);
+  void connected(int fd);
+  void on_secure() override;
+  void on_frame(const wire::Frame& frame) override;
+  void on_closed(const std::string& why, bool fatal) override;
+  void on_welcome(const wire::Welcome& welcome);
+  void on_leased(const wire::Leased& leased);
+  void on_refused(const wire::Refused& refused);
+  void on_tunnel_refused(const wire::TunnelRefused& refused);
+  void on_demand(const wire::ChannelDemand& demand);
+  void register_tunnel(uint32_t index);
+  void end_session();
+  void retry(const std::string& why);
+  void stop(int exit_code, const std::string& why);
+  void on_signal(int signal);
+  void report_failures();
+  void share_services();
+  static void on_retry_timer(Timer& timer);
+  static void on_tick_timer(Timer& timer);
+  void on_tick();
+
+  AgentOptions options_;
+  JoinToken token_{};
+  std::array<uint8_t, 16> instance_{};
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Mailbox> mailbox_;
+  std::unique_ptr<Resolver> resolver_;
+  ConnTable conns_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<AgentWorker*> roles_;
+  std::unique_ptr<SignalWatch> signals_;
+  std::unique_ptr<Dial> dial_;
+  std::unique_ptr<ControlChannel> channel_;
+  std::shared_ptr<AgentSession> session_;
+  std::vector<Address> edge_addresses_;
+  ServiceAddresses services_;
+  std::map<uint32_t, uint64_t> register_again_ms_;  // tunnels refused for now, by index
+  std::vector<bool> tunnel_given_up_;
+  std::map<uint32_t, Failures> failures_;
+  OwnedTimer retry_timer_;
+  OwnedTimer tick_timer_;
+  std::minstd_rand random_;
+  uint32_t backoff_ms_ = 0;
+  uint64_t session_since_ms_ = 0;
+  uint64_t services_resolved_ms_ = 0;
+  unsigned next_worker_ = 0;
+  bool edge_drains_ = false;
+  bool draining_ = false;
+  bool stopped_ = false;
+  int exit_code_ = 0;
+  uint64_t drain_deadline_ms_ = 0;
+  unsigned workers_flowing_ = 0;
+};
+
+}  // namespace natrp

@@ -1,0 +1,43 @@
+// agent/agent_worker.h
+//
+// AgentWorker: the agent's part of one worker: its channel opener, and who waits until its pairs are over.
+//
+// Thread   its worker's.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "agent/channel_opener.h"
+#include "runtime/worker.h"
+
+namespace natrp {
+
+class AgentWorker final : public WorkerRole {
+ public:
+  AgentWorker(Worker& worker, AgentControlPort& control) : worker_(worker), opener_(worker, control) {}
+
+  ChannelOpener& opener() { return opener_; }
+  // Calls done (in this thread) when nothing flows any more.
+  void when_idle(std::function<void()> done) {
+    idle_waiters_.push_back(std::move(done));
+    check_idle();
+  }
+
+  void on_pair_end(Pair&) override { check_idle(); }
+  void on_pair_unready(Pair&) override {}
+
+ private:
+  void check_idle() {
+    if (idle_waiters_.empty() || worker_.pairs().flowing() > 0) return;
+    auto waiters = std::move(idle_waiters_);
+    idle_waiters_.clear();
+    for (auto& done : waiters) done();
+  }
+
+  Worker& worker_;
+  ChannelOpener opener_;
+  std::vector<std::function<void()>> idle_waiters_;
+};
+
+}  // namespace natrp

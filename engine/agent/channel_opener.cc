@@ -1,0 +1,209 @@
+#include "agent/channel_opener.h"
+
+#include <cerrno>
+
+#include "base/check.h"
+#include "control/start_message.h"
+#include "net/socket.h"
+
+namespace natrp {
+namespace {
+
+// After a dial of the edge failed, the next ones wait: the session itself will notice a dead edge.
+constexpr uint32_t kRefillPauseMs = 200;
+
+}  // namespace
+
+ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control) : worker_(worker), control_(control) {
+  refill_timer_.self = this;
+  refill_timer_.timer.handler = on_refill;
+}
+
+ChannelOpener::~ChannelOpener() {
+  close_session();
+  worker_.loop().timers().disarm(refill_timer_.timer);
+  for (Channel& channel : pool_) {
+    if (channel.state == State::kDiallingService) channel.dial->cancel();
+  }
+  for (int turn = 0; turn < 200 && in_use_ > 0; ++turn) worker_.loop().run_once(1);
+}
+
+void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
+                                 std::shared_ptr<const ServiceAddresses> services) {
+  session_ = std::move(session);
+  services_ = std::move(services);
+  ready_wanted_ = 0;
+}
+
+void ChannelOpener::close_session() {
+  session_.reset();
+  ready_wanted_ = 0;
+  worker_.loop().timers().disarm(refill_timer_.timer);
+  for (Channel& channel : pool_) {
+    switch (channel.state) {
+      case State::kDiallingEdge: channel.dial->cancel(); break;
+      case State::kShowingTicket:
+      case State::kReady: worker_.loop().cancel(channel.op); break;
+      case State::kFree:
+      case State::kDiallingService: break;
+    }
+  }
+}
+
+void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
+  if (!session_) return;
+  ready_wanted_ = ready;
+  // Extra ones are dialled beside those that are under way for earlier visitors.
+  for (uint32_t i = 0; i < extra; ++i) open_one();
+  refill();
+}
+
+void ChannelOpener::refill() {
+  if (!session_ || refill_timer_.timer.armed()) return;
+  while (unused_ < ready_wanted_) open_one();
+}
+
+void ChannelOpener::on_refill(Timer& timer) { reinterpret_cast<RefillTimer*>(&timer)->self->refill(); }
+
+void ChannelOpener::open_one() {
+  Channel* channel;
+  if (free_.empty()) {
+    channel = &pool_.emplace_back();
+    channel->self = this;
+    channel->op.handler = on_op;
+    channel->dial = std::make_unique<Dial>(worker_.loop(), on_dialled, channel);
+  } else {
+    channel = free_.back();
+    free_.pop_back();
+  }
+  ++unused_;
+  ++in_use_;
+  channel->session = session_;
+  channel->state = State::kDiallingEdge;
+  channel->dial->start(session_->edge, kEdgeDialTimeoutMs, {.user_timeout = true});
+}
+
+void ChannelOpener::on_dialled(void* context, int fd, int error) {
+  auto& channel = *static_cast<Channel*>(context);
+  if (channel.state == State::kDiallingEdge) return channel.self->edge_dialled(channel, fd, error);
+  channel.self->service_dialled(channel, fd, error);
+}
+
+// --- Towards the edge ---------------------------------------------------------------------------------------------
+
+void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
+  const bool over = channel.session != session_;
+  if (fd >= 0 && !over) {
+    channel.conn = worker_.conns().claim(fd, channel.session->edge.front(), ConnRole::kDataChannel,
+                                         worker_.loop().turn_ms());
+  }
+  if (fd < 0 || over || channel.conn == nullptr) {
+    if (fd >= 0) worker_.loop().close(fd, false);
+    --unused_;
+    free_channel(channel);
+    if (!over) worker_.loop().timers().arm(refill_timer_.timer, kRefillPauseMs);
+    return;
+  }
+  const uint64_t counter = channel.session->next_counter.fetch_add(1, std::memory_order_relaxed);
+  channel.session->sealer.seal(channel.session->id, counter, channel.bytes.data());
+  channel.state = State::kShowingTicket;
+  // The socket is new and empty: 64 bytes always fit, so no op is needed.
+  const ssize_t sent = worker_.loop().try_send(fd, channel.bytes.data(), kHelloBytes);
+  if (sent != static_cast<ssize_t>(kHelloBytes)) {
+    worker_.loop().timers().arm(refill_timer_.timer, kRefillPauseMs);
+    return drop(channel, false);
+  }
+  ticket_shown(channel);
+}
+
+void ChannelOpener::ticket_shown(Channel& channel) {
+  channel.state = State::kReady;
+  channel.got = 0;
+  worker_.counters().add(Counter::kChannelsReady);
+  worker_.counters().add(Counter::kChannelsOpened);
+  receive_start(channel);
+}
+
+void ChannelOpener::receive_start(Channel& channel) {
+  channel.op.kind = OpKind::kRecv;
+  channel.op.fd = channel.conn->fd;
+  channel.op.data = channel.bytes.data() + channel.got;
+  channel.op.len = static_cast<uint32_t>(kStartBytes) - channel.got;
+  worker_.loop().submit(channel.op);
+}
+
+void ChannelOpener::on_op(Op& op) {
+  auto& channel = *reinterpret_cast<Channel*>(&op);
+  ChannelOpener& self = *channel.self;
+  if (op.result > 0) {
+    channel.got += static_cast<uint32_t>(op.result);
+    if (channel.got < kStartBytes) return self.receive_start(channel);
+    return self.started(channel);
+  }
+  if ((op.result == -EAGAIN || op.result == -EINTR) && channel.session == self.session_) {
+    return self.receive_start(channel);
+  }
+  // The edge closed it, or the session is over.
+  if (channel.session == self.session_) {
+    self.worker_.counters().add(Counter::kChannelsLost);
+    self.worker_.loop().timers().arm(self.refill_timer_.timer, kRefillPauseMs);
+  }
+  self.drop(channel, false);
+}
+
+// --- Towards the service ------------------------------------------------------------------------------------------
+
+void ChannelOpener::started(Channel& channel) {
+  --unused_;
+  worker_.counters().sub(Counter::kChannelsReady);
+  worker_.counters().add(Counter::kVisitors);
+  channel.state = State::kDiallingService;
+  const auto start = parse_start(channel.bytes);
+  if (!start.ok()) return drop(channel, true);
+  channel.tunnel_index = start.value().tunnel_index;
+  channel.conn->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
+  if (channel.tunnel_index >= services_->services.size() ||
+      services_->services[channel.tunnel_index].addresses.empty()) {
+    return fail_service(channel, EHOSTUNREACH);
+  }
+  channel.dial->start(services_->services[channel.tunnel_index].addresses, kServiceDialTimeoutMs, {});
+  refill();
+}
+
+void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
+  if (fd < 0) return fail_service(channel, error);
+  Conn* service = worker_.conns().claim(fd, peer_address(fd), ConnRole::kService, worker_.loop().turn_ms());
+  Pair* pair = service != nullptr ? worker_.pairs().start(*channel.conn, *service, channel.tunnel_index) : nullptr;
+  if (pair == nullptr) {
+    worker_.loop().close(fd, true);
+    if (service != nullptr) worker_.conns().release(*service);
+    return fail_service(channel, EMFILE);
+  }
+  service->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
+  free_channel(channel);
+}
+
+void ChannelOpener::fail_service(Channel& channel, int error) {
+  worker_.counters().add(Counter::kServiceFailures);
+  control_.service_failed(channel.tunnel_index, error);
+  drop(channel, true);
+  refill();
+}
+
+void ChannelOpener::drop(Channel& channel, bool reset) {
+  if (channel.state == State::kReady) worker_.counters().sub(Counter::kChannelsReady);
+  if (channel.state != State::kDiallingService) --unused_;
+  worker_.loop().close(channel.conn->fd, reset);
+  worker_.conns().release(*channel.conn);
+  free_channel(channel);
+}
+
+void ChannelOpener::free_channel(Channel& channel) {
+  channel.state = State::kFree;
+  channel.conn = nullptr;
+  channel.session.reset();
+  --in_use_;
+  free_.push_back(&channel);
+}
+
+}  // namespace natrp

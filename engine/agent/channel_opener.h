@@ -1,0 +1,92 @@
+// agent/channel_opener.h
+//
+// ChannelOpener: in one worker of the agent, keeps data channels ready for the edge and turns each into a pair when
+// its visitor comes.
+//
+// Life of a channel   dialling the edge ─▶ showing its ticket ─▶ ready ──Start──▶ dialling the service ─▶ Pair
+//                     every failure: closed (with a RST once a visitor is on it), and counted
+// Thread   its worker's.
+// Memory   one record per channel that is not yet a pair, from a pool.
+// Never    reads past the 64 bytes of Start.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "agent/agent_session.h"
+#include "net/dialer.h"
+#include "runtime/worker.h"
+
+namespace natrp {
+
+// What a worker tells the agent's control thread. Called from workers; implementations post letters.
+class AgentControlPort {
+ public:
+  // A visitor of the tunnel was reset because the service could not be reached.
+  virtual void service_failed(uint32_t tunnel_index, int error) = 0;
+
+ protected:
+  ~AgentControlPort() = default;
+};
+
+class ChannelOpener {
+ public:
+  ChannelOpener(Worker& worker, AgentControlPort& control);
+  ~ChannelOpener();
+  ChannelOpener(const ChannelOpener&) = delete;
+  ChannelOpener& operator=(const ChannelOpener&) = delete;
+
+  void open_session(std::shared_ptr<AgentSession> session, std::shared_ptr<const ServiceAddresses> services);
+  // Ready channels and dials end; pairs flow on.
+  void close_session();
+  void set_services(std::shared_ptr<const ServiceAddresses> services) { services_ = std::move(services); }
+  // Hold `ready` unused channels from now on, and dial `extra` at once.
+  void demand(uint32_t ready, uint32_t extra);
+
+ private:
+  enum class State : uint8_t { kFree, kDiallingEdge, kShowingTicket, kReady, kDiallingService };
+  struct Channel {
+    Op op;  // first: handlers find the channel by a cast
+    ChannelOpener* self = nullptr;
+    std::unique_ptr<Dial> dial;
+    std::shared_ptr<AgentSession> session;
+    Conn* conn = nullptr;
+    uint32_t got = 0;
+    uint32_t tunnel_index = 0;
+    State state = State::kFree;
+    std::array<uint8_t, kStartBytes> bytes{};
+  };
+  static_assert(kStartBytes == kHelloBytes, "one array holds the ticket, then the Start");
+
+  static void on_dialled(void* channel, int fd, int error);
+  static void on_op(Op& op);
+  static void on_refill(Timer& timer);
+  void open_one();
+  void refill();
+  void edge_dialled(Channel& channel, int fd, int error);
+  void ticket_shown(Channel& channel);
+  void receive_start(Channel& channel);
+  void started(Channel& channel);
+  void service_dialled(Channel& channel, int fd, int error);
+  void fail_service(Channel& channel, int error);
+  void drop(Channel& channel, bool reset);
+  void free_channel(Channel& channel);
+
+  Worker& worker_;
+  AgentControlPort& control_;
+  std::shared_ptr<AgentSession> session_;
+  std::shared_ptr<const ServiceAddresses> services_;
+  std::deque<Channel> pool_;
+  std::vector<Channel*> free_;
+  uint32_t ready_wanted_ = 0;
+  uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, showing, ready
+  uint32_t in_use_ = 0;     // records that are not free
+  struct RefillTimer {
+    Timer timer;
+    ChannelOpener* self;
+  } refill_timer_;
+};
+
+}  // namespace natrp

@@ -1,0 +1,84 @@
+// base/limits.h
+//
+// Every number that bounds the engine, in one place, with where it comes from. What an operator may change is an
+// option (runtime/options.h); these are the walls around the options.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace natrp {
+
+// --- Threads and slots -------------------------------------------------------------------------------------------
+// A SlotId has 8 bits of shard; the last value is left for the control thread.
+inline constexpr unsigned kWorkersMax = 64;
+// Slots of one worker's shard. Memory is mapped, and touched only when a slot is first used.
+inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
+
+// --- One turn of a loop: fairness (design §4.6) -------------------------------------------------------------------
+inline constexpr unsigned kAcceptsPerTurn = 64;
+inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
+inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read calls
+
+// --- Buffers of the message path -----------------------------------------------------------------------------------
+// A buffer is held from the receive until the send has landed; an idle pair holds none. 64 KiB is the read that
+// proves a streamer (kBulkFillBytes), so one buffer can show it. Only the touched pages of a buffer cost memory.
+inline constexpr size_t kBufferBytes = 64u << 10;
+// Offered to the kernel at any time; more come from the reserve when slow receivers hold theirs.
+inline constexpr unsigned kBuffersOffered = 128;
+inline constexpr unsigned kBuffersMax = 4096;       // per worker: 256 MiB mapped, touched on use
+static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");
+static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");
+
+// --- COPY ↔ BULK (design §4.1) ------------------------------------------------------------------------------------
+inline constexpr size_t kBulkReadBytes = 16u << 10;  // three such reads in a row …
+inline constexpr unsigned kBulkReads = 3;
+inline constexpr size_t kBulkFillBytes = 64u << 10;  // … or one that filled this
+inline constexpr size_t kSmallMoveBytes = 4u << 10;  // three such moves in a row end BULK
+inline constexpr unsigned kSmallMoves = 3;
+inline constexpr uint32_t kBulkIdleMs = 1000;
+inline constexpr uint32_t kStallMs = 1000;           // no progress while the source has bytes → COPY for good
+
+// --- Pipes ---------------------------------------------------------------------------------------------------------
+inline constexpr size_t kPipeBytes = 1u << 20;       // /proc/sys/fs/pipe-max-size of every kernel since 2.6.35
+inline constexpr unsigned kPipesPerWorkerMax = 256;
+inline constexpr size_t kPipeBytesMin = 16u << 10;   // a pipe that shrank to 2 slots is worse than a copy
+
+// --- Deadlines (design §6, §7) -------------------------------------------------------------------------------------
+inline constexpr uint32_t kHelloTimeoutMs = 5000;
+inline constexpr uint32_t kRendezvousTimeoutMs = 10000;
+inline constexpr uint32_t kServiceDialTimeoutMs = 5000;
+inline constexpr uint32_t kEdgeDialTimeoutMs = 10000;
+inline constexpr uint32_t kHeartbeatMs = 5000;
+inline constexpr unsigned kHeartbeatMisses = 3;
+inline constexpr uint32_t kSessionSilentMs = 2000;   // a second session of the same tunnel may take over after this
+inline constexpr uint32_t kResetDrainTimeoutMs = 10000;  // bytes queued before a RST get this long to be acknowledged
+inline constexpr uint32_t kSweepMs = 5;              // how often pairs that wait for a reset or a stall are looked at
+inline constexpr uint32_t kAcceptPauseMs = 100;      // after EMFILE, nginx uses 500
+
+// --- Tunnel legs: keepalive 10/5/3 s, and no unacknowledged byte older than 20 s -----------------------------------
+inline constexpr int kKeepaliveIdleS = 10;
+inline constexpr int kKeepaliveIntervalS = 5;
+inline constexpr int kKeepaliveProbes = 3;
+inline constexpr int kTcpUserTimeoutMs = 20000;
+
+// --- Wire (docs/protocol.md) ---------------------------------------------------------------------------------------
+inline constexpr size_t kHelloBytes = 64;
+inline constexpr size_t kStartBytes = 64;
+inline constexpr size_t kFrameBytesMax = 64u << 10;
+inline constexpr unsigned kTicketWindow = 1024;      // how far ticket counters may arrive out of order
+inline constexpr size_t kNameBytesMax = 64;          // client and tunnel names
+inline constexpr unsigned kTunnelsPerSessionMax = 256;
+
+// --- Data channels dialled ahead -----------------------------------------------------------------------------------
+inline constexpr unsigned kReadyChannelsMin = 2;     // per tunnel
+inline constexpr unsigned kReadyChannelsMax = 64;    // per session
+inline constexpr unsigned kParkedVisitorsMax = 4096; // per session and worker; more are refused at once
+inline constexpr unsigned kUnprovenConnsMax = 4096;  // per worker: conns whose first bytes are not in yet
+
+// --- Agent back-off -------------------------------------------------------------------------------------------------
+inline constexpr uint32_t kBackoffFirstMs = 200;
+inline constexpr uint32_t kBackoffMaxMs = 30000;
+inline constexpr uint32_t kBackoffResetMs = 60000;
+
+}  // namespace natrp

@@ -1,0 +1,121 @@
+#include "base/log.h"
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+
+namespace natrp {
+namespace {
+
+LogFormat g_format = LogFormat::kText;  // set once by log_setup, before threads
+
+spdlog::logger& logger() {
+  static std::shared_ptr<spdlog::logger> instance = [] {
+    auto made = std::make_shared<spdlog::logger>("natrp", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    made->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+    made->flush_on(spdlog::level::debug);
+    return made;
+  }();
+  return *instance;
+}
+
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug: return spdlog::level::debug;
+    case LogLevel::kInfo: return spdlog::level::info;
+    case LogLevel::kWarning: return spdlog::level::warn;
+    case LogLevel::kError: return spdlog::level::err;
+  }
+  return spdlog::level::info;
+}
+
+// JSON string escape; also keeps a hostile peer's text from forging a second log line.
+void append_escaped(std::string& out, std::string_view text) {
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (byte < 0x20 || byte == 0x7f) {
+      char buffer[8];
+      std::snprintf(buffer, sizeof buffer, "\\u%04x", byte);
+      out += buffer;
+    } else {
+      out += c;
+    }
+  }
+}
+
+bool needs_quotes(std::string_view value) {
+  if (value.empty()) return true;
+  for (const char c : value) {
+    if (static_cast<unsigned char>(c) <= 0x20 || c == '"' || c == '\\' || c == '=') return true;
+  }
+  return false;
+}
+
+std::string text_line(std::string_view message, std::initializer_list<LogField> fields) {
+  std::string line(message);
+  for (const LogField& field : fields) {
+    line += ' ';
+    line += field.key;
+    line += '=';
+    if (field.quoted && needs_quotes(field.value)) {
+      line += '"';
+      append_escaped(line, field.value);
+      line += '"';
+    } else {
+      line += field.value;
+    }
+  }
+  return line;
+}
+
+std::string json_tail(std::string_view message, std::initializer_list<LogField> fields) {
+  std::string line = "\"message\":\"";
+  append_escaped(line, message);
+  line += '"';
+  for (const LogField& field : fields) {
+    line += ",\"";
+    line += field.key;
+    line += "\":";
+    if (field.quoted) line += '"';
+    append_escaped(line, field.value);
+    if (field.quoted) line += '"';
+  }
+  line += '}';
+  return line;
+}
+
+}  // namespace
+
+void log_setup(LogLevel level, LogFormat format) {
+  g_format = format;
+  logger().set_level(to_spdlog(level));
+  if (format == LogFormat::kJson) {
+    logger().set_pattern("{\"time\":\"%Y-%m-%dT%H:%M:%S.%e%z\",\"level\":\"%l\",%v");
+  }
+}
+
+Result<LogLevel> parse_log_level(std::string_view text) {
+  if (text == "debug") return LogLevel::kDebug;
+  if (text == "info") return LogLevel::kInfo;
+  if (text == "warning") return LogLevel::kWarning;
+  if (text == "error") return LogLevel::kError;
+  return Error{"unknown log level '" + std::string(text) + "': use debug, info, warning or error"};
+}
+
+Result<LogFormat> parse_log_format(std::string_view text) {
+  if (text == "text") return LogFormat::kText;
+  if (text == "json") return LogFormat::kJson;
+  return Error{"unknown log format '" + std::string(text) + "': use text or json"};
+}
+
+void log_line(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
+  const auto spd_level = to_spdlog(level);
+  if (!logger().should_log(spd_level)) return;
+  logger().log(spd_level, g_format == LogFormat::kJson ? json_tail(message, fields) : text_line(message, fields));
+}
+
+}  // namespace natrp

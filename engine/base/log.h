@@ -1,0 +1,49 @@
+// base/log.h
+//
+// One line per event on standard error: a sentence and its fields. Text: `session opened client=demo port=20000`;
+// JSON: {"time":"…","level":"info","message":"session opened","client":"demo","port":20000}. spdlog does the
+// writing; nobody else includes it.
+//
+// Thread   any. Never called on the data path: oddities there are counted (base/counters.h), not logged.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace natrp {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class LogFormat { kText, kJson };
+
+struct LogField {
+  std::string_view key;
+  std::string value;
+  bool quoted = true;  // in JSON: a string, not a number
+
+  LogField(std::string_view k, std::string_view v) : key(k), value(v) {}
+  LogField(std::string_view k, const char* v) : key(k), value(v) {}
+  LogField(std::string_view k, const std::string& v) : key(k), value(v) {}
+  LogField(std::string_view k, int v) : key(k), value(std::to_string(v)), quoted(false) {}
+  LogField(std::string_view k, unsigned v) : key(k), value(std::to_string(v)), quoted(false) {}
+  LogField(std::string_view k, int64_t v) : key(k), value(std::to_string(v)), quoted(false) {}
+  LogField(std::string_view k, uint64_t v) : key(k), value(std::to_string(v)), quoted(false) {}
+};
+
+// Called once by main before any thread starts.
+void log_setup(LogLevel level, LogFormat format);
+Result<LogLevel> parse_log_level(std::string_view text);
+Result<LogFormat> parse_log_format(std::string_view text);
+
+void log_line(LogLevel level, std::string_view message, std::initializer_list<LogField> fields);
+inline void log_debug(std::string_view m, std::initializer_list<LogField> f = {}) { log_line(LogLevel::kDebug, m, f); }
+inline void log_info(std::string_view m, std::initializer_list<LogField> f = {}) { log_line(LogLevel::kInfo, m, f); }
+inline void log_warning(std::string_view m, std::initializer_list<LogField> f = {}) {
+  log_line(LogLevel::kWarning, m, f);
+}
+inline void log_error(std::string_view m, std::initializer_list<LogField> f = {}) { log_line(LogLevel::kError, m, f); }
+
+}  // namespace natrp

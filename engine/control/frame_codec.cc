@@ -1,0 +1,40 @@
+#include "control/frame_codec.h"
+
+#include "base/limits.h"
+
+namespace natrp {
+
+bool encode_frame(const wire::Frame& frame, std::string& out) {
+  const size_t length = frame.ByteSizeLong();
+  if (length > kFrameBytesMax) return false;
+  for (const unsigned shift : {24u, 16u, 8u, 0u}) out += static_cast<char>(length >> shift & 0xff);
+  return frame.AppendToString(&out);
+}
+
+void FrameDecoder::feed(std::span<const uint8_t> bytes) {
+  bytes_.erase(0, at_);
+  at_ = 0;
+  bytes_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+Result<std::optional<wire::Frame>> FrameDecoder::next() {
+  if (pending() < 4) return std::optional<wire::Frame>();
+  size_t length = 0;
+  for (size_t i = 0; i < 4; ++i) length = length << 8 | static_cast<uint8_t>(bytes_[at_ + i]);
+  if (length > kFrameBytesMax) {
+    return Error{"a frame of " + std::to_string(length) + " bytes: at most " +
+                 std::to_string(kFrameBytesMax) + " are allowed"};
+  }
+  if (pending() < 4 + length) return std::optional<wire::Frame>();
+  wire::Frame frame;
+  if (!frame.ParseFromArray(bytes_.data() + at_ + 4, static_cast<int>(length))) {
+    return Error{"a frame that is not a protobuf Frame"};
+  }
+  at_ += 4 + length;
+  if (frame.body_case() == wire::Frame::BODY_NOT_SET) {
+    return Error{"a message that this version does not know: update this side"};
+  }
+  return std::optional<wire::Frame>(std::move(frame));
+}
+
+}  // namespace natrp

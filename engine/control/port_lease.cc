@@ -1,0 +1,223 @@
+#include "control/port_lease.h"
+
+#include "base/check.h"
+
+namespace natrp {
+namespace {
+
+LeaseAnswer refuse(LeaseRefusal refusal, std::string sentence) {
+  LeaseAnswer answer;
+  answer.refusal = refusal;
+  answer.sentence = std::move(sentence);
+  return answer;
+}
+
+LeaseAnswer give(uint16_t port) {
+  LeaseAnswer answer;
+  answer.port = port;
+  return answer;
+}
+
+// FNV-1a. Where the search for a free port begins: an edge that lost its store still gives most tunnels the
+// ports they had, and a port just left is not the next one given.
+uint64_t hash_owner(const std::string& client, const std::string& tunnel) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  const auto add = [&hash](unsigned char byte) { hash = (hash ^ byte) * 0x100000001b3u; };
+  for (const char c : client) add(static_cast<unsigned char>(c));
+  add(0);
+  for (const char c : tunnel) add(static_cast<unsigned char>(c));
+  return hash;
+}
+
+}  // namespace
+
+void PortLeases::remember_sticky(const std::string& client, const std::string& tunnel, uint16_t port) {
+  make_sticky({client, tunnel}, port);
+}
+
+void PortLeases::make_sticky(const Owner& owner, uint16_t port) {
+  if (const auto former = sticky_port_of_.find(owner); former != sticky_port_of_.end())
+    sticky_.erase(former->second);
+  if (const auto other = sticky_.find(port); other != sticky_.end())
+    sticky_port_of_.erase(other->second.owner);
+  sticky_[port] = Sticky{owner, ++order_};
+  sticky_port_of_[owner] = port;
+}
+
+void PortLeases::drop(uint16_t port) {
+  const auto lease = leases_.find(port);
+  NATRP_CHECK(lease != leases_.end(), "a lease that is dropped exists");
+  port_of_.erase({lease->second.client, lease->second.tunnel});
+  leases_.erase(lease);
+}
+
+bool PortLeases::allowed(const LeaseRequest& request, uint16_t port) const {
+  return range_.contains(port) && (request.policy.empty() || request.policy.contains(port));
+}
+
+LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
+  expire(now_ms);
+  LeaseAnswer answer = request.wanted != 0 ? reserve_wanted(request) : choose_any(request);
+  if (!answer.ok()) return answer;
+
+  const Owner owner{request.client, request.tunnel};
+  if (const auto own = port_of_.find(owner); own != port_of_.end() && own->second != answer.port) {
+    answer.released = own->second;
+    drop(own->second);
+  }
+  leases_[answer.port] = Lease{request.client, request.tunnel, request.session, LeaseState::kReserved, 0};
+  port_of_[owner] = answer.port;
+  return answer;
+}
+
+LeaseAnswer PortLeases::reserve_wanted(const LeaseRequest& request) const {
+  const std::string port = std::to_string(request.wanted);
+  if (!range_.contains(request.wanted)) {
+    return refuse(LeaseRefusal::kPortNotAllowed, "port " + port +
+                                                     " is not one of this edge's public ports (" +
+                                                     range_.format() + "): ask for one of them, or for any");
+  }
+  if (!allowed(request, request.wanted)) {
+    return refuse(LeaseRefusal::kPortNotAllowed, "client '" + request.client + "' may not have port " + port +
+                                                     ": its ports are " + request.policy.format());
+  }
+  const Lease* lease = find(request.wanted);
+  if (lease == nullptr || (lease->client == request.client && lease->tunnel == request.tunnel)) {
+    return give(request.wanted);
+  }
+  // Another client's name is not this client's business.
+  const std::string who = lease->client == request.client
+                              ? "tunnel '" + lease->tunnel + "' of the same client"
+                              : std::string("another client");
+  const std::string how = lease->state == LeaseState::kGrace ? " is kept for " : " is in use by ";
+  return refuse(LeaseRefusal::kPortInUse, "port " + port + how + who + ": ask for another port, or for any");
+}
+
+LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
+  const Owner owner{request.client, request.tunnel};
+  if (const auto own = port_of_.find(owner); own != port_of_.end() && allowed(request, own->second)) {
+    return give(own->second);
+  }
+  const auto free = [&](uint16_t port) {
+    return allowed(request, port) && !leases_.contains(port) && !taken_until_ms_.contains(port);
+  };
+  if (const auto last = sticky_port_of_.find(owner); last != sticky_port_of_.end() && free(last->second)) {
+    return give(last->second);
+  }
+  // A policy that names few ports is walked itself; either way each port is looked at once.
+  const PortSet& walked =
+      !request.policy.empty() && request.policy.size() < range_.size() ? request.policy : range_;
+  if (walked.empty()) return exhausted(request);
+  const size_t count = walked.size();
+  const size_t first = hash_owner(request.client, request.tunnel) % count;
+  const Sticky* oldest = nullptr;
+  uint16_t oldest_port = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const uint16_t port = walked.nth((first + i) % count);
+    if (!free(port)) continue;
+    const auto sticky = sticky_.find(port);
+    if (sticky == sticky_.end()) return give(port);
+    if (oldest == nullptr || sticky->second.order < oldest->order) {
+      oldest = &sticky->second;
+      oldest_port = port;
+    }
+  }
+  return oldest != nullptr ? give(oldest_port) : exhausted(request);
+}
+
+LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
+  size_t permitted = 0;
+  size_t leased = 0;
+  size_t taken = 0;
+  for (size_t i = 0; i < range_.size(); ++i) {
+    const uint16_t port = range_.nth(i);
+    if (!allowed(request, port)) continue;
+    ++permitted;
+    if (leases_.contains(port)) {
+      ++leased;
+    } else if (taken_until_ms_.contains(port)) {
+      ++taken;
+    }
+  }
+  if (permitted == 0) {
+    return refuse(LeaseRefusal::kPortNotAllowed,
+                  "none of the ports of client '" + request.client + "' (" + request.policy.format() +
+                      ") is one of this edge's public ports (" + range_.format() +
+                      "): the operator has to widen one of them");
+  }
+  return refuse(LeaseRefusal::kRangeExhausted,
+                "no public port is free: of the " + std::to_string(permitted) + " that client '" +
+                    request.client + "' may have, " + std::to_string(leased) + " are leased and " +
+                    std::to_string(taken) +
+                    " are in use by other programs; the operator can widen --ports or remove clients");
+}
+
+bool PortLeases::mark_live(uint16_t port, SlotId session) {
+  const auto lease = leases_.find(port);
+  if (lease == leases_.end() || !(lease->second.session == session)) return false;
+  if (lease->second.state != LeaseState::kReserved) return false;
+  lease->second.state = LeaseState::kLive;
+  taken_until_ms_.erase(port);
+  make_sticky({lease->second.client, lease->second.tunnel}, port);
+  return true;
+}
+
+void PortLeases::mark_taken(uint16_t port, SlotId session, uint64_t now_ms) {
+  taken_until_ms_[port] = now_ms + kTakenMs;
+  const Lease* lease = find(port);
+  if (lease != nullptr && lease->session == session) drop(port);
+}
+
+std::vector<uint16_t> PortLeases::session_lost(SlotId session, uint64_t now_ms) {
+  std::vector<uint16_t> ports;
+  for (auto& [port, lease] : leases_) {
+    if (!(lease.session == session) || lease.state == LeaseState::kGrace) continue;
+    lease.state = LeaseState::kGrace;
+    lease.grace_ends_ms = now_ms + grace_ms_;
+    ports.push_back(port);
+  }
+  expire(now_ms);
+  return ports;
+}
+
+uint16_t PortLeases::release(const std::string& client, const std::string& tunnel, SlotId session) {
+  const auto own = port_of_.find({client, tunnel});
+  if (own == port_of_.end() || !(leases_.at(own->second).session == session)) return 0;
+  const uint16_t port = own->second;
+  drop(port);
+  return port;
+}
+
+std::vector<uint16_t> PortLeases::remove_client(const std::string& client) {
+  std::vector<uint16_t> ports;
+  for (const auto& [port, lease] : leases_) {
+    if (lease.client == client) ports.push_back(port);
+  }
+  for (const uint16_t port : ports) drop(port);
+  std::erase_if(sticky_, [&](const auto& entry) { return entry.second.owner.first == client; });
+  std::erase_if(sticky_port_of_, [&](const auto& entry) { return entry.first.first == client; });
+  return ports;
+}
+
+std::vector<uint16_t> PortLeases::expire(uint64_t now_ms) {
+  std::vector<uint16_t> ports;
+  for (const auto& [port, lease] : leases_) {
+    if (lease.state == LeaseState::kGrace && lease.grace_ends_ms <= now_ms) ports.push_back(port);
+  }
+  for (const uint16_t port : ports) drop(port);
+  std::erase_if(taken_until_ms_, [&](const auto& entry) { return entry.second <= now_ms; });
+  return ports;
+}
+
+const Lease* PortLeases::find(uint16_t port) const {
+  const auto lease = leases_.find(port);
+  return lease == leases_.end() ? nullptr : &lease->second;
+}
+
+std::optional<uint16_t> PortLeases::port_of(const std::string& client, const std::string& tunnel) const {
+  const auto own = port_of_.find({client, tunnel});
+  if (own == port_of_.end()) return std::nullopt;
+  return own->second;
+}
+
+}  // namespace natrp

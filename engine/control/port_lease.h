@@ -1,0 +1,114 @@
+// control/port_lease.h
+//
+// PortLeases: who has the right to which public port.
+//
+// Life     of a port: free → reserved (given, its listener not open yet) → live → grace (its session is lost,
+//          kept for the same client and tunnel) → free. A port also remembers whom it served last: it is sticky.
+// Thread   the control thread. Pure bookkeeping: no sockets, no clock of its own, no disk.
+// Never    gives one port to two, and never gives away a port in grace.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/port_set.h"
+#include "base/slot_id.h"
+
+namespace natrp {
+
+enum class LeaseState : uint8_t { kFree, kReserved, kLive, kGrace };
+
+enum class LeaseRefusal : uint8_t {
+  kNone,
+  kPortNotAllowed,  // by the edge's --ports or the client's policy: asking again is of no use
+  kPortInUse,       // another client or tunnel has it: asking again later may help
+  kRangeExhausted,  // likewise
+};
+
+struct LeaseRequest {
+  std::string client;
+  std::string tunnel;
+  SlotId session;
+  uint16_t wanted = 0;  // 0: any
+  PortSet policy;       // the client's ports; empty: any of the edge's
+};
+
+struct LeaseAnswer {
+  LeaseRefusal refusal = LeaseRefusal::kNone;
+  uint16_t port = 0;      // reserved for the request when it was not refused
+  uint16_t released = 0;  // the tunnel's former port, free now: the caller closes its listener; 0: none
+  std::string sentence;   // of a refusal
+  bool ok() const { return refusal == LeaseRefusal::kNone; }
+};
+
+struct Lease {
+  std::string client;
+  std::string tunnel;
+  SlotId session;
+  LeaseState state = LeaseState::kFree;
+  uint64_t grace_ends_ms = 0;
+};
+
+class PortLeases {
+ public:
+  PortLeases(PortSet range, uint64_t grace_ms) : range_(std::move(range)), grace_ms_(grace_ms) {}
+
+  // At the start of the edge: what the store remembers, the oldest first.
+  void remember_sticky(const std::string& client, const std::string& tunnel, uint16_t port);
+
+  // The tunnel's own lease, in whatever state, goes over to the new session: who may take over is
+  // control/registry's question, asked before. Any port: the one it has, else the one it had last, else one
+  // that is free and nobody's last, else the free one that its last owner left longest ago.
+  LeaseAnswer reserve(const LeaseRequest& request, uint64_t now_ms);
+  // Its listener is open. False: the lease is no longer this session's, close the listener.
+  bool mark_live(uint16_t port, SlotId session);
+  // bind() said that another process has the port. The lease is free; `any` passes it over for kTakenMs.
+  void mark_taken(uint16_t port, SlotId session, uint64_t now_ms);
+  // The session's leases go into grace. Gives their ports: their listeners close. Leases taken over by a
+  // newer session are left alone.
+  std::vector<uint16_t> session_lost(SlotId session, uint64_t now_ms);
+  // The tunnel is given up by its own session: free at once, sticky still. Gives the port, 0: it has none.
+  uint16_t release(const std::string& client, const std::string& tunnel, SlotId session);
+  // The client was removed: frees all it has and forgets what it had. Gives the ports of its leases.
+  std::vector<uint16_t> remove_client(const std::string& client);
+  // Ends graces that are over. Gives their ports, for the log.
+  std::vector<uint16_t> expire(uint64_t now_ms);
+
+  // nullptr: free.
+  const Lease* find(uint16_t port) const;
+  std::optional<uint16_t> port_of(const std::string& client, const std::string& tunnel) const;
+  size_t size() const { return leases_.size(); }
+  const std::map<uint16_t, Lease>& all() const { return leases_; }
+  const PortSet& range() const { return range_; }
+
+  static constexpr uint64_t kTakenMs = 10000;
+
+ private:
+  using Owner = std::pair<std::string, std::string>;  // client, tunnel
+  struct Sticky {
+    Owner owner;
+    uint64_t order;  // greater: used later
+  };
+  bool allowed(const LeaseRequest& request, uint16_t port) const;
+  LeaseAnswer reserve_wanted(const LeaseRequest& request) const;
+  LeaseAnswer choose_any(const LeaseRequest& request) const;
+  LeaseAnswer exhausted(const LeaseRequest& request) const;
+  void make_sticky(const Owner& owner, uint16_t port);
+  void drop(uint16_t port);
+
+  PortSet range_;
+  uint64_t grace_ms_;
+  uint64_t order_ = 0;
+  std::map<uint16_t, Lease> leases_;          // every port that is not free
+  std::map<Owner, uint16_t> port_of_;         // the same leases by owner
+  std::map<uint16_t, Sticky> sticky_;         // a port's last owner …
+  std::map<Owner, uint16_t> sticky_port_of_;  // … and an owner's last port; the two always agree
+  std::map<uint16_t, uint64_t> taken_until_ms_;
+};
+
+}  // namespace natrp

@@ -1,0 +1,80 @@
+#include "control/start_message.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace natrp {
+namespace {
+
+constexpr uint8_t kVersion = 1;
+constexpr size_t kAddressAt = 12;
+constexpr size_t kReservedAt = 28;
+
+}  // namespace
+
+StartBytes encode_start(uint32_t tunnel_index, const sockaddr* visitor) {
+  StartBytes out{};
+  std::memcpy(out.data(), "NTRS", 4);
+  out[4] = kVersion;
+  const uint32_t index = htonl(tunnel_index);
+  std::memcpy(out.data() + 8, &index, sizeof index);
+  if (visitor == nullptr) return out;
+  if (visitor->sa_family == AF_INET) {
+    sockaddr_in v4;
+    std::memcpy(&v4, visitor, sizeof v4);
+    out[5] = 4;
+    std::memcpy(out.data() + 6, &v4.sin_port, 2);
+    std::memcpy(out.data() + kAddressAt, &v4.sin_addr, 4);
+  } else if (visitor->sa_family == AF_INET6) {
+    sockaddr_in6 v6;
+    std::memcpy(&v6, visitor, sizeof v6);
+    std::memcpy(out.data() + 6, &v6.sin6_port, 2);
+    // A listener on :: shows IPv4 visitors as ::ffff:a.b.c.d.
+    const bool mapped = IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr);
+    out[5] = mapped ? 4 : 6;
+    std::memcpy(out.data() + kAddressAt, v6.sin6_addr.s6_addr + (mapped ? 12 : 0), mapped ? 4 : 16);
+  }
+  return out;
+}
+
+Result<StartFields> parse_start(std::span<const uint8_t> start) {
+  if (start.size() != kStartBytes) return Error{"a Start has 64 bytes"};
+  if (std::memcmp(start.data(), "NTRS", 4) != 0) {
+    return Error{
+        "the edge sent something else than a Start on a data channel: the two do not speak the same "
+        "protocol"};
+  }
+  if (start[4] != kVersion) {
+    return Error{"the edge sent a Start of version " + std::to_string(start[4]) +
+                 ", this agent speaks version 1: update it"};
+  }
+  if (std::any_of(start.begin() + kReservedAt, start.end(), [](uint8_t byte) { return byte != 0; })) {
+    return Error{"a reserved byte of a Start is not zero"};
+  }
+  StartFields fields;
+  uint32_t index;
+  uint16_t port;
+  std::memcpy(&index, start.data() + 8, sizeof index);
+  std::memcpy(&port, start.data() + 6, sizeof port);
+  fields.tunnel_index = ntohl(index);
+  char text[INET6_ADDRSTRLEN];
+  switch (start[5]) {
+    case 0: fields.visitor = "unknown"; break;
+    case 4:
+      inet_ntop(AF_INET, start.data() + kAddressAt, text, sizeof text);
+      fields.visitor = std::string(text) + ":" + std::to_string(ntohs(port));
+      break;
+    case 6:
+      inet_ntop(AF_INET6, start.data() + kAddressAt, text, sizeof text);
+      fields.visitor = "[" + std::string(text) + "]:" + std::to_string(ntohs(port));
+      break;
+    default:
+      return Error{"a Start names the address family " + std::to_string(start[5]) + "; 4, 6 and 0 are known"};
+  }
+  return fields;
+}
+
+}  // namespace natrp

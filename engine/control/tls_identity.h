@@ -1,0 +1,42 @@
+// control/tls_identity.h
+//
+// TlsIdentity: who the edge is: a private key and a certificate, in DIR/edge.key (0600) and DIR/edge.crt
+// (PEM). Made on first start: Ed25519, self-signed, without an end date, because agents trust the key (its
+// pin) and not a date. An operator may put files of their own in the same places, of any key type, with the
+// chain in edge.crt.
+//
+// Life     load_or_create ──▶ shared by every TlsStream of the edge until the last is gone
+// Thread   load_or_create: any. A TlsIdentity is read-only afterwards; copies share one SSL_CTX.
+// Never    replaces a key that is there: every token carries its pin.
+#pragma once
+
+#include <openssl/types.h>
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "control/join_token.h"
+
+namespace natrp {
+
+class TlsIdentity {
+ public:
+  // state_dir must exist. Safe against another process that does the same at the same moment: one key wins.
+  static Result<TlsIdentity> load_or_create(const std::string& state_dir);
+
+  // SHA-256 of the certificate's SubjectPublicKeyInfo in DER.
+  const Pin& pin() const { return pin_; }
+  // The server side's context: TLS 1.3 only, no tickets, ALPN demanded. Owned by this and its copies.
+  SSL_CTX* context() const { return context_.get(); }
+
+ private:
+  TlsIdentity(std::shared_ptr<SSL_CTX> context, const Pin& pin) : context_(std::move(context)), pin_(pin) {}
+  std::shared_ptr<SSL_CTX> context_;
+  Pin pin_;
+};
+
+// The pin of a certificate. Used by both ends.
+Result<Pin> pin_of(const X509* certificate);
+
+}  // namespace natrp

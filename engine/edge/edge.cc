@@ -1,0 +1,359 @@
+#include "edge/edge.h"
+
+#include <poll.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "net/socket.h"
+#include "store/state_dir.h"
+
+namespace natrp {
+namespace {
+
+constexpr uint32_t kTickMs = 250;
+constexpr int kBacklog = 4096;
+// How often a wanted `any` port may turn out to be another process's before the agent is told.
+constexpr unsigned kBindTries = 64;
+
+}  // namespace
+
+Edge::Edge(EdgeOptions options)
+    : options_(std::move(options)), leases_(options_.ports, static_cast<uint64_t>(options_.grace_seconds) * 1000) {}
+
+Edge::~Edge() {
+  signals_.reset();
+  if (store_op_.op.in_flight) loop_->cancel(store_op_.op);
+  for (auto& registration : registrations_) registration->close("the edge stops");
+  for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.op.in_flight); ++turn) loop_->run_once(5);
+  for (auto& worker : workers_) worker->stop();
+}
+
+// --- Start --------------------------------------------------------------------------------------------------------
+
+Status Edge::start() {
+  const uint64_t descriptors = raise_descriptor_limit();
+  if (Status made = make_state_dir(options_.state_dir); !made.ok()) return made;
+  auto lock = lock_state_dir(options_.state_dir);
+  if (!lock.ok()) return lock.error();
+  state_lock_ = std::move(lock).value();
+  auto identity = TlsIdentity::load_or_create(options_.state_dir);
+  if (!identity.ok()) return identity.error();
+  identity_ = std::make_unique<TlsIdentity>(std::move(identity).value());
+  auto store = Store::open(options_.state_dir);
+  if (!store.ok()) return store.error();
+  store_ = std::make_unique<Store>(std::move(store).value());
+  load_sticky_leases();
+  // The control path is cold: epoll serves it, and costs no ring's memory.
+  auto loop = make_loop(IoKind::kEpoll);
+  if (!loop.ok()) return loop.error();
+  loop_ = std::move(loop.value().loop);
+  mailbox_ = std::make_unique<Mailbox>(*loop_);
+  auto listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
+  if (!listener.ok()) return listener.error();
+  bound_ = local_address(listener.value().get()).text();
+  conns_max_ = conns_for_descriptors(descriptors, options_.workers);
+  if (Status started = start_workers(conns_max_); !started.ok()) return started;
+  control_listener_ = ports_->open_control(std::move(listener).value());
+  watch_store();
+  signals_ = std::make_unique<SignalWatch>(
+      *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
+  tick_.owner = this;
+  tick_.timer.handler = on_tick_timer;
+  loop_->timers().arm(tick_.timer, kTickMs);
+  return Done{};
+}
+
+Status Edge::start_workers(uint32_t conns_max) {
+  // Roles find each other through these, so both are complete before the first letter is posted.
+  const unsigned count = options_.workers;
+  const uint32_t slots = std::min<uint32_t>(conns_max, kConnsPerWorkerMax);
+  roles_.resize(count);
+  for (unsigned i = 0; i < count; ++i) conns_.add_shard(slots);
+  for (unsigned i = 0; i < count; ++i) {
+    WorkerSetup setup;
+    setup.index = i;
+    setup.workers = count;
+    setup.io = options_.io;
+    setup.pump = options_.pump;
+    setup.pipes_max = options_.pipes_max;
+    setup.conns = &conns_.shard(i);
+    setup.make_role = [this, i](Worker& worker) {
+      auto role = std::make_unique<EdgeWorker>(worker, *this, options_.natrp_grpc, worker_pointers_);
+      roles_[i] = role.get();
+      return role;
+    };
+    workers_.push_back(std::make_unique<Worker>(std::move(setup)));
+    auto started = workers_.back()->start();
+    if (!started.ok()) return started.error();
+    if (i == 0 && !started.value().empty()) {
+      log_warning("io_uring is not used, epoll is: " + started.value(), {});
+    }
+  }
+  for (auto& worker : workers_) worker_pointers_.push_back(worker.get());
+  for (unsigned i = 0; i < count; ++i) {
+    workers_[i]->mailbox().post([role = roles_[i], roles = roles_] { role->set_roles(roles); });
+  }
+  ports_ = std::make_unique<PublicPorts>(worker_pointers_, roles_);
+  return Done{};
+}
+
+void Edge::load_sticky_leases() {
+  auto leases = store_->list_leases();
+  if (!leases.ok()) {
+    log_error("sticky leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
+    return;
+  }
+  auto& records = leases.value();
+  std::stable_sort(records.begin(), records.end(),
+                   [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
+  for (const LeaseRecord& lease : records) leases_.remember_sticky(lease.client, lease.tunnel, lease.port);
+}
+
+void Edge::say_ready() {
+  log_info("edge ready", {{"bind", bound_},
+                          {"ports", options_.ports.format()},
+                          {"io", workers_[0]->loop_name()},
+                          {"workers", options_.workers},
+                          {"conns_max", conns_max_},
+                          {"state", options_.state_dir}});
+  notify_systemd("READY=1");
+  auto clients = store_->list_clients();
+  if (clients.ok() && clients.value().empty()) {
+    log_info("no clients yet; add one with: natrpctl --state " + options_.state_dir + " client add NAME", {});
+  }
+}
+
+// --- The store's other writers ------------------------------------------------------------------------------------
+
+void Edge::watch_store() {
+  if (auto version = store_->data_version(); version.ok()) store_version_ = version.value();
+  store_events_.reset(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+  // The folder and not the file: SQLite makes the -wal file anew when it likes.
+  if (!store_events_.valid() ||
+      inotify_add_watch(store_events_.get(), options_.state_dir.c_str(), IN_MODIFY | IN_CREATE | IN_MOVED_TO) < 0) {
+    log_warning("the state folder cannot be watched; changes by natrpctl are seen within a quarter second", {});
+    return;
+  }
+  store_op_.owner = this;
+  store_op_.op.handler = on_store_op;
+  store_op_.op.kind = OpKind::kPoll;
+  store_op_.op.fd = store_events_.get();
+  store_op_.op.len = POLLIN;
+  loop_->submit(store_op_.op);
+}
+
+void Edge::on_store_op(Op& op) {
+  Edge& self = *reinterpret_cast<OwnedOp<Edge>*>(&op)->owner;
+  if (op.result == -ECANCELED) return;
+  char events[4096];
+  while (::read(self.store_events_.get(), events, sizeof events) > 0) {
+  }
+  self.loop_->submit(op);
+  self.on_store_changed();
+}
+
+void Edge::on_store_changed() {
+  auto version = store_->data_version();
+  if (!version.ok() || version.value() == store_version_) return;
+  store_version_ = version.value();
+  for (size_t i = 0; i < registrations_.size(); ++i) {
+    Registration& registration = *registrations_[i];
+    if (!registration.session().valid() || registration.closing()) continue;
+    auto found = store_->find_by_name(registration.client());
+    if (!found.ok() || (found.value() && found.value()->id == registration.client_id())) continue;
+    for (const uint16_t port : leases_.remove_client(registration.client())) {
+      log_info("lease ended with its client", {{"client", registration.client()}, {"port", static_cast<int>(port)}});
+    }
+    registration.refuse(wire::Refused::CLIENT_REMOVED,
+                        "client '" + registration.client() + "' was removed by the edge's operator; ask for a new token",
+                        true);
+  }
+}
+
+// --- Sessions -----------------------------------------------------------------------------------------------------
+
+void Edge::control_conn(int fd, std::string prefix) {
+  mailbox_->post([this, fd, prefix = std::move(prefix)] { accept_control_conn(fd, prefix); });
+}
+
+void Edge::accept_control_conn(int fd, const std::string& prefix) {
+  Fd owned(fd);
+  auto tls = TlsStream::server(*identity_);
+  if (!tls.ok()) {
+    log_error("no TLS for a new agent", {{"error", tls.error().message}});
+    return;
+  }
+  registrations_.push_back(std::make_unique<Registration>(*this, std::move(owned), std::move(tls).value(), prefix));
+}
+
+void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {
+  for (auto& registration : registrations_) {
+    if (registration->session() == session->id) by_session_[session->id.word] = registration.get();
+    sessions_live_.store(by_session_.size(), std::memory_order_relaxed);
+  }
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->mailbox().post([role = roles_[i], session] { role->open_session(session); });
+  }
+}
+
+Registration* Edge::find_registration(SlotId session) {
+  const auto at = by_session_.find(session.word);
+  return at != by_session_.end() ? at->second : nullptr;
+}
+
+void Edge::session_over(SlotId session) {
+  registry_.close_session(session);
+  for (const uint16_t port : leases_.session_lost(session, now_ms())) {
+    log_info("lease in grace", {{"port", static_cast<int>(port)}, {"seconds", options_.grace_seconds}});
+  }
+  by_session_.erase(session.word);
+  sessions_live_.store(by_session_.size(), std::memory_order_relaxed);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->mailbox().post([role = roles_[i], session] { role->close_session(session); });
+  }
+}
+
+void Edge::forget(Registration& registration) {
+  const auto at = std::find_if(registrations_.begin(), registrations_.end(),
+                               [&](const auto& each) { return each.get() == &registration; });
+  NATRP_CHECK(at != registrations_.end(), "a registration is forgotten once");
+  registrations_.erase(at);
+}
+
+void Edge::want_channels(SlotId session, uint32_t count) {
+  mailbox_->post([this, session, count] {
+    Registration* registration = find_registration(session);
+    if (registration == nullptr) return;
+    registration->want_channels(count);
+    if (demand_pending_) return;
+    demand_pending_ = true;
+    // Behind the letters that are here already: one message asks for the channels of all their visitors.
+    mailbox_->post([this] {
+      demand_pending_ = false;
+      for (auto& each : registrations_) each->adjust_demand(false);
+    });
+  });
+}
+
+void Edge::listener_landed(int listener_fd) {
+  mailbox_->post([this, listener_fd] { ports_->landed(listener_fd); });
+}
+
+// --- Leases -------------------------------------------------------------------------------------------------------
+
+Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
+                                  const EdgeTunnel& shared) {
+  LeaseRequest request{client.name, tunnel, shared.session->id, wanted, {}};
+  if (!client.ports.empty()) {
+    auto policy = PortSet::parse(client.ports);
+    if (!policy.ok()) return {0, -1, wire::Refused::INTERNAL, "the client's ports cannot be read", false};
+    request.policy = std::move(policy).value();
+  }
+  LeasedPort out;
+  for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
+    const LeaseAnswer answer = leases_.reserve(request, now_ms());
+    if (!answer.ok()) {
+      out.sentence = answer.sentence;
+      out.final = answer.refusal == LeaseRefusal::kPortNotAllowed;
+      out.code = answer.refusal == LeaseRefusal::kPortNotAllowed ? wire::Refused::PORT_NOT_ALLOWED
+                 : answer.refusal == LeaseRefusal::kPortInUse    ? wire::Refused::PORT_IN_USE
+                                                                 : wire::Refused::RANGE_EXHAUSTED;
+      return out;
+    }
+    auto listener = listen_on(options_.public_bind.with_port(answer.port), {}, kBacklog);
+    if (listener.ok()) {
+      leases_.mark_live(answer.port, shared.session->id);
+      if (Status kept = store_->remember_lease(client.name, tunnel, answer.port); !kept.ok()) {
+        log_warning("a lease is not kept for the next start", {{"error", kept.error().message}});
+      }
+      out.port = answer.port;
+      out.listener = ports_->open(std::move(listener).value(), shared);
+      return out;
+    }
+    leases_.mark_taken(answer.port, shared.session->id, now_ms());
+    out.code = wire::Refused::PORT_IN_USE;
+    out.sentence = "port " + std::to_string(answer.port) + ": " + listener.error().message;
+    out.final = false;
+    if (wanted != 0) return out;
+  }
+  return out;
+}
+
+// --- For the admin server -----------------------------------------------------------------------------------------
+
+std::vector<const Counters*> Edge::counters() const {
+  std::vector<const Counters*> sets{&control_counters_};
+  for (const auto& worker : workers_) sets.push_back(&worker->counters());
+  return sets;
+}
+
+std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
+  auto promise = std::make_shared<std::promise<std::vector<SessionInfo>>>();
+  auto answer = promise->get_future();
+  mailbox_->post([this, promise] {
+    std::vector<SessionInfo> list;
+    for (const auto& registration : registrations_) {
+      if (registration->session().valid()) list.push_back(registration->info());
+    }
+    promise->set_value(std::move(list));
+  });
+  if (answer.wait_for(std::chrono::seconds(2)) != std::future_status::ready) return std::nullopt;
+  return answer.get();
+}
+
+// --- Time and signals ---------------------------------------------------------------------------------------------
+
+void Edge::on_tick_timer(Timer& timer) {
+  Edge& self = *reinterpret_cast<TickTimer*>(&timer)->owner;
+  self.on_tick();
+  self.loop_->timers().arm(timer, kTickMs);
+}
+
+void Edge::on_tick() {
+  for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
+  for (auto& registration : registrations_) registration->adjust_demand(true);
+  if (store_op_.owner == nullptr) on_store_changed();
+  if (draining_ && now_ms() >= drain_deadline_ms_) {
+    log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
+    stopped_ = true;
+  }
+}
+
+void Edge::on_signal(int) {
+  if (draining_) {
+    log_warning("second signal: stopping at once", {});
+    stopped_ = true;
+    return;
+  }
+  draining_ = true;
+  drain_deadline_ms_ = now_ms() + static_cast<uint64_t>(options_.drain_seconds) * 1000;
+  log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
+  notify_systemd("STOPPING=1");
+  for (auto& registration : registrations_) registration->drain(options_.drain_seconds);
+  ports_->close(control_listener_);
+  workers_flowing_ = static_cast<unsigned>(workers_.size());
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->mailbox().post([this, role = roles_[i]] {
+      role->when_idle([this] {
+        mailbox_->post([this] {
+          if (--workers_flowing_ == 0) stopped_ = true;
+        });
+      });
+    });
+  }
+}
+
+int Edge::run() {
+  say_ready();
+  while (!stopped_) loop_->run_once(-1);
+  log_info("edge stopped", {});
+  return 0;
+}
+
+}  // namespace natrp

@@ -1,0 +1,137 @@
+// edge/edge.h
+//
+// Edge: the public side, put together: the workers, the control port, the sessions, the leases, the store. Its code
+// is the control thread, which is the process's main thread.
+//
+// Life     start() ──▶ serving ──SIGTERM──▶ draining ──idle, deadline or a second SIGTERM──▶ stopped
+// Thread   the control thread, but for EdgeControlPort, which posts letters to it.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "control/port_lease.h"
+#include "control/registry.h"
+#include "control/tls_identity.h"
+#include "edge/edge_info.h"
+#include "edge/edge_worker.h"
+#include "edge/public_port.h"
+#include "edge/registration.h"
+#include "runtime/options.h"
+#include "runtime/process.h"
+#include "runtime/worker.h"
+#include "store/store.h"
+
+namespace natrp {
+
+class Edge final : public EdgeControlPort {
+ public:
+  explicit Edge(EdgeOptions options);
+  ~Edge();
+  Edge(const Edge&) = delete;
+  Edge& operator=(const Edge&) = delete;
+
+  // Opens everything or nothing. On failure the sentence says what to do.
+  Status start();
+  // Says that it is ready, and serves until SIGTERM and the end of the drain. The process's exit code.
+  int run();
+
+  // For the admin server; any thread.
+  std::vector<const Counters*> counters() const;
+  const ConnTable& conns() const { return conns_; }
+  size_t sessions_live() const { return sessions_live_.load(std::memory_order_relaxed); }
+  // Asks the control thread; nullopt when it does not answer within two seconds.
+  std::optional<std::vector<SessionInfo>> list_sessions();
+  bool draining() const { return draining_.load(std::memory_order_relaxed); }
+
+  // For registrations.
+  Loop& loop() { return *loop_; }
+  Store& store() { return *store_; }
+  Registry& registry() { return registry_; }
+  uint64_t now_ms() const { return loop_->turn_ms(); }
+  const std::string& public_address() const { return options_.public_address; }
+  SlotId next_session_id() { return SlotId::make(0, next_session_++ & SlotId::kIndexMax, 1); }
+  uint32_t next_tunnel_id() { return next_tunnel_++; }
+  void open_session(const std::shared_ptr<EdgeSession>& session);
+  Registration* find_registration(SlotId session);
+  struct LeasedPort {
+    uint16_t port = 0;  // 0: refused
+    int listener = -1;
+    wire::Refused::Code code = wire::Refused::UNSPECIFIED;
+    std::string sentence;
+    bool final = false;
+  };
+  LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, const EdgeTunnel& shared);
+  void close_listener(int listener) { ports_->close(listener); }
+  void session_over(SlotId session);
+  void forget(Registration& registration);
+  void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
+
+  // From workers, any thread.
+  void control_conn(int fd, std::string prefix) override;
+  void want_channels(SlotId session, uint32_t count) override;
+  void listener_landed(int listener_fd) override;
+
+ private:
+  Status start_workers(uint32_t conns_max);
+  Status listen_control();
+  void load_sticky_leases();
+  void watch_store();
+  void on_store_changed();
+  void accept_control_conn(int fd, const std::string& prefix);
+  void on_signal(int signal);
+  void on_tick();
+  void check_drained();
+  void say_ready();
+  static void on_tick_timer(Timer& timer);
+  static void on_store_op(Op& op);
+
+  template <typename Owner>
+  struct OwnedOp {
+    Op op;  // first: handlers find the owner by a cast
+    Owner* owner;
+  };
+  struct TickTimer {
+    Timer timer;
+    Edge* owner;
+  };
+
+  EdgeOptions options_;
+  Fd state_lock_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<TlsIdentity> identity_;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Mailbox> mailbox_;
+  Counters control_counters_;
+  ConnTable conns_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<Worker*> worker_pointers_;
+  std::vector<EdgeWorker*> roles_;
+  std::unique_ptr<PublicPorts> ports_;
+  PortLeases leases_;
+  Registry registry_;
+  std::vector<std::unique_ptr<Registration>> registrations_;
+  std::unordered_map<uint64_t, Registration*> by_session_;  // SlotId word
+  std::unique_ptr<SignalWatch> signals_;
+  Fd store_events_;
+  OwnedOp<Edge> store_op_{};
+  int64_t store_version_ = 0;
+  TickTimer tick_{};
+  std::string bound_;  // where the control port listens, for the log
+  int control_listener_ = -1;
+  uint32_t next_session_ = 1;
+  uint32_t next_tunnel_ = 1;
+  bool demand_pending_ = false;
+  std::atomic<bool> draining_{false};
+  std::atomic<size_t> sessions_live_{0};
+  uint32_t conns_max_ = 0;
+  bool stopped_ = false;
+  uint64_t drain_deadline_ms_ = 0;
+  unsigned workers_flowing_ = 0;
+};
+
+}  // namespace natrp

@@ -1,0 +1,49 @@
+// edge/edge_session.h
+//
+// EdgeSession: what the control thread and the workers share of one agent's session: who it is, the key of its
+// tickets, and a few numbers. Immutable but for the atomics.
+//
+// Life     made by the control thread before Welcome is sent; gone when the last worker has forgotten it.
+// Thread   any.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "base/limits.h"
+#include "base/slot_id.h"
+#include "control/ticket.h"
+
+namespace natrp {
+
+struct EdgeSession {
+  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key, uint32_t most_conns)
+      : id(session_id), client(std::move(client_name)), checker(key), conns_max(most_conns) {}
+
+  const SlotId id;
+  const std::string client;
+  const TicketChecker checker;
+  TicketWindow window;
+  const uint32_t conns_max;               // visitors at a time, 0: no limit of its own
+  std::atomic<uint32_t> conns_live{0};
+  std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
+  std::atomic<bool> ended{false};
+
+  // Where its ready channels and its waiting visitors are: a hint for the other workers, each cell written by one.
+  struct alignas(64) Place {
+    std::atomic<uint32_t> ready{0};
+    std::atomic<uint32_t> parked{0};
+  };
+  std::array<Place, kWorkersMax> places;
+};
+
+// A tunnel as a worker needs it.
+struct EdgeTunnel {
+  uint32_t id = 0;     // the edge's own number, unique in the process
+  uint32_t index = 0;  // the agent's number for it, in Start
+  std::shared_ptr<EdgeSession> session;
+};
+
+}  // namespace natrp

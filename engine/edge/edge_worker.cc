@@ -1,0 +1,121 @@
+#include "edge/edge_worker.h"
+
+#include "base/check.h"
+#include "net/socket.h"
+
+namespace natrp {
+
+EdgeWorker::EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, std::vector<Worker*>& peers)
+    : worker_(worker), control_(control), peers_(peers), rendezvous_(*this), unproven_(*this, grpc) {}
+
+EdgeWorker::~EdgeWorker() {
+  for (auto& [fd, port] : ports_) {
+    if (!port->acceptor->stopping()) port->acceptor->stop(nullptr, nullptr);
+  }
+  // Their ops land within a turn; acceptors must not be destroyed before.
+  for (int turn = 0; turn < 20; ++turn) worker_.loop().run_once(1);
+}
+
+EdgeWorker* EdgeWorker::peer(unsigned index) { return roles_[index]; }
+
+void EdgeWorker::open_session(std::shared_ptr<EdgeSession> session) { rendezvous_.open_session(std::move(session)); }
+
+void EdgeWorker::close_session(SlotId session) { rendezvous_.close_session(session); }
+
+// --- Listeners ----------------------------------------------------------------------------------------------------
+
+void EdgeWorker::add_port(int listener_fd, EdgeTunnel tunnel, Acceptor::OnAccept on_accept) {
+  auto port = std::make_unique<Port>();
+  port->self = this;
+  port->listener_fd = listener_fd;
+  port->tunnel = std::move(tunnel);
+  port->acceptor = std::make_unique<Acceptor>(worker_.loop(), worker_.counters(), listener_fd, on_accept, port.get());
+  port->acceptor->start();
+  ports_[listener_fd] = std::move(port);
+}
+
+void EdgeWorker::open_control_listener(int listener_fd) { add_port(listener_fd, {}, on_control_accept); }
+
+void EdgeWorker::open_public_port(int listener_fd, EdgeTunnel tunnel) {
+  add_port(listener_fd, std::move(tunnel), on_visitor_accept);
+}
+
+void EdgeWorker::close_listener(int listener_fd) {
+  const auto at = ports_.find(listener_fd);
+  if (at == ports_.end()) return control_.listener_landed(listener_fd);
+  at->second->acceptor->stop(on_port_landed, at->second.get());
+}
+
+void EdgeWorker::on_port_landed(void* context) {
+  Port& port = *static_cast<Port*>(context);
+  EdgeWorker& self = *port.self;
+  const int fd = port.listener_fd;
+  self.ports_.erase(fd);
+  self.control_.listener_landed(fd);
+}
+
+void EdgeWorker::on_control_accept(void* context, int fd) { static_cast<Port*>(context)->self->unproven_.add(fd); }
+
+void EdgeWorker::on_visitor_accept(void* context, int fd) {
+  Port& port = *static_cast<Port*>(context);
+  port.self->rendezvous_.visitor(fd, port.tunnel);
+}
+
+// --- First bytes --------------------------------------------------------------------------------------------------
+
+void EdgeWorker::on_control_conn(Conn& conn, std::string prefix) {
+  const int fd = conn.fd;
+  worker_.conns().release(conn);
+  control_.control_conn(fd, std::move(prefix));
+}
+
+void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
+  EdgeSession* session = rendezvous_.session(id);
+  if (session == nullptr) {
+    // The letter that opens a session is posted before its agent is welcomed: it may wait in the mailbox right now.
+    worker_.mailbox().deliver();
+    session = rendezvous_.session(id);
+  }
+  const auto fields = parse_hello({hello, kHelloBytes});
+  if (session == nullptr || !fields.ok() || !session->checker.check(hello) ||
+      !session->window.use(fields.value().counter)) {
+    worker_.counters().add(Counter::kHelloRefused);
+    worker_.loop().close(conn.fd, true);
+    worker_.conns().release(conn);
+    return;
+  }
+  conn.set_peer(peer_address(conn.fd), ConnRole::kDataChannel);
+  worker_.counters().add(Counter::kChannelsOpened);
+  rendezvous_.channel(conn, id);
+}
+
+void EdgeWorker::take_channel(int fd, SlotId session) {
+  Conn* conn = worker_.conns().claim(fd, peer_address(fd), ConnRole::kDataChannel, worker_.loop().turn_ms());
+  if (conn == nullptr) return worker_.loop().close(fd, false);
+  rendezvous_.channel(*conn, session);
+}
+
+void EdgeWorker::give_channel(SlotId session, unsigned to_worker) { rendezvous_.give(session, to_worker); }
+
+// --- Pairs --------------------------------------------------------------------------------------------------------
+
+void EdgeWorker::on_pair_end(Pair& pair) {
+  rendezvous_.on_pair_end(pair);
+  check_idle();
+}
+
+void EdgeWorker::on_pair_unready(Pair& pair) { rendezvous_.on_pair_unready(pair); }
+
+void EdgeWorker::when_idle(std::function<void()> done) {
+  idle_waiters_.push_back(std::move(done));
+  check_idle();
+}
+
+void EdgeWorker::check_idle() {
+  if (idle_waiters_.empty() || worker_.pairs().flowing() > 0) return;
+  auto waiters = std::move(idle_waiters_);
+  idle_waiters_.clear();
+  for (auto& done : waiters) done();
+}
+
+}  // namespace natrp

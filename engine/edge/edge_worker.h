@@ -1,0 +1,92 @@
+// edge/edge_worker.h
+//
+// EdgeWorker: the edge's part of one worker: accepts visitors on the public ports and conns on the control port,
+// reads first bytes (unproven_conns), and lets visitors and data channels meet (rendezvous).
+//
+// Thread   its worker's. The control thread reaches it by letters, and is reached through EdgeControlPort.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "edge/edge_session.h"
+#include "edge/rendezvous.h"
+#include "edge/unproven_conns.h"
+#include "net/acceptor.h"
+#include "runtime/worker.h"
+
+namespace natrp {
+
+// What a worker asks of the control thread. Called from workers; implementations post letters.
+class EdgeControlPort {
+ public:
+  // A conn on the control port began with TLS or, when gRPC is on, with HTTP/2. fd is handed over.
+  virtual void control_conn(int fd, std::string prefix) = 0;
+  // Visitors of the session wait: dial count channels now.
+  virtual void want_channels(SlotId session, uint32_t count) = 0;
+  // The worker has no acceptor on this listener any more.
+  virtual void listener_landed(int listener_fd) = 0;
+
+ protected:
+  ~EdgeControlPort() = default;
+};
+
+class EdgeWorker final : public WorkerRole {
+ public:
+  EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, std::vector<Worker*>& peers);
+  ~EdgeWorker() override;
+
+  // Letters from the control thread.
+  void open_session(std::shared_ptr<EdgeSession> session);
+  void close_session(SlotId session);
+  void open_control_listener(int listener_fd);
+  void open_public_port(int listener_fd, EdgeTunnel tunnel);
+  void close_listener(int listener_fd);
+  // Calls done (in this thread) when nothing flows any more.
+  void when_idle(std::function<void()> done);
+
+  // Letters from other workers.
+  void take_channel(int fd, SlotId session);
+  void give_channel(SlotId session, unsigned to_worker);
+
+  // From unproven_conns.
+  void on_channel(Conn& conn, SlotId session, const uint8_t* hello);
+  void on_control_conn(Conn& conn, std::string prefix);
+
+  void on_pair_end(Pair& pair) override;
+  void on_pair_unready(Pair& pair) override;
+
+  Worker& worker() { return worker_; }
+  EdgeControlPort& control() { return control_; }
+  EdgeWorker* peer(unsigned index);
+  Worker& peer_worker(unsigned index) { return *peers_[index]; }
+  unsigned workers() const { return static_cast<unsigned>(peers_.size()); }
+  // Set by the edge once every worker runs: the roles of all workers, by index.
+  void set_roles(std::vector<EdgeWorker*> roles) { roles_ = std::move(roles); }
+
+ private:
+  struct Port {
+    EdgeWorker* self = nullptr;
+    int listener_fd = -1;
+    EdgeTunnel tunnel;  // session empty: the control port
+    std::unique_ptr<Acceptor> acceptor;
+  };
+  static void on_control_accept(void* port, int fd);
+  static void on_visitor_accept(void* port, int fd);
+  static void on_port_landed(void* port);
+  void add_port(int listener_fd, EdgeTunnel tunnel, Acceptor::OnAccept on_accept);
+  void check_idle();
+
+  Worker& worker_;
+  EdgeControlPort& control_;
+  std::vector<Worker*>& peers_;
+  std::vector<EdgeWorker*> roles_;
+  Rendezvous rendezvous_;
+  UnprovenConns unproven_;
+  std::unordered_map<int, std::unique_ptr<Port>> ports_;  // by listener
+  std::vector<std::function<void()>> idle_waiters_;
+};
+
+}  // namespace natrp

@@ -1,0 +1,50 @@
+// edge/public_port.h
+//
+// PublicPort: the listener of one live lease, as the control thread sees it. The workers accept on its descriptor.
+//
+// Life     listening ──close──▶ shut (the port is free at once) ──every worker landed──▶ closed
+// Thread   the control thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "base/fd.h"
+#include "edge/edge_session.h"
+
+namespace natrp {
+
+class Worker;
+class EdgeWorker;
+
+class PublicPorts {
+ public:
+  // workers and roles: the same order; they outlive this.
+  PublicPorts(std::vector<Worker*> workers, std::vector<EdgeWorker*> roles);
+
+  // listener: bound and listening, owned from here on. Every worker begins to accept for tunnel.
+  int open(Fd listener, const EdgeTunnel& tunnel);
+  // The control port: its conns go through their first bytes.
+  int open_control(Fd listener);
+  // Frees the port now: shutdown(2) of a listener takes it out of the listening state, and SO_REUSEADDR lets the
+  // next bind pass. The descriptor itself is closed when no worker has an op on it.
+  void close(int listener_fd);
+  // A letter from a worker.
+  void landed(int listener_fd);
+  size_t closing() const { return closing_.size(); }
+
+ private:
+  struct Closing {
+    Fd fd;
+    size_t workers_left;
+  };
+  std::vector<Worker*> workers_;
+  std::vector<EdgeWorker*> roles_;
+  std::unordered_map<int, Fd> open_;
+  std::unordered_map<int, Closing> closing_;
+};
+
+}  // namespace natrp

@@ -1,0 +1,312 @@
+#include "edge/registration.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/log.h"
+#include "base/names.h"
+#include "control/auth.h"
+#include "edge/edge.h"
+#include "net/socket.h"
+
+namespace natrp {
+namespace {
+
+constexpr uint32_t kProtocolVersion = 1;
+constexpr uint32_t kContestStepMs = 100;
+
+}  // namespace
+
+Registration::Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix)
+    : edge_(edge), channel_(edge.loop(), std::move(fd), std::move(tls), *this, prefix) {}
+
+Registration::~Registration() {
+  while (!contests_.empty()) end_contest(contests_.begin()->first);
+}
+
+// --- Messages -----------------------------------------------------------------------------------------------------
+
+void Registration::on_frame(const wire::Frame& frame) {
+  switch (frame.body_case()) {
+    case wire::Frame::kHello: return on_hello(frame.hello());
+    case wire::Frame::kAuth: return on_auth(frame.auth());
+    case wire::Frame::kRegisterTunnel: return on_register(frame.register_tunnel());
+    case wire::Frame::kServiceFailed: {
+      const wire::ServiceFailed& failed = frame.service_failed();
+      const auto at = tunnels_.find(failed.tunnel_index());
+      edge_.count_service_failures(std::clamp(failed.count(), 1u, 1000u));
+      log_warning("service could not be reached, visitors were reset",
+                  {{"client", client_.name},
+                   {"tunnel", at != tunnels_.end() ? at->second.name : "?"},
+                   {"reason", failed.reason().substr(0, 200)},
+                   {"visitors", failed.count()}});
+      return;
+    }
+    case wire::Frame::kDrain:
+    case wire::Frame::kBye: return;
+    default: return protocol_error("a message that an agent does not send");
+  }
+}
+
+void Registration::protocol_error(const std::string& what) {
+  refuse(wire::Refused::PROTOCOL, "the edge does not understand this agent: " + what, false);
+}
+
+void Registration::on_hello(const wire::Hello& hello) {
+  if (session_ || !instance_.empty()) return protocol_error("a second Hello");
+  if (hello.protocol_version() != kProtocolVersion) {
+    return refuse(wire::Refused::PROTOCOL,
+                  "the agent speaks protocol " + std::to_string(hello.protocol_version()) + ", this edge speaks " +
+                      std::to_string(kProtocolVersion) + ": install the same version on both sides",
+                  true);
+  }
+  if (hello.instance_id().size() != 16) return protocol_error("an instance id that has not 16 bytes");
+  instance_ = hello.instance_id();
+  software_ = hello.software().substr(0, 64);
+}
+
+void Registration::on_auth(const wire::Auth& auth) {
+  if (session_ || instance_.empty()) return protocol_error("Auth before Hello, or twice");
+  if (edge_.draining()) {
+    return refuse(wire::Refused::DRAINING, "the edge is about to stop; it will be back", false);
+  }
+  const auto& secret = auth.secret();
+  const Sha256 hash = sha256({reinterpret_cast<const uint8_t*>(secret.data()), secret.size()});
+  auto found = edge_.store().find_by_token_hash(hash);
+  if (!found.ok()) {
+    log_error("the store cannot be read, an agent was turned away", {{"error", found.error().message}});
+    return refuse(wire::Refused::INTERNAL, "the edge cannot read its store now; its log says why", false);
+  }
+  if (!found.value()) {
+    log_warning("agent refused: unknown token", {{"software", software_}});
+    return refuse(wire::Refused::BAD_TOKEN,
+                  "this edge does not know the token: it was rotated, its client was removed, or it is of another "
+                  "edge; ask the edge's operator for a new one (natrpctl client add, or natrpctl token rotate)",
+                  true);
+  }
+  client_ = *found.value();
+  session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
+                                           client_.conns_max);
+  edge_.registry().open_session(session_->id, client_.name, instance_, edge_.now_ms());
+  edge_.open_session(session_);
+  wire::Frame frame;
+  frame.mutable_welcome()->set_session_id(session_->id.word);
+  frame.mutable_welcome()->set_client(client_.name);
+  frame.mutable_welcome()->set_heartbeat_ms(kHeartbeatMs);
+  channel_.send(frame);
+  channel_.start_heartbeats();
+  log_info("session opened", {{"client", client_.name}, {"software", software_}, {"session", session_->id.index()}});
+}
+
+// --- Tunnels ------------------------------------------------------------------------------------------------------
+
+void Registration::on_register(const wire::Register& wanted) {
+  if (!session_) return protocol_error("Register before Auth");
+  const uint32_t index = wanted.tunnel_index();
+  if (index >= kTunnelsPerSessionMax || !check_name("tunnel", wanted.name()).ok() || wanted.wanted_port() > 65535) {
+    return protocol_error("a tunnel with an impossible number, name or port");
+  }
+  if (const auto at = tunnels_.find(index); at != tunnels_.end()) return send_leased(index, at->second);
+  if (contests_.count(index) != 0) return;
+  if (edge_.draining()) return refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
+  const bool holds_it = edge_.registry().holder(client_.name, wanted.name()).valid();
+  if (client_.tunnels_max != 0 && !holds_it && edge_.registry().tunnels_held(client_.name) >= client_.tunnels_max) {
+    return refuse_tunnel(index, wire::Refused::TOO_MANY_TUNNELS,
+                         "client '" + client_.name + "' may have " + std::to_string(client_.tunnels_max) +
+                             " tunnels at a time; the edge's operator can raise it",
+                         true);
+  }
+  if (take_tunnel(wanted, nullptr)) lease_tunnel(wanted);
+}
+
+// True: the tunnel is this session's now. False: refused, or a contest decides later.
+bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
+  Registry& registry = edge_.registry();
+  const uint64_t now = edge_.now_ms();
+  const SlotId holder = registry.holder(client_.name, wanted.name());
+  Registration* rival = holder.valid() ? edge_.find_registration(holder) : nullptr;
+  if (rival != nullptr) {
+    // A living agent is silent between two heartbeats, so its silence means something only after it was asked.
+    const bool asked = contest != nullptr && now - contest->began_ms >= kSessionSilentMs;
+    registry.heard(holder, rival->closing() || asked ? rival->last_heard_ms() : now);
+  }
+  const TakeoverAnswer answer = registry.take_tunnel(session_->id, wanted.name(), wanted.replace(), now);
+  if (answer.ok()) {
+    if (answer.loser.valid() && rival != nullptr) rival->lose_tunnel(wanted.name(), answer.takeover == Takeover::kReplaced);
+    return true;
+  }
+  const bool rival_answered = contest != nullptr && rival != nullptr && rival->last_heard_ms() > contest->began_ms;
+  if (contest == nullptr && rival != nullptr) {
+    rival->probe();
+    auto made = std::make_unique<Contest>();
+    made->self = this;
+    made->wanted = wanted;
+    made->began_ms = now;
+    made->timer.handler = on_contest;
+    edge_.loop().timers().arm(made->timer, kContestStepMs);
+    contests_[wanted.tunnel_index()] = std::move(made);
+    return false;
+  }
+  if (contest != nullptr && !rival_answered) {
+    edge_.loop().timers().arm(contest->timer, kContestStepMs);
+    return false;
+  }
+  log_warning("tunnel refused: another living agent has it", {{"client", client_.name}, {"tunnel", wanted.name()}});
+  const uint32_t index = wanted.tunnel_index();
+  const std::string sentence = answer.sentence;
+  refuse_tunnel(index, wire::Refused::CONFLICT, sentence, true);
+  return false;
+}
+
+void Registration::on_contest(Timer& timer) {
+  auto& contest = *reinterpret_cast<Contest*>(&timer);
+  Registration& self = *contest.self;
+  const wire::Register wanted = contest.wanted;
+  if (self.channel_.closing()) return self.end_contest(wanted.tunnel_index());
+  const bool taken = self.take_tunnel(wanted, &contest);
+  if (!taken && contest.timer.armed()) return;  // the holder still has time to answer
+  self.end_contest(wanted.tunnel_index());
+  if (taken) self.lease_tunnel(wanted);
+}
+
+void Registration::end_contest(uint32_t index) {
+  const auto at = contests_.find(index);
+  if (at == contests_.end()) return;
+  edge_.loop().timers().disarm(at->second->timer);
+  contests_.erase(at);
+}
+
+void Registration::lease_tunnel(const wire::Register& wanted) {
+  Tunnel tunnel;
+  tunnel.name = wanted.name();
+  tunnel.id = edge_.next_tunnel_id();
+  const EdgeTunnel shared{tunnel.id, wanted.tunnel_index(), session_};
+  const auto leased = edge_.lease_port(client_, tunnel.name, static_cast<uint16_t>(wanted.wanted_port()), shared);
+  if (leased.port == 0) {
+    edge_.registry().give_up_tunnel(session_->id, tunnel.name);
+    log_warning("tunnel refused: " + leased.sentence, {{"client", client_.name}, {"tunnel", tunnel.name}});
+    return refuse_tunnel(wanted.tunnel_index(), leased.code, leased.sentence, leased.final);
+  }
+  tunnel.port = leased.port;
+  tunnel.listener = leased.listener;
+  log_info("lease live", {{"client", client_.name}, {"tunnel", tunnel.name}, {"port", static_cast<int>(tunnel.port)}});
+  const auto [at, added] = tunnels_.emplace(wanted.tunnel_index(), std::move(tunnel));
+  send_leased(wanted.tunnel_index(), at->second);
+  adjust_demand(false);
+}
+
+void Registration::send_leased(uint32_t index, const Tunnel& tunnel) {
+  wire::Frame frame;
+  wire::Leased* leased = frame.mutable_leased();
+  leased->set_tunnel_index(index);
+  leased->set_tunnel_id(tunnel.id);
+  leased->set_port(tunnel.port);
+  leased->set_public_host(edge_.public_address());
+  channel_.send(frame);
+}
+
+void Registration::refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final) {
+  wire::Frame frame;
+  frame.mutable_tunnel_refused()->set_tunnel_index(index);
+  wire::Refused* refused = frame.mutable_tunnel_refused()->mutable_refused();
+  refused->set_code(code);
+  refused->set_message(message);
+  refused->set_final(final);
+  channel_.send(frame);
+}
+
+void Registration::lose_tunnel(const std::string& name, bool tell) {
+  for (auto at = tunnels_.begin(); at != tunnels_.end(); ++at) {
+    if (at->second.name != name) continue;
+    const uint32_t index = at->first;
+    edge_.close_listener(at->second.listener);
+    tunnels_.erase(at);
+    log_info("tunnel taken over by another session", {{"client", client_.name}, {"tunnel", name}});
+    if (tell) {
+      refuse_tunnel(index, wire::Refused::REPLACED,
+                    "another agent of client '" + client_.name + "' took tunnel '" + name +
+                        "' over (--on-conflict replace); give this one another --name",
+                    true);
+    } else if (tunnels_.empty()) {
+      channel_.close("its agent has a newer session");
+    }
+    return;
+  }
+}
+
+// --- Demand for data channels -------------------------------------------------------------------------------------
+
+void Registration::adjust_demand(bool tick) {
+  if (!session_ || channel_.closing() || tunnels_.empty()) return;
+  if (tick) {
+    const uint64_t visitors = session_->visitors.load(std::memory_order_relaxed);
+    // Fast up, slow down: a burst is served from what was dialled for the burst before it.
+    const auto sample = static_cast<double>(visitors - visitors_before_);
+    visitors_before_ = visitors;
+    visitors_per_tick_ = sample > visitors_per_tick_ ? sample : visitors_per_tick_ * 0.9 + sample * 0.1;
+  }
+  const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, kReadyChannelsMax));
+  // A quarter of a second's visitors may come while a channel is being dialled on a slow line.
+  const auto wanted = static_cast<uint32_t>(std::ceil(visitors_per_tick_)) + extra_;
+  const uint32_t ready = std::clamp(wanted, floor, kReadyChannelsMax);
+  const bool lower_much = ready + ready / 2 < ready_told_;
+  if (extra_ == 0 && (ready == ready_told_ || (ready < ready_told_ && !lower_much))) return;
+  wire::Frame frame;
+  frame.mutable_channel_demand()->set_ready(std::max(ready, extra_ > 0 ? ready_told_ : 0u));
+  frame.mutable_channel_demand()->set_extra(extra_);
+  ready_told_ = frame.channel_demand().ready();
+  extra_ = 0;
+  channel_.send(frame);
+}
+
+SessionInfo Registration::info() const {
+  SessionInfo info;
+  info.client = client_.name;
+  info.software = software_;
+  info.session = session_->id.index();
+  info.visitors_live = session_->conns_live.load(std::memory_order_relaxed);
+  info.visitors_total = session_->visitors.load(std::memory_order_relaxed);
+  for (const auto& [index, tunnel] : tunnels_) info.tunnels.push_back({tunnel.name, tunnel.id, tunnel.port});
+  return info;
+}
+
+// --- The end ------------------------------------------------------------------------------------------------------
+
+void Registration::refuse(wire::Refused::Code code, const std::string& message, bool final) {
+  wire::Frame frame;
+  frame.mutable_refused()->set_code(code);
+  frame.mutable_refused()->set_message(message);
+  frame.mutable_refused()->set_final(final);
+  channel_.send(frame);
+  channel_.close(message);
+}
+
+void Registration::drain(uint32_t seconds) {
+  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
+  tunnels_.clear();
+  wire::Frame frame;
+  frame.mutable_drain()->set_seconds(seconds);
+  channel_.send(frame);
+}
+
+void Registration::probe() {
+  wire::Frame frame;
+  frame.mutable_heartbeat()->set_sequence(0);
+  channel_.send(frame);
+}
+
+void Registration::on_closed(const std::string& why, bool) {
+  while (!contests_.empty()) end_contest(contests_.begin()->first);
+  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
+  tunnels_.clear();
+  if (session_) {
+    log_info("session ended", {{"client", client_.name}, {"session", session_->id.index()}, {"why", why}});
+    session_->ended.store(true, std::memory_order_relaxed);
+    edge_.session_over(session_->id);
+  } else {
+    log_debug("control channel ended before it was a session", {{"why", why}});
+  }
+  edge_.forget(*this);  // deletes this
+}
+
+}  // namespace natrp

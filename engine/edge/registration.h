@@ -1,0 +1,91 @@
+// edge/registration.h
+//
+// Registration: one agent at the edge: its control channel, who it is, its tunnels and its leases.
+//
+// Life     TLS ──Hello, Auth──▶ session (Welcome) ──Register──▶ tunnels live ──▶ lost: leases in grace, ports closed
+// Thread   the control thread.
+// Never    closes a pair: what flows when a session is lost flows on.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "control/control_channel.h"
+#include "edge/edge_info.h"
+#include "edge/edge_session.h"
+#include "store/store.h"
+
+namespace natrp {
+
+class Edge;
+
+class Registration final : public ControlChannelEvents {
+ public:
+  Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix);
+  ~Registration();
+
+  const std::string& client() const { return client_.name; }
+  int64_t client_id() const { return client_.id; }
+  SlotId session() const { return session_ ? session_->id : SlotId{}; }
+  SessionInfo info() const;
+  uint64_t last_heard_ms() const { return channel_.last_heard_ms(); }
+  bool closing() const { return channel_.closing(); }
+
+  // Tells the agent and ends the session. final: the agent must stop (exit 2).
+  void refuse(wire::Refused::Code code, const std::string& message, bool final);
+  void close(const std::string& why) { channel_.close(why); }
+  // Another session has the tunnel now.
+  void lose_tunnel(const std::string& name, bool tell);
+  void drain(uint32_t seconds);
+  // Asks whether the agent lives: any answer moves last_heard_ms().
+  void probe();
+  // Visitors wait for channels; collected, and sent by adjust_demand.
+  void want_channels(uint32_t count) { extra_ += count; }
+  // Sends a new ChannelDemand when it changed. tick: a rate sample is due (every kDemandTickMs).
+  void adjust_demand(bool tick);
+
+  void on_secure() override {}
+  void on_frame(const wire::Frame& frame) override;
+  void on_closed(const std::string& why, bool fatal) override;
+
+ private:
+  struct Tunnel {
+    std::string name;
+    uint32_t id = 0;
+    uint16_t port = 0;
+    int listener = -1;
+  };
+  // A Register that waits to learn whether the tunnel's present holder lives.
+  struct Contest {
+    Timer timer;  // first: the handler finds its contest by a cast
+    Registration* self = nullptr;
+    wire::Register wanted;
+    uint64_t began_ms = 0;
+  };
+  void on_hello(const wire::Hello& hello);
+  void on_auth(const wire::Auth& auth);
+  void on_register(const wire::Register& wanted);
+  bool take_tunnel(const wire::Register& wanted, Contest* contest);
+  void lease_tunnel(const wire::Register& wanted);
+  void send_leased(uint32_t index, const Tunnel& tunnel);
+  void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
+  void end_contest(uint32_t index);
+  static void on_contest(Timer& timer);
+  void protocol_error(const std::string& what);
+
+  Edge& edge_;
+  ControlChannel channel_;
+  ClientRecord client_;
+  std::string software_;
+  std::string instance_;
+  std::shared_ptr<EdgeSession> session_;
+  std::map<uint32_t, Tunnel> tunnels_;  // by the agent's index
+  std::map<uint32_t, std::unique_ptr<Contest>> contests_;
+  uint64_t visitors_before_ = 0;
+  double visitors_per_tick_ = 0;
+  uint32_t ready_told_ = 0;
+  uint32_t extra_ = 0;
+};
+
+}  // namespace natrp

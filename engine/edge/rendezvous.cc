@@ -1,0 +1,247 @@
+#include "edge/rendezvous.h"
+
+#include <cstring>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "control/start_message.h"
+#include "edge/edge_worker.h"
+#include "net/socket.h"
+
+namespace natrp {
+
+Rendezvous::Rendezvous(EdgeWorker& edge) : edge_(edge) {}
+
+Rendezvous::~Rendezvous() {
+  for (auto& [index, session] : sessions_) {
+    while (ParkedVisitor* parked = session->parked.front()) refuse(*unpark(*session, *parked));
+  }
+}
+
+void Rendezvous::open_session(std::shared_ptr<EdgeSession> shared) {
+  auto session = std::make_unique<Session>();
+  const uint32_t index = shared->id.index();
+  session->shared = std::move(shared);
+  sessions_[index] = std::move(session);
+}
+
+Rendezvous::Session* Rendezvous::find(SlotId id) {
+  const auto at = sessions_.find(id.index());
+  return at != sessions_.end() && at->second->shared->id == id && !at->second->closed ? at->second.get() : nullptr;
+}
+
+EdgeSession* Rendezvous::session(SlotId id) {
+  Session* session = find(id);
+  return session != nullptr ? session->shared.get() : nullptr;
+}
+
+void Rendezvous::close_session(SlotId id) {
+  Session* session = find(id);
+  if (session == nullptr) return;
+  session->closed = true;
+  while (ParkedVisitor* parked = session->parked.front()) {
+    refuse(*unpark(*session, *parked));
+    left(*session);
+  }
+  ++session->pairs;  // held here while its channels end, perhaps inside end()
+  while (session->ready.first != PairList::kEnd) {
+    edge_.worker().pairs().end(edge_.worker().pairs().at(session->ready.first), EndReason::kSessionEnded, false, false);
+  }
+  --session->pairs;
+  publish(*session);
+  forget_if_over(id.index());
+}
+
+void Rendezvous::forget_if_over(uint32_t index) {
+  const auto at = sessions_.find(index);
+  if (at != sessions_.end() && at->second->closed && at->second->pairs == 0) sessions_.erase(at);
+}
+
+void Rendezvous::publish(Session& session) {
+  auto& place = session.shared->places[edge_.worker().index()];
+  place.ready.store(session.ready.size, std::memory_order_relaxed);
+  place.parked.store(session.parked_count, std::memory_order_relaxed);
+}
+
+void Rendezvous::refuse(Conn& conn) {
+  Worker& worker = edge_.worker();
+  worker.counters().add(Counter::kVisitorsRefused);
+  worker.loop().close(conn.fd, true);
+  worker.conns().release(conn);
+}
+
+void Rendezvous::left(Session& session) { session.shared->conns_live.fetch_sub(1, std::memory_order_relaxed); }
+
+// --- Visitors -----------------------------------------------------------------------------------------------------
+
+void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
+  Worker& worker = edge_.worker();
+  worker.counters().add(Counter::kVisitors);
+  Session* session = find(tunnel.session->id);
+  EdgeSession& shared = *tunnel.session;
+  const uint32_t before = shared.conns_live.fetch_add(1, std::memory_order_relaxed);
+  shared.visitors.fetch_add(1, std::memory_order_relaxed);
+  const bool allowed = session != nullptr && (shared.conns_max == 0 || before < shared.conns_max);
+  Conn* conn = allowed ? worker.conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker.loop().turn_ms()) : nullptr;
+  if (conn == nullptr) {
+    shared.conns_live.fetch_sub(1, std::memory_order_relaxed);
+    worker.counters().add(Counter::kVisitorsRefused);
+    worker.loop().close(fd, true);
+    return;
+  }
+  conn->tunnel.store(tunnel.id, std::memory_order_relaxed);
+  if (Pair* pair = pop_ready(*session)) return meet(*session, *pair, *conn, tunnel.index);
+  park(*session, *conn, tunnel.index);
+}
+
+void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index) {
+  Worker& worker = edge_.worker();
+  BufRing& buffers = worker.loop().buffers();
+  uint16_t buffer = 0;
+  if (!buffers.take(buffer)) {
+    // Every buffer is held by slow receivers: this visitor is one too many, the channel stays.
+    worker.counters().add(Counter::kBuffersExhausted);
+    refuse(visitor);
+    left(session);
+    pair.in_ready = true;
+    worker.pairs().push(session.ready, pair);
+    publish(session);
+    return;
+  }
+  const Address peer = visitor.peer();
+  const StartBytes start = encode_start(tunnel_index, peer.valid() ? peer.get() : nullptr);
+  std::memcpy(buffers.data(buffer), start.data(), start.size());
+  pair.back_conn().tunnel.store(visitor.tunnel.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  worker.pairs().attach_front(pair, visitor, buffer, static_cast<uint32_t>(start.size()));
+}
+
+void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index) {
+  if (session.parked_count >= kParkedVisitorsMax) {
+    refuse(conn);
+    return left(session);
+  }
+  ParkedVisitor* parked;
+  if (parked_free_.empty()) {
+    parked = &parked_pool_.emplace_back();
+    parked->self = this;
+    parked->timer.handler = on_parked_timeout;
+  } else {
+    parked = parked_free_.back();
+    parked_free_.pop_back();
+  }
+  parked->session = &session;
+  parked->conn = &conn;
+  parked->tunnel_index = tunnel_index;
+  session.parked.push_back(*parked);
+  ++session.parked_count;
+  edge_.worker().loop().timers().arm(parked->timer, kRendezvousTimeoutMs);
+  publish(session);
+  // A channel that is ready elsewhere is nearer than a new one.
+  const unsigned self = edge_.worker().index();
+  for (unsigned other = 0; other < edge_.workers(); ++other) {
+    if (other == self || session.shared->places[other].ready.load(std::memory_order_relaxed) == 0) continue;
+    edge_.peer_worker(other).mailbox().post(
+        [role = edge_.peer(other), id = session.shared->id, self] { role->give_channel(id, self); });
+    return;
+  }
+  edge_.control().want_channels(session.shared->id, 1);
+}
+
+Conn* Rendezvous::unpark(Session& session, ParkedVisitor& parked) {
+  edge_.worker().loop().timers().disarm(parked.timer);
+  parked.link.unlink();
+  --session.parked_count;
+  parked_free_.push_back(&parked);
+  publish(session);
+  return parked.conn;
+}
+
+void Rendezvous::on_parked_timeout(Timer& timer) {
+  auto& parked = *reinterpret_cast<ParkedVisitor*>(&timer);
+  Rendezvous& self = *parked.self;
+  Session& session = *parked.session;
+  self.edge_.worker().counters().add(Counter::kRendezvousTimeouts);
+  self.refuse(*self.unpark(session, parked));
+  self.left(session);
+}
+
+// --- Channels -----------------------------------------------------------------------------------------------------
+
+void Rendezvous::channel(Conn& conn, SlotId id) {
+  Worker& worker = edge_.worker();
+  Session* session = find(id);
+  if (session == nullptr) {
+    worker.loop().close(conn.fd, false);
+    worker.conns().release(conn);
+    return;
+  }
+  if (session->parked.empty()) {
+    const unsigned self = worker.index();
+    for (unsigned other = 0; other < edge_.workers(); ++other) {
+      if (other == self || session->shared->places[other].parked.load(std::memory_order_relaxed) == 0) continue;
+      const int fd = conn.fd;
+      worker.conns().release(conn);
+      worker.counters().add(Counter::kChannelsMoved);
+      edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), fd, id] { role->take_channel(fd, id); });
+      return;
+    }
+  }
+  Pair* pair = worker.pairs().start_waiting(conn, id.index());
+  if (pair == nullptr) {
+    worker.loop().close(conn.fd, false);
+    worker.conns().release(conn);
+    return;
+  }
+  ++session->pairs;
+  if (ParkedVisitor* parked = session->parked.front()) {
+    const uint32_t tunnel_index = parked->tunnel_index;
+    return meet(*session, *pair, *unpark(*session, *parked), tunnel_index);
+  }
+  pair->in_ready = true;
+  worker.pairs().push(session->ready, *pair);
+  worker.counters().add(Counter::kChannelsReady);
+  publish(*session);
+}
+
+Pair* Rendezvous::pop_ready(Session& session) {
+  if (session.ready.first == PairList::kEnd) return nullptr;
+  Pair& pair = edge_.worker().pairs().at(session.ready.first);
+  on_pair_unready(pair);
+  pair.in_ready = false;
+  return &pair;
+}
+
+void Rendezvous::give(SlotId id, unsigned to_worker) {
+  Session* session = find(id);
+  if (session == nullptr) return;
+  Pair* pair = pop_ready(*session);
+  if (pair == nullptr) return edge_.control().want_channels(id, 1);  // taken meanwhile: the visitor still needs one
+  pair->tag = static_cast<uint8_t>(to_worker);
+  edge_.worker().pairs().move_out(*pair);
+}
+
+void Rendezvous::on_pair_unready(Pair& pair) {
+  Session& session = *sessions_.at(pair.owner);
+  edge_.worker().pairs().remove(session.ready, pair);
+  edge_.worker().counters().sub(Counter::kChannelsReady);
+  publish(session);
+}
+
+void Rendezvous::on_pair_end(Pair& pair) {
+  Session& session = *sessions_.at(pair.owner);
+  if (pair.front != Pair::kNoConn) {
+    left(session);
+  } else if (pair.reason == EndReason::kMoved) {
+    edge_.worker().counters().add(Counter::kChannelsMoved);
+    const unsigned to = pair.tag;
+    edge_.peer_worker(to).mailbox().post([role = edge_.peer(to), fd = pair.back_conn().fd, id = session.shared->id] {
+      role->take_channel(fd, id);
+    });
+  } else if (pair.reason != EndReason::kSessionEnded) {
+    edge_.worker().counters().add(Counter::kChannelsLost);
+  }
+  --session.pairs;
+  forget_if_over(pair.owner);
+}
+
+}  // namespace natrp

@@ -1,0 +1,111 @@
+#include "edge/unproven_conns.h"
+
+#include <cstddef>
+#include <cstring>
+
+#include "control/ticket.h"
+#include "edge/edge_worker.h"
+#include "net/socket.h"
+
+namespace natrp {
+
+UnprovenConns::UnprovenConns(EdgeWorker& edge, bool grpc) : edge_(edge), grpc_(grpc) {}
+
+UnprovenConns::~UnprovenConns() {
+  closing_ = true;
+  for (Stranger& stranger : pool_) {
+    if (stranger.receive.in_flight) edge_.worker().loop().cancel(stranger.receive);
+  }
+  for (int turn = 0; turn < 100 && live_ > 0; ++turn) edge_.worker().loop().run_once(1);
+}
+
+void UnprovenConns::add(int fd) {
+  Worker& worker = edge_.worker();
+  Conn* conn = live_ < kUnprovenConnsMax
+                   ? worker.conns().claim(fd, {}, ConnRole::kUnproven, worker.loop().turn_ms())
+                   : nullptr;
+  if (conn == nullptr) return worker.loop().close(fd, true);
+  Stranger* stranger;
+  if (free_.empty()) {
+    stranger = &pool_.emplace_back();
+    stranger->self = this;
+    stranger->receive.handler = on_op;
+    stranger->deadline.handler = on_deadline;
+  } else {
+    stranger = free_.back();
+    free_.pop_back();
+  }
+  ++live_;
+  stranger->conn = conn;
+  stranger->got = 0;
+  stranger->late = false;
+  worker.loop().timers().arm(stranger->deadline, kHelloTimeoutMs);
+  receive(*stranger);
+}
+
+void UnprovenConns::receive(Stranger& stranger) {
+  Op& op = stranger.receive;
+  op.kind = OpKind::kRecv;
+  op.fd = stranger.conn->fd;
+  op.data = stranger.bytes.data() + stranger.got;
+  op.len = static_cast<uint32_t>(kHelloBytes) - stranger.got;
+  edge_.worker().loop().submit(op);
+}
+
+Conn& UnprovenConns::take(Stranger& stranger) {
+  edge_.worker().loop().timers().disarm(stranger.deadline);
+  --live_;
+  free_.push_back(&stranger);
+  return *stranger.conn;
+}
+
+void UnprovenConns::drop(Stranger& stranger, bool reset) {
+  Conn& conn = take(stranger);
+  edge_.worker().loop().close(conn.fd, reset);
+  edge_.worker().conns().release(conn);
+}
+
+void UnprovenConns::on_deadline(Timer& timer) {
+  auto* bytes = reinterpret_cast<unsigned char*>(&timer) - offsetof(Stranger, deadline);
+  auto& stranger = *reinterpret_cast<Stranger*>(bytes);
+  stranger.late = true;
+  stranger.self->edge_.worker().loop().cancel(stranger.receive);
+}
+
+void UnprovenConns::on_op(Op& op) {
+  auto& stranger = *reinterpret_cast<Stranger*>(&op);
+  UnprovenConns& self = *stranger.self;
+  if (self.closing_) return self.drop(stranger, false);
+  if (op.result > 0) {
+    stranger.got += static_cast<uint32_t>(op.result);
+    return self.look(stranger);
+  }
+  if (op.result == -EAGAIN || op.result == -EINTR) return self.receive(stranger);
+  if (stranger.late) self.edge_.worker().counters().add(Counter::kHelloTimeouts);
+  // It left without a word, or too late: a port scan, a health check. Nothing to tell it.
+  self.drop(stranger, false);
+}
+
+void UnprovenConns::look(Stranger& stranger) {
+  Worker& worker = edge_.worker();
+  const uint8_t first = stranger.bytes[0];
+  if (first == 0x16 || (first == 'P' && grpc_)) {
+    std::string prefix(reinterpret_cast<const char*>(stranger.bytes.data()), stranger.got);
+    return edge_.on_control_conn(take(stranger), std::move(prefix));
+  }
+  constexpr uint8_t kMagic[4] = {'N', 'T', 'R', 'P'};
+  if (std::memcmp(stranger.bytes.data(), kMagic, std::min<size_t>(stranger.got, 4)) != 0) {
+    worker.counters().add(Counter::kGarbageRefused);
+    return drop(stranger, true);
+  }
+  if (stranger.got < kHelloBytes) return receive(stranger);
+  const auto fields = parse_hello(stranger.bytes);
+  if (!fields.ok()) {
+    worker.counters().add(Counter::kHelloRefused);
+    return drop(stranger, true);
+  }
+  const std::array<uint8_t, kHelloBytes> hello = stranger.bytes;
+  edge_.on_channel(take(stranger), fields.value().session, hello.data());
+}
+
+}  // namespace natrp

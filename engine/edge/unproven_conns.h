@@ -1,0 +1,58 @@
+// edge/unproven_conns.h
+//
+// UnprovenConns: conns on the control port until their first bytes say what they are:
+//     0x16 a TLS control channel   'N' a data channel's hello   'P' HTTP/2, when gRPC is on   else: garbage, reset
+//
+// Thread   its worker's.
+// Bounds   5 s for the first bytes, and kUnprovenConnsMax at a time; a stranger costs one small record from a pool.
+// Never    reads past the 64 bytes of a hello.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <vector>
+
+#include "base/limits.h"
+#include "loop/loop.h"
+#include "net/conn_table.h"
+
+namespace natrp {
+
+class EdgeWorker;
+
+class UnprovenConns {
+ public:
+  UnprovenConns(EdgeWorker& edge, bool grpc);
+  ~UnprovenConns();
+  UnprovenConns(const UnprovenConns&) = delete;
+  UnprovenConns& operator=(const UnprovenConns&) = delete;
+
+  // fd: just accepted; owned here until its first bytes are in.
+  void add(int fd);
+
+ private:
+  struct Stranger {
+    Op receive;  // first: handlers find the stranger by a cast
+    Timer deadline;
+    UnprovenConns* self = nullptr;
+    Conn* conn = nullptr;
+    uint32_t got = 0;
+    bool late = false;
+    std::array<uint8_t, kHelloBytes> bytes{};
+  };
+  static void on_op(Op& op);
+  static void on_deadline(Timer& timer);
+  void receive(Stranger& stranger);
+  void look(Stranger& stranger);
+  Conn& take(Stranger& stranger);
+  void drop(Stranger& stranger, bool reset);
+
+  EdgeWorker& edge_;
+  const bool grpc_;
+  bool closing_ = false;
+  std::deque<Stranger> pool_;
+  std::vector<Stranger*> free_;
+  unsigned live_ = 0;
+};
+
+}  // namespace natrp

@@ -1,0 +1,61 @@
+#include "loop/buf_ring.h"
+
+#include <sys/mman.h>
+
+#include "base/check.h"
+#include "base/limits.h"
+
+namespace natrp {
+
+BufRing::~BufRing() {
+  if (memory_ != nullptr) munmap(memory_, bytes_each_ * kBuffersMax);
+}
+
+void BufRing::setup(OfferFn offer, void* context) {
+  NATRP_CHECK(memory_ == nullptr, "a BufRing is set up once");
+  bytes_each_ = kBufferBytes;
+  void* mapped = mmap(nullptr, bytes_each_ * kBuffersMax, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  NATRP_CHECK(mapped != MAP_FAILED, "address space for receive buffers");
+  // Huge pages would make every touched buffer cost 2 MiB.
+  madvise(mapped, bytes_each_ * kBuffersMax, MADV_NOHUGEPAGE);
+  memory_ = static_cast<unsigned char*>(mapped);
+  reserve_.reserve(kBuffersMax);
+  for (unsigned id = kBuffersMax; id > 0; --id) reserve_.push_back(static_cast<uint16_t>(id - 1));
+  offer_ = offer;
+  context_ = context;
+  top_up();
+}
+
+void BufRing::top_up() {
+  while (offer_ != nullptr && offered_ < kBuffersOffered && !reserve_.empty()) {
+    const uint16_t id = reserve_.back();
+    reserve_.pop_back();
+    ++offered_;
+    offer_(context_, id);
+  }
+}
+
+bool BufRing::take(uint16_t& id) {
+  if (reserve_.empty()) return false;
+  id = reserve_.back();
+  reserve_.pop_back();
+  ++held_;
+  return true;
+}
+
+void BufRing::filled(uint16_t) {
+  NATRP_CHECK(offered_ > 0, "the kernel filled a buffer that was not offered");
+  --offered_;
+  ++held_;
+  top_up();
+}
+
+void BufRing::release(uint16_t id) {
+  NATRP_CHECK(held_ > 0, "a buffer is released once");
+  --held_;
+  reserve_.push_back(id);
+  top_up();
+}
+
+}  // namespace natrp

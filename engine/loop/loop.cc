@@ -1,0 +1,56 @@
+#include "loop/loop.h"
+
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "loop/epoll_loop.h"
+#include "loop/uring_loop.h"
+
+namespace natrp {
+
+Result<LoopChoice> make_loop(IoKind kind) {
+  std::string reason;
+  if (kind != IoKind::kEpoll) {
+    auto ring = UringLoop::make();
+    if (ring.ok()) return LoopChoice{std::move(ring).value(), {}};
+    if (kind == IoKind::kUring) return ring.error();
+    reason = ring.error().message;
+  }
+  auto epoll = EpollLoop::make();
+  if (!epoll.ok()) return epoll.error();
+  return LoopChoice{std::move(epoll).value(), std::move(reason)};
+}
+
+ssize_t SystemCallLoop::try_recv(int fd, void* data, size_t len) {
+  const ssize_t n = ::recv(fd, data, len, MSG_DONTWAIT);
+  return n < 0 ? -errno : n;
+}
+
+ssize_t SystemCallLoop::try_send(int fd, const void* data, size_t len) {
+  const ssize_t n = ::send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return n < 0 ? -errno : n;
+}
+
+ssize_t SystemCallLoop::try_splice(int from, int to, size_t len) {
+  // SPLICE_F_NONBLOCK covers the pipe only; the sockets are O_NONBLOCK themselves. SPLICE_F_MOVE does nothing today.
+  const ssize_t n = ::splice(from, nullptr, to, nullptr, len, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+  return n < 0 ? -errno : n;
+}
+
+int SystemCallLoop::shutdown_write(int fd) { return ::shutdown(fd, SHUT_WR) == 0 ? 0 : -errno; }
+
+int SystemCallLoop::bytes_unacknowledged(int fd) {
+  int bytes = 0;
+  return ::ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : -errno;
+}
+
+int SystemCallLoop::bytes_readable(int fd) {
+  int bytes = 0;
+  return ::ioctl(fd, FIONREAD, &bytes) == 0 ? bytes : -errno;
+}
+
+}  // namespace natrp

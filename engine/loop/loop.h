@@ -1,0 +1,90 @@
+// loop/loop.h
+//
+// Loop: how one thread waits for the kernel. Three of them honour the same contract and pass the same tests:
+// UringLoop (a ring), EpollLoop (readiness dressed as completion, one attempt per event), and the tests' SimLoop.
+//
+// Thread   made, used and destroyed by one thread. Only wake() may be called from others.
+// Never    calls a handler inside submit() or cancel(); a handler runs in run_once() and nowhere else.
+//
+// The data path's synchronous calls (try_*) go through the loop too, so that the simulated kernel sees them.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "loop/buf_ring.h"
+#include "loop/op.h"
+#include "loop/timer_wheel.h"
+
+namespace natrp {
+
+enum class IoKind { kAuto, kUring, kEpoll };
+
+class Loop {
+ public:
+  virtual ~Loop() = default;
+  virtual const char* name() const = 0;
+  // True when receives and sends are cheaper as ops, batched over all conns, than as calls of our own.
+  virtual bool batches_messages() const = 0;
+
+  // Starts op; fills in nothing but its flags. kind, fd, data, len and handler are set by the caller.
+  virtual void submit(Op& op) = 0;
+  // Asks for op's end. Its handler still runs, once, later. Cancelling an op that is not in flight does nothing.
+  virtual void cancel(Op& op) = 0;
+  // Submits what is pending, waits at most timeout_ms (-1: until something happens) and runs handlers and due timers.
+  virtual void run_once(int timeout_ms) = 0;
+  // From any thread: makes run_once return soon, after calling the wake handler.
+  virtual void wake() = 0;
+  void set_wake_handler(void (*handler)(void*), void* context) {
+    wake_handler_ = handler;
+    wake_context_ = context;
+  }
+
+  // Non-blocking calls on the spot: bytes, 0 at end of stream, or -errno (-EAGAIN: not now).
+  virtual ssize_t try_recv(int fd, void* data, size_t len) = 0;
+  virtual ssize_t try_send(int fd, const void* data, size_t len) = 0;
+  // From a socket into a pipe or from a pipe into a socket. Never SPLICE_F_MORE: a partly filled pipe would be corked.
+  virtual ssize_t try_splice(int from, int to, size_t len) = 0;
+  virtual int shutdown_write(int fd) = 0;   // 0 or -errno
+  virtual int bytes_unacknowledged(int fd) = 0;  // SIOCOUTQ; ≥ 0 or -errno
+  virtual int bytes_readable(int fd) = 0;        // FIONREAD; ≥ 0 or -errno
+  // Closes fd, with SO_LINGER {1,0} first when reset is set: the peer sees a RST. No op on fd may be in flight.
+  virtual void close(int fd, bool reset) = 0;
+
+  BufRing& buffers() { return buffers_; }
+  TimerWheel& timers() { return timers_; }
+  // The time of this turn; cheaper than asking the clock for each pump.
+  uint64_t turn_ms() const { return turn_ms_; }
+
+ protected:
+  BufRing buffers_;
+  TimerWheel timers_;
+  uint64_t turn_ms_ = 0;
+  void (*wake_handler_)(void*) = nullptr;
+  void* wake_context_ = nullptr;
+};
+
+struct LoopChoice {
+  std::unique_ptr<Loop> loop;
+  std::string reason;  // kAuto that fell back to epoll: why, as a sentence; else empty
+};
+
+// Makes the loop of the calling thread. kUring fails where the kernel refuses a ring; kAuto falls back to epoll.
+Result<LoopChoice> make_loop(IoKind kind);
+
+// The system calls behind try_*, shared by the two real backends.
+class SystemCallLoop : public Loop {
+ public:
+  ssize_t try_recv(int fd, void* data, size_t len) override;
+  ssize_t try_send(int fd, const void* data, size_t len) override;
+  ssize_t try_splice(int from, int to, size_t len) override;
+  int shutdown_write(int fd) override;
+  int bytes_unacknowledged(int fd) override;
+  int bytes_readable(int fd) override;
+};
+
+}  // namespace natrp

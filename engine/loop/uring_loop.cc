@@ -1,0 +1,283 @@
+#include "loop/uring_loop.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "loop/uring_features.h"
+
+namespace natrp {
+namespace {
+
+// A turn rarely holds more than an op per active conn; a full queue only means one more system call.
+constexpr unsigned kSqEntries = 512;
+// An overflowing completion queue costs an allocation per entry in the kernel: eight times the submissions.
+constexpr unsigned kCqEntries = 4096;
+constexpr int kBufferGroup = 0;
+constexpr uint64_t kIgnored = 0;  // user_data of a cancel request: the cancelled op's own completion is what counts
+constexpr unsigned kBatch = 256;
+
+}  // namespace
+
+Result<std::unique_ptr<Loop>> UringLoop::make() {
+  std::unique_ptr<UringLoop> loop(new UringLoop);
+  if (Status status = loop->start(); !status.ok()) return status.error();
+  return std::unique_ptr<Loop>(std::move(loop));
+}
+
+Status UringLoop::start() {
+  if (Status status = setup_ring(ring_, {kSqEntries, kCqEntries}); !status.ok()) return status;
+  ring_made_ = true;
+  offered_bytes_ = sizeof(io_uring_buf) * kBuffersOffered;
+  void* memory = mmap(nullptr, offered_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return Error::from_errno("no memory for a buffer ring", errno);
+  offered_ = static_cast<io_uring_buf_ring*>(memory);
+  io_uring_buf_reg registration{};
+  registration.ring_addr = reinterpret_cast<uint64_t>(offered_);
+  registration.ring_entries = kBuffersOffered;
+  registration.bgid = kBufferGroup;
+  if (const int error = io_uring_register_buf_ring(&ring_, &registration, 0); error != 0) {
+    return Error{"this kernel's io_uring has no buffer rings (5.19 has); use --io epoll", -error};
+  }
+  io_uring_buf_ring_init(offered_);
+  buffers_.setup(
+      [](void* self, uint16_t id) {
+        auto& loop = *static_cast<UringLoop*>(self);
+        io_uring_buf_ring_add(loop.offered_, loop.buffers_.data(id), static_cast<unsigned>(loop.buffers_.bytes_each()),
+                              id, io_uring_buf_ring_mask(kBuffersOffered), 0);
+        io_uring_buf_ring_advance(loop.offered_, 1);
+      },
+      this);
+  event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!event_.valid()) return Error::from_errno("cannot make an eventfd", errno);
+  wake_op_.loop = this;
+  wake_op_.op.handler = on_wake;
+  wake_op_.op.kind = OpKind::kPollMulti;
+  wake_op_.op.fd = event_.get();
+  wake_op_.op.len = POLLIN;
+  turn_ms_ = now_ms();
+  timers_.start_at(turn_ms_);
+  submit(wake_op_.op);
+  return Done{};
+}
+
+UringLoop::~UringLoop() {
+  if (ring_made_) io_uring_queue_exit(&ring_);
+  if (offered_ != nullptr) munmap(offered_, offered_bytes_);
+}
+
+io_uring_sqe* UringLoop::next_sqe() {
+  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  if (sqe != nullptr) return sqe;
+  io_uring_submit(&ring_);  // EBUSY: the completion queue is full, the SQEs stay; the caller postpones
+  return io_uring_get_sqe(&ring_);
+}
+
+bool UringLoop::prepare(Op& op) {
+  io_uring_sqe* sqe = next_sqe();
+  if (sqe == nullptr) return false;
+  switch (op.kind) {
+    case OpKind::kAccept:
+      io_uring_prep_multishot_accept(sqe, op.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      break;
+    case OpKind::kConnect:
+      io_uring_prep_connect(sqe, op.fd, static_cast<const sockaddr*>(op.data), op.len);
+      break;
+    case OpKind::kRecv:
+      io_uring_prep_recv(sqe, op.fd, op.data, op.len, 0);
+      break;
+    case OpKind::kRecvBuffer:
+      io_uring_prep_recv(sqe, op.fd, nullptr, op.len, 0);
+      sqe->flags |= IOSQE_BUFFER_SELECT;
+      sqe->buf_group = kBufferGroup;
+      // POLL_FIRST: wait for readiness instead of a first attempt that mostly finds nothing (a request has just been
+      // answered). Costs nothing when bytes are there; measured 62.6k against 60.4k exchanges/s (design §4.4).
+      sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+      break;
+    case OpKind::kSend:
+      // WAITALL: the kernel waits for room and goes on by itself after a short send.
+      io_uring_prep_send(sqe, op.fd, op.data, op.len, MSG_NOSIGNAL | MSG_WAITALL);
+      break;
+    case OpKind::kPoll:
+      io_uring_prep_poll_add(sqe, op.fd, op.len);
+      break;
+    case OpKind::kPollMulti:
+      io_uring_prep_poll_multishot(sqe, op.fd, op.len);
+      break;
+    case OpKind::kHangUp:
+      break;  // never reaches the ring
+  }
+  io_uring_sqe_set_data(sqe, &op);
+  return true;
+}
+
+bool UringLoop::prepare_cancel(Op& op) {
+  io_uring_sqe* sqe = next_sqe();
+  if (sqe == nullptr) return false;
+  io_uring_prep_cancel(sqe, &op, 0);
+  io_uring_sqe_set_data64(sqe, kIgnored);
+  return true;
+}
+
+void UringLoop::submit(Op& op) {
+  NATRP_CHECK(!op.in_flight, "an op is submitted once");
+  op.in_flight = true;
+  op.cancelled = false;
+  op.more = false;
+  if (op.kind == OpKind::kHangUp) {
+    if (!watch_hang_up(op)) hung_up_.push_back(&op);
+    return;
+  }
+  if (!postponed_.empty() || !prepare(op)) {
+    op.queued = true;
+    postponed_.push_back(&op);
+  }
+}
+
+void UringLoop::cancel(Op& op) {
+  if (!op.in_flight || op.cancelled) return;
+  op.cancelled = true;
+  if (op.kind == OpKind::kHangUp) {
+    if (hang_ups_.valid()) epoll_ctl(hang_ups_.get(), EPOLL_CTL_DEL, op.fd, nullptr);
+    hung_up_.push_back(&op);
+    return;
+  }
+  if (!postponed_cancels_.empty() || op.queued || !prepare_cancel(op)) postponed_cancels_.push_back(&op);
+}
+
+void UringLoop::retry_postponed() {
+  // Bounded by what was there: prepare() fails when the kernel takes nothing, and then the rest waits a turn.
+  size_t done = 0;
+  while (done < postponed_.size() && prepare(*postponed_[done])) postponed_[done++]->queued = false;
+  postponed_.erase(postponed_.begin(), postponed_.begin() + static_cast<ptrdiff_t>(done));
+  size_t cancelled = 0;
+  while (cancelled < postponed_cancels_.size()) {
+    Op& op = *postponed_cancels_[cancelled];
+    if (op.in_flight && op.cancelled && (op.queued || !prepare_cancel(op))) break;
+    ++cancelled;
+  }
+  postponed_cancels_.erase(postponed_cancels_.begin(), postponed_cancels_.begin() + static_cast<ptrdiff_t>(cancelled));
+}
+
+void UringLoop::wake() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = ::write(event_.get(), &one, sizeof one);
+}
+
+void UringLoop::on_wake(Op& op) {
+  UringLoop& loop = *reinterpret_cast<WakeOp*>(&op)->loop;
+  uint64_t count;
+  [[maybe_unused]] const ssize_t n = ::read(loop.event_.get(), &count, sizeof count);
+  if (!op.in_flight) loop.submit(op);
+  if (loop.wake_handler_ != nullptr) loop.wake_handler_(loop.wake_context_);
+}
+
+bool UringLoop::watch_hang_up(Op& op) {
+  if (!hang_ups_.valid()) {
+    hang_ups_.reset(epoll_create1(EPOLL_CLOEXEC));
+    if (!hang_ups_.valid()) return false;
+    hang_ups_op_.loop = this;
+    hang_ups_op_.op.handler = on_hang_ups;
+    hang_ups_op_.op.kind = OpKind::kPollMulti;
+    hang_ups_op_.op.fd = hang_ups_.get();
+    hang_ups_op_.op.len = POLLIN;
+    submit(hang_ups_op_.op);
+  }
+  epoll_event interest{};
+  interest.events = EPOLLET;  // ERR and HUP come unasked
+  interest.data.ptr = &op;
+  return epoll_ctl(hang_ups_.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0;
+}
+
+void UringLoop::finish_hang_up(Op& op, int32_t result) {
+  op.result = result;
+  op.in_flight = false;
+  op.handler(op);
+}
+
+void UringLoop::on_hang_ups(Op& op) {
+  UringLoop& loop = *reinterpret_cast<WakeOp*>(&op)->loop;
+  if (!op.in_flight) loop.submit(op);
+  epoll_event events[64];
+  const int n = epoll_wait(loop.hang_ups_.get(), events, 64, 0);
+  for (int i = 0; i < n; ++i) {
+    Op& hung = *static_cast<Op*>(events[i].data.ptr);
+    // One that was cancelled by a handler of this very batch is on its way already.
+    if (!hung.in_flight || hung.cancelled || hung.kind != OpKind::kHangUp) continue;
+    epoll_ctl(loop.hang_ups_.get(), EPOLL_CTL_DEL, hung.fd, nullptr);
+    loop.finish_hang_up(hung, static_cast<int32_t>(events[i].events));
+  }
+}
+
+void UringLoop::complete(uint64_t user_data, int32_t result, uint32_t flags) {
+  if (user_data == kIgnored) return;
+  Op& op = *reinterpret_cast<Op*>(user_data);
+  op.result = result;
+  op.more = (flags & IORING_CQE_F_MORE) != 0;
+  if (!op.more) op.in_flight = false;
+  if ((flags & IORING_CQE_F_BUFFER) != 0) {
+    op.buffer = static_cast<uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);
+    buffers_.filled(op.buffer);
+    // An end of stream or an error may come with a buffer that holds nothing: it goes back at once.
+    if (result <= 0) buffers_.release(op.buffer);
+  }
+  op.handler(op);
+}
+
+void UringLoop::run_once(int timeout_ms) {
+  if (!postponed_.empty() || !postponed_cancels_.empty()) {
+    retry_postponed();
+    if (!postponed_.empty() || !postponed_cancels_.empty()) timeout_ms = 0;
+  }
+  if (!hung_up_.empty()) timeout_ms = 0;
+  const int until_timer = timers_.next_timeout_ms(turn_ms_);
+  if (until_timer >= 0 && (timeout_ms < 0 || until_timer < timeout_ms)) timeout_ms = until_timer;
+  io_uring_cqe* first = nullptr;
+  if (timeout_ms == 0) {
+    io_uring_submit_and_get_events(&ring_);
+  } else if (timeout_ms < 0) {
+    io_uring_submit_and_wait(&ring_, 1);
+  } else {
+    __kernel_timespec ts{timeout_ms / 1000, static_cast<long long>(timeout_ms % 1000) * 1'000'000};
+    io_uring_submit_and_wait_timeout(&ring_, &first, 1, &ts, nullptr);
+  }
+  turn_ms_ = now_ms();
+  struct Completion {
+    uint64_t user_data;
+    int32_t result;
+    uint32_t flags;
+  } batch[kBatch];
+  // All that is there now, in batches; what the handlers cause comes in the next turn.
+  for (unsigned left = io_uring_cq_ready(&ring_); left > 0;) {
+    io_uring_cqe* cqes[kBatch];
+    const unsigned n = io_uring_peek_batch_cqe(&ring_, cqes, left < kBatch ? left : kBatch);
+    if (n == 0) break;
+    for (unsigned i = 0; i < n; ++i) batch[i] = {cqes[i]->user_data, cqes[i]->res, cqes[i]->flags};
+    io_uring_cq_advance(&ring_, n);
+    for (unsigned i = 0; i < n; ++i) complete(batch[i].user_data, batch[i].result, batch[i].flags);
+    left -= n;
+  }
+  if (!hung_up_.empty()) {
+    std::vector<Op*> over;
+    over.swap(hung_up_);
+    for (Op* op : over) finish_hang_up(*op, -ECANCELED);
+  }
+  timers_.advance(turn_ms_);
+}
+
+void UringLoop::close(int fd, bool reset) {
+  if (reset) {
+    const linger now{1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+  }
+  ::close(fd);
+}
+
+}  // namespace natrp

@@ -1,0 +1,63 @@
+// loop/uring_loop.h
+//
+// UringLoop: the Loop over a ring. All that was submitted in a turn goes to the kernel in the one call that also
+// waits; completions are copied out before any handler runs.
+//
+// Thread   one. wake() from any.
+// Never    splices through the ring: IORING_OP_SPLICE always runs in a kernel worker thread (design §4.1).
+#pragma once
+
+#include <liburing.h>
+
+#include <vector>
+
+#include "base/fd.h"
+#include "loop/loop.h"
+
+namespace natrp {
+
+class UringLoop final : public SystemCallLoop {
+ public:
+  static Result<std::unique_ptr<Loop>> make();
+  ~UringLoop() override;
+
+  const char* name() const override { return "uring"; }
+  bool batches_messages() const override { return true; }
+  void submit(Op& op) override;
+  void cancel(Op& op) override;
+  void run_once(int timeout_ms) override;
+  void wake() override;
+  void close(int fd, bool reset) override;
+
+ private:
+  UringLoop() = default;
+  Status start();
+  io_uring_sqe* next_sqe();
+  bool prepare(Op& op);
+  bool prepare_cancel(Op& op);
+  void retry_postponed();
+  bool watch_hang_up(Op& op);
+  void finish_hang_up(Op& op, int32_t result);
+  static void on_hang_ups(Op& op);
+  void complete(uint64_t user_data, int32_t result, uint32_t flags);
+  static void on_wake(Op& op);
+
+  io_uring ring_{};
+  bool ring_made_ = false;
+  io_uring_buf_ring* offered_ = nullptr;   // the provided-buffer ring shared with the kernel
+  size_t offered_bytes_ = 0;
+  Fd event_;
+  struct WakeOp {
+    Op op;          // first: on_wake finds its WakeOp by a cast
+    UringLoop* loop;
+  } wake_op_{};
+  // kHangUp goes through an epoll instance that the ring polls: IORING_OP_POLL_ADD always adds RDHUP to its mask, so on
+  // a half-closed socket it would complete at once. Such ops are rare, and cost nothing until they fire.
+  Fd hang_ups_;
+  WakeOp hang_ups_op_{};
+  std::vector<Op*> hung_up_;               // cancelled ones, to be finished in the next turn
+  std::vector<Op*> postponed_;             // found no SQE in their turn (EBUSY from a full completion queue)
+  std::vector<Op*> postponed_cancels_;
+};
+
+}  // namespace natrp

@@ -1,0 +1,76 @@
+#include "net/acceptor.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/check.h"
+#include "base/limits.h"
+
+namespace natrp {
+
+Acceptor::Acceptor(Loop& loop, Counters& counters, int listener_fd, OnAccept on_accept, void* context)
+    : loop_(loop), counters_(counters), on_accept_(on_accept), context_(context) {
+  accept_.self = this;
+  accept_.op.kind = OpKind::kAccept;
+  accept_.op.fd = listener_fd;
+  accept_.op.handler = on_op;
+  pause_.self = this;
+  pause_.timer.handler = on_timer;
+}
+
+Acceptor::~Acceptor() {
+  NATRP_CHECK(!accept_.op.in_flight, "an acceptor is destroyed after it landed");
+  loop_.timers().disarm(pause_.timer);
+}
+
+void Acceptor::start() { loop_.submit(accept_.op); }
+
+void Acceptor::stop(void (*on_landed)(void*), void* context) {
+  NATRP_CHECK(!stopping_, "an acceptor is stopped once");
+  stopping_ = true;
+  on_landed_ = on_landed;
+  landed_context_ = context;
+  loop_.timers().disarm(pause_.timer);
+  if (accept_.op.in_flight) {
+    loop_.cancel(accept_.op);
+  } else {
+    // Later, like any other landing: the caller may be one of our handlers.
+    loop_.timers().arm(pause_.timer, 0);
+  }
+}
+
+void Acceptor::landed() {
+  if (on_landed_ != nullptr) on_landed_(landed_context_);
+}
+
+void Acceptor::on_timer(Timer& timer) {
+  Acceptor& self = *reinterpret_cast<PauseTimer*>(&timer)->self;
+  if (self.stopping_) return self.landed();
+  self.loop_.submit(self.accept_.op);
+}
+
+void Acceptor::on_op(Op& op) {
+  Acceptor& self = *reinterpret_cast<AcceptOp*>(&op)->self;
+  if (op.result >= 0) {
+    if (self.stopping_) {
+      ::close(op.result);  // it came while we stopped: the peer sees a clean end, as from a closed backlog
+    } else {
+      self.on_accept_(self.context_, op.result);
+    }
+  }
+  if (op.in_flight) return;
+  if (self.stopping_) return self.landed();
+  if (op.result == -EMFILE || op.result == -ENFILE || op.result == -ENOBUFS || op.result == -ENOMEM) {
+    // No descriptor left: trying again at once would burn the processor that could free some.
+    self.counters_.add(Counter::kAcceptPauses);
+    self.loop_.timers().arm(self.pause_.timer, kAcceptPauseMs);
+    return;
+  }
+  // The control thread has shut the listener down to free its port at once; its stop() is on the way.
+  if (op.result == -EINVAL || op.result == -EBADF) return;
+  // A multishot accept may end after any success or a visitor that left; it is armed again.
+  self.loop_.submit(op);
+}
+
+}  // namespace natrp

@@ -1,0 +1,51 @@
+// net/acceptor.h
+//
+// Acceptor: takes conns from a listening descriptor that all workers share; the kernel wakes one of them.
+//
+// Life     idle ──start──▶ accepting ──EMFILE──▶ paused (100 ms) ──▶ accepting ──stop──▶ stopping ──▶ landed
+// Thread   its worker's.
+// Never    owns the listener or what it accepted: on_accept's receiver owns each descriptor.
+#pragma once
+
+#include "base/counters.h"
+#include "loop/loop.h"
+
+namespace natrp {
+
+class Acceptor {
+ public:
+  // on_accept(context, fd): fd is non-blocking and belongs to the receiver.
+  using OnAccept = void (*)(void* context, int fd);
+  Acceptor(Loop& loop, Counters& counters, int listener_fd, OnAccept on_accept, void* context);
+  ~Acceptor();
+  Acceptor(const Acceptor&) = delete;
+  Acceptor& operator=(const Acceptor&) = delete;
+
+  void start();
+  // on_landed(context) runs when no op is in flight: the acceptor may be destroyed then, inside it too.
+  void stop(void (*on_landed)(void* context), void* context);
+  bool stopping() const { return stopping_; }
+
+ private:
+  static void on_op(Op& op);
+  static void on_timer(Timer& timer);
+  void landed();
+
+  struct AcceptOp {
+    Op op;  // first, so that a handler finds its acceptor by a cast
+    Acceptor* self;
+  } accept_;
+  struct PauseTimer {
+    Timer timer;
+    Acceptor* self;
+  } pause_;
+  Loop& loop_;
+  Counters& counters_;
+  OnAccept on_accept_;
+  void* context_;
+  void (*on_landed_)(void*) = nullptr;
+  void* landed_context_ = nullptr;
+  bool stopping_ = false;
+};
+
+}  // namespace natrp

@@ -1,0 +1,73 @@
+#include "net/socket.h"
+
+#include <netinet/tcp.h>
+
+#include <cerrno>
+
+#include "base/limits.h"
+
+namespace natrp {
+namespace {
+
+void set_int(int fd, int level, int name, int value) { setsockopt(fd, level, name, &value, sizeof value); }
+
+}  // namespace
+
+void apply_options(int fd, int family, const SocketOptions& options) {
+  if (family == AF_UNIX) return;
+  if (options.no_delay) set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  if (options.keepalive) {
+    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleS);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalS);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes);
+  }
+  if (options.user_timeout) set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, kTcpUserTimeoutMs);
+}
+
+Result<Fd> listen_on(const Address& address, const SocketOptions& options, int backlog) {
+  Fd fd(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return Error::from_errno("cannot make a socket for " + address.text(), errno);
+  set_int(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);  // past TIME_WAIT; two listeners are still refused
+  if (address.family() == AF_INET6) {
+    // [::] serves IPv4 too, as users of ssh and nginx expect of "all addresses".
+    set_int(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
+  }
+  apply_options(fd.get(), address.family(), options);
+  if (::bind(fd.get(), address.get(), address.length()) != 0 || ::listen(fd.get(), backlog) != 0) {
+    const int error = errno;
+    std::string why = "cannot listen on " + address.text();
+    if (error == EADDRINUSE) {
+      return Error{why + ": another process has this port; stop it, or choose another port", error};
+    }
+    if (error == EACCES) {
+      return Error{why + ": no right to use a port below 1024; run as root or give CAP_NET_BIND_SERVICE", error};
+    }
+    if (error == EADDRNOTAVAIL) return Error{why + ": this host has no such address", error};
+    return Error::from_errno(why, error);
+  }
+  return fd;
+}
+
+Result<Fd> make_stream_socket(int family, const SocketOptions& options) {
+  Fd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return Error::from_errno("cannot make a socket", errno);
+  apply_options(fd.get(), family, options);
+  return fd;
+}
+
+Address local_address(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) return {};
+  return Address::from_sockaddr(reinterpret_cast<sockaddr*>(&storage), length);
+}
+
+Address peer_address(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) return {};
+  return Address::from_sockaddr(reinterpret_cast<sockaddr*>(&storage), length);
+}
+
+}  // namespace natrp

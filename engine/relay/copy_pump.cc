@@ -1,0 +1,70 @@
+// COPY: readiness, then recv(2) and send(2) through one borrowed buffer. The fallback of every other mode, and in
+// the tests the one the others are compared with.
+#include <poll.h>
+
+#include <cerrno>
+
+#include "base/limits.h"
+#include "relay/pump.h"
+
+namespace natrp {
+namespace {
+
+// False: the sink is full or broken.
+bool flush(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
+  while (pump.pending > 0) {
+    const ssize_t n =
+        context.loop.try_send(sink.fd, context.loop.buffers().data(pump.op.buffer) + pump.offset, pump.pending);
+    if (n == -EAGAIN) {
+      pump_poll(context, pump, sink.fd, POLLOUT, true);
+      return false;
+    }
+    if (n < 0) {
+      pump_write_failed(pump, sink, static_cast<int>(-n));
+      return false;
+    }
+    pump.offset = static_cast<uint16_t>(pump.offset + n);
+    pump.pending -= static_cast<uint32_t>(n);
+    pump_count(context, pump, source, static_cast<size_t>(n));
+  }
+  pump_drop_buffer(context, pump);
+  return true;
+}
+
+}  // namespace
+
+void copy_pump_wait(RelayContext& context, Pump& pump, Conn& source) {
+  pump_poll(context, pump, source.fd, POLLIN, false);
+}
+
+void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
+  if (pump.pending > 0 && !flush(context, pump, source, sink)) return;
+  size_t moved = 0;
+  for (unsigned step = 0; step < kStepsPerTurn && moved < kBytesPerTurn; ++step) {
+    uint16_t id = 0;
+    if (!context.loop.buffers().take(id)) {
+      context.counters.add(Counter::kBuffersExhausted);
+      pump.starved = true;
+      return;
+    }
+    pump.op.buffer = id;
+    pump.holds = true;
+    const size_t room = context.loop.buffers().bytes_each();
+    const ssize_t n = context.loop.try_recv(source.fd, context.loop.buffers().data(id), room);
+    if (n <= 0) pump_drop_buffer(context, pump);
+    if (n == -EAGAIN) return pump_poll(context, pump, source.fd, POLLIN, true);
+    if (n < 0) return pump_read_failed(pump, static_cast<int>(-n));
+    if (n == 0) return pump_eof(pump, source);
+    pump.offset = 0;
+    pump.pending = static_cast<uint32_t>(n);
+    moved += static_cast<size_t>(n);
+    if (!flush(context, pump, source, sink)) return;
+    if (pump_promote(context, pump, static_cast<size_t>(n))) return splice_pump_run(context, pump, source, sink);
+    // A short read means an empty socket; a FIN behind it comes as an edge of its own.
+    if (static_cast<size_t>(n) < room) return pump_poll(context, pump, source.fd, POLLIN, true);
+  }
+  // Its share of this turn is used up; others first.
+  pump_poll(context, pump, source.fd, POLLIN, false);
+}
+
+}  // namespace natrp

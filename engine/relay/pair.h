@@ -1,0 +1,150 @@
+// relay/pair.h
+//
+// A Pair relays one visitor: two conns, two pumps.
+//
+//     front ──▶ up ──▶ back          front: nearer the visitor
+//     front ◀── down ◀── back        back:  nearer the service
+//
+// Life     waiting (a ready data channel: back only) ──attach_front──▶ flowing ──eof──▶ half closed ──eof──▶ ending
+//             └───────────── reset, error, deadline, drain ────────────────────────────────────────▲
+//          ending: teardown stops both pumps, lands their ops, closes, releases the slots (relay/teardown)
+// Thread   the worker that owns both conns. Nothing here is locked.
+// Memory   a slot of the worker's PairTable, 128 bytes; starting a pair allocates nothing.
+// Never    closes a socket (teardown does), looks at a byte, knows its role, moves to another worker.
+#pragma once
+
+#include <cstdint>
+
+#include "relay/pump.h"
+
+namespace natrp {
+
+enum class PairState : uint8_t { kFree, kWaiting, kFlowing, kEnding, kResetting };
+
+enum class EndReason : uint8_t {
+  kNone,
+  kCompleted,        // both sides ended their streams
+  kFrontReset,       // the visitor's side reset
+  kBackReset,        // the service's side reset
+  kChannelLost,      // a ready data channel ended before a visitor came
+  kChannelSpoke,     // a ready data channel sent bytes before a visitor came: not our protocol
+  kSessionEnded,     // a ready data channel whose session is over
+  kDrainDeadline,    // still flowing when the drain ended
+  kRefused,          // ended by its owner before it flowed
+  kMoved,            // a ready data channel that went to another worker
+};
+const char* end_reason_text(EndReason reason);
+
+struct Pair {
+  Pump up;    // front → back; first: the pair is found from its pump by a cast
+  Pump down;  // back → front
+  RelayContext* context = nullptr;
+  uint32_t front = 0;     // index of the conn in the worker's shard, kNoConn while waiting
+  uint32_t back = 0;
+  uint32_t owner = 0;     // what the role's code wants to find again in on_end (session or tunnel index)
+  uint32_t prev = 0;      // links of the one list a pair is in: ready channels, or the sweep
+  uint32_t next = 0;
+  PairState state = PairState::kFree;
+  EndReason reason = EndReason::kNone;
+  bool in_sweep : 1 = false;
+  bool in_ready : 1 = false;
+  bool reset_front : 1 = false;  // close front with a RST
+  bool reset_back : 1 = false;
+  bool moving : 1 = false;       // the back descriptor is handed over instead of closed
+  uint8_t tag = 0;               // the role's own mark
+
+  static constexpr uint32_t kNoConn = ~0u;
+  Pump& other(const Pump& pump) { return &pump == &up ? down : up; }
+  Conn& front_conn() { return context->conns.at(front); }
+  Conn& back_conn() { return context->conns.at(back); }
+  Conn& source(const Pump& pump) { return pump.down ? back_conn() : front_conn(); }
+  Conn& sink(const Pump& pump) { return pump.down ? front_conn() : back_conn(); }
+};
+static_assert(sizeof(Pair) == 128, "a pair and its two conns are 256 bytes");
+
+// A list of pairs through their prev/next indices.
+struct PairList {
+  static constexpr uint32_t kEnd = ~0u;
+  uint32_t first = kEnd;
+  uint32_t last = kEnd;
+  uint32_t size = 0;
+};
+
+// PairTable: the pairs of one worker: slots, the sweep that looks at pairs in BULK and at pairs that wait to reset,
+// and the state machine that reacts to what the pumps report.
+class PairTable {
+ public:
+  // on_end(context, pair): the pair is over; runs right before its slot is free, its conns already closed and
+  // released (or handed over, when moving). reason, owner and tag are still there.
+  // on_unready(context, pair): a pair marked in_ready is ending: take it out of the list of ready channels.
+  using OnEnd = void (*)(void* owner_context, Pair& pair);
+  PairTable(RelayContext& context, uint32_t capacity, OnEnd on_end, OnEnd on_unready, void* owner_context);
+  ~PairTable();
+  PairTable(const PairTable&) = delete;
+  PairTable& operator=(const PairTable&) = delete;
+
+  // Starts a whole pair: both pumps begin to wait. nullptr: no slot.
+  Pair* start(Conn& front, Conn& back, uint32_t owner);
+  // A ready data channel: the down pump begins to wait, so its end is noticed and its first byte comes at no cost.
+  Pair* start_waiting(Conn& back, uint32_t owner);
+  // The visitor came: first_bytes (in buffer, held by the pair from here on) go to the back before anything else.
+  void attach_front(Pair& pair, Conn& front, uint16_t buffer, uint32_t first_bytes);
+  // Ends a pair: both sides are closed, reset where asked. on_end follows, perhaps inside this call: the caller does
+  // not touch the pair afterwards. A ready channel leaves its list first (on_unready).
+  void end(Pair& pair, EndReason reason, bool reset_front, bool reset_back);
+  // A waiting pair gives its back descriptor away: on_end with kMoved, fd in back_conn().fd is not closed.
+  void move_out(Pair& pair);
+  // Ends all: waiting ones at once; flowing ones too when force is set.
+  void end_all(EndReason reason, bool force);
+
+  uint32_t live() const { return live_; }
+  uint32_t flowing() const { return flowing_; }
+  uint32_t index_of(const Pair& pair) const { return static_cast<uint32_t>(&pair - slots_); }
+  Pair& at(uint32_t index) { return slots_[index]; }
+
+  // Lists, used by the role's code for its ready channels.
+  void push(PairList& list, Pair& pair);
+  void remove(PairList& list, Pair& pair);
+
+  // Called by the splice pump: the pair is in BULK and wants to be looked at.
+  void watch_bulk(Pump& pump);
+  static Pair& pair_of(Pump& pump);
+
+ private:
+  friend void teardown_begin(PairTable& table, Pair& pair);
+  friend void teardown_step(PairTable& table, Pair& pair);
+  static void on_op(Op& op);
+  static void on_sweep(Timer& timer);
+  Pair* claim();
+  void release(Pair& pair);
+  void settle(Pair& pair, Pump& pump);
+  void on_eof(Pair& pair, Pump& pump);
+  void on_source_reset(Pair& pair, Pump& pump);
+  void on_sink_broken(Pair& pair, Pump& pump);
+  void on_watch(Pair& pair, Pump& pump);
+  void on_waiting(Pair& pair, Pump& pump);
+  void enter_sweep(Pair& pair);
+  void leave_sweep(Pair& pair);
+  void sweep();
+  void sweep_bulk(Pair& pair, Pump& pump);
+  void arm_sweep();
+
+  RelayContext& context_;
+  OnEnd on_end_;
+  OnEnd on_unready_;
+  void* owner_context_;
+  Pair* slots_ = nullptr;
+  uint32_t capacity_;
+  uint32_t touched_ = 0;
+  uint32_t free_ = PairList::kEnd;
+  uint32_t live_ = 0;
+  uint32_t flowing_ = 0;
+  PairList sweep_list_;
+  uint32_t resetting_ = 0;  // pairs in the sweep that want the short interval
+  struct SweepTimer {
+    Timer timer;
+    PairTable* self;
+  } sweep_timer_;
+};
+
+}  // namespace natrp

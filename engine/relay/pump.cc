@@ -1,0 +1,144 @@
+#include "relay/pump.h"
+
+#include <poll.h>
+
+#include <cerrno>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "relay/pair.h"
+
+namespace natrp {
+
+PumpMode pump_copy_mode(const RelayContext& context, const Pump& pump) {
+  switch (context.kind) {
+    case PumpKind::kUring: return PumpMode::kUring;
+    case PumpKind::kCopy: return PumpMode::kCopy;
+    case PumpKind::kSplice: return pump.copies_for_good ? PumpMode::kCopy : PumpMode::kSplice;
+    case PumpKind::kAuto: break;
+  }
+  // Receives and sends as ops pay where the loop batches them over all conns.
+  return context.loop.batches_messages() ? PumpMode::kUring : PumpMode::kCopy;
+}
+
+void pump_wait(RelayContext& context, Pump& pump, Conn& source) {
+  NATRP_CHECK(pump.pending == 0, "a pump that holds bytes does not wait for more");
+  switch (pump.mode) {
+    case PumpMode::kCopy: return copy_pump_wait(context, pump, source);
+    case PumpMode::kUring: return uring_pump_wait(context, pump, source);
+    case PumpMode::kSplice: return splice_pump_wait(context, pump, source);
+  }
+}
+
+void pump_start(RelayContext& context, Pump& pump, Conn& source) {
+  pump.status = PumpStatus::kFlowing;
+  pump.mode = pump_copy_mode(context, pump);
+  pump.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
+  pump_wait(context, pump, source);
+}
+
+void pump_start_with(RelayContext& context, Pump& pump, Conn& source, Conn& sink, uint16_t buffer, uint32_t bytes) {
+  pump.status = PumpStatus::kFlowing;
+  pump.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
+  // A splice has no buffer: the first bytes go by copy, and the pump changes its mode when they are gone.
+  const PumpMode mode = pump_copy_mode(context, pump);
+  pump.mode = mode == PumpMode::kSplice ? PumpMode::kCopy : mode;
+  pump.op.buffer = buffer;
+  pump.holds = true;
+  pump.offset = 0;
+  pump.pending = bytes;
+  pump_run(context, pump, source, sink);
+}
+
+void pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
+  switch (pump.mode) {
+    case PumpMode::kCopy: return copy_pump_run(context, pump, source, sink);
+    case PumpMode::kUring: return uring_pump_run(context, pump, source, sink);
+    case PumpMode::kSplice: return splice_pump_run(context, pump, source, sink);
+  }
+}
+
+void pump_stop(RelayContext& context, Pump& pump) {
+  pump.starved = false;
+  if (pump.op.in_flight) context.loop.cancel(pump.op);
+}
+
+void pump_release(RelayContext& context, Pump& pump) {
+  NATRP_CHECK(pump.landed(), "a pump gives back what it holds after its op landed");
+  if (!pump.holds) return;
+  if (pump.mode == PumpMode::kSplice) {
+    context.pipes.give_back(pump.pipe, pump.pending != 0);
+  } else {
+    context.loop.buffers().release(pump.op.buffer);
+  }
+  pump.holds = false;
+  pump.pending = 0;
+}
+
+void pump_poll(RelayContext& context, Pump& pump, int fd, uint32_t mask, bool drained) {
+  pump.op.kind = OpKind::kPoll;
+  pump.op.fd = fd;
+  pump.op.len = mask;
+  pump.op.drained = drained;
+  context.loop.submit(pump.op);
+}
+
+void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
+  source.bytes_received.store(source.bytes_received.load(std::memory_order_relaxed) + bytes,
+                              std::memory_order_relaxed);
+  context.counters.add(pump.down ? Counter::kBytesDown : Counter::kBytesUp, bytes);
+  pump.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
+}
+
+void pump_drop_buffer(RelayContext& context, Pump& pump) {
+  context.loop.buffers().release(pump.op.buffer);
+  pump.holds = false;
+  pump.offset = 0;
+}
+
+void pump_read_failed(Pump& pump, int) {
+  // ECONNRESET, ETIMEDOUT (keepalive, user timeout), EHOSTUNREACH …: the source is gone without an end of stream,
+  // and its reader must not take what it has for the whole.
+  pump.status = PumpStatus::kSourceReset;
+}
+
+void pump_write_failed(Pump& pump, Conn& sink, int) {
+  // The kernel reports a reset once. The other direction's reads on this socket would see a clean end next.
+  sink.peer_reset = true;
+  pump.status = PumpStatus::kSinkBroken;
+}
+
+void pump_eof(Pump& pump, const Conn& source) {
+  pump.status = source.peer_reset ? PumpStatus::kSourceReset : PumpStatus::kEof;
+}
+
+bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
+  if (context.kind == PumpKind::kSplice && !pump.copies_for_good) {
+    pump.mode = PumpMode::kSplice;
+    context.pairs->watch_bulk(pump);
+    return true;
+  }
+  if (context.kind != PumpKind::kAuto || pump.copies_for_good) return false;
+  if (read_bytes < kBulkReadBytes) {
+    pump.big_reads = 0;
+    return false;
+  }
+  if (read_bytes < kBulkFillBytes && ++pump.big_reads < kBulkReads) return false;
+  pump.big_reads = 0;
+  pump.small_moves = 0;
+  pump.mode = PumpMode::kSplice;
+  context.counters.add(Counter::kPromotions);
+  context.pairs->watch_bulk(pump);
+  return true;
+}
+
+void pump_demote(RelayContext& context, Pump& pump) {
+  NATRP_CHECK(pump.pending == 0 && !pump.holds, "a pump changes its mode with nothing in its hands");
+  pump.mode = pump.copies_for_good || context.kind == PumpKind::kSplice ? PumpMode::kCopy
+                                                                        : pump_copy_mode(context, pump);
+  pump.small_moves = 0;
+  pump.big_reads = 0;
+  context.counters.add(Counter::kDemotions);
+}
+
+}  // namespace natrp

@@ -1,0 +1,108 @@
+// relay/pump.h
+//
+// Pump: one direction of a pair, from a source conn to a sink conn. It carries bytes and knows nothing of the other
+// direction; what an end means is the Pair's business.
+//
+//     mode COPY   readiness, then recv(2) and send(2) through a borrowed buffer        copy_pump.cc
+//     mode URING  a receive op, then a send op, batched by the ring                    uring_pump.cc
+//     mode SPLICE readiness, then socket → pipe → socket inside the kernel             splice_pump.cc
+//
+// Life     idle ──start──▶ flowing ──▶ eof | source_reset | sink_broken       and stop() from anywhere: ──▶ landed
+//          eof with the other direction still flowing: watching (its op waits for the source's reset)
+// Thread   the worker of its pair.
+// Memory   48 bytes in the pair's slot. A buffer or a pipe is held only while bytes are in it.
+// Never    has two ops in flight, reads while it holds unsent bytes, allocates, closes a socket.
+#pragma once
+
+#include "base/counters.h"
+#include "loop/loop.h"
+#include "net/conn_table.h"
+#include "relay/pipe_pool.h"
+#include "relay/pump_kind.h"
+
+namespace natrp {
+
+class PairTable;
+
+// What every pump of a worker works with.
+struct RelayContext {
+  Loop& loop;
+  ConnShard& conns;
+  PipePool& pipes;
+  Counters& counters;
+  PumpKind kind;
+  PairTable* pairs = nullptr;
+};
+
+enum class PumpMode : uint8_t { kCopy, kUring, kSplice };
+
+enum class PumpStatus : uint8_t {
+  kIdle,
+  kFlowing,
+  kEof,          // the source ended, and every byte before is in the sink's socket
+  kSourceReset,  // the source was reset, and every byte before is in the sink's socket
+  kSinkBroken,   // the sink takes no more bytes: its peer is gone
+};
+
+struct Pump {
+  Op op;                  // first: handlers find the pump by a cast. op.buffer is the buffer held in COPY and URING
+  uint32_t pending = 0;   // bytes taken from the source and not yet given to the sink
+  union {
+    uint16_t offset = 0;  // COPY, URING: where in the buffer the pending bytes begin
+    uint16_t pipe;        // SPLICE: the pipe that holds them
+  };
+  PumpMode mode = PumpMode::kCopy;
+  PumpStatus status = PumpStatus::kIdle;
+  uint8_t big_reads : 4 = 0;
+  uint8_t small_moves : 4 = 0;
+  bool down : 1 = false;       // from back to front
+  bool holds : 1 = false;      // owns a buffer (COPY, URING) or a pipe (SPLICE)
+  bool copies_for_good : 1 = false;  // splice failed on it once
+  bool demote : 1 = false;     // its poll was cancelled to change the mode
+  bool starved : 1 = false;    // waits for a buffer; the sweep tries again
+  bool watching : 1 = false;   // after eof: its op waits for a reset of the source
+  bool sending : 1 = false;    // URING: the op in flight is the send
+  uint32_t progress_ms = 0;    // turn time of the last byte, wraps after 49 days
+
+  bool landed() const { return !op.in_flight; }
+};
+static_assert(sizeof(Pump) == 48, "two pumps and the pair's own state share 128 bytes");
+
+// The functions below act on one pump of a pair; source and sink are its conns. They return when an op is in flight
+// or when status is no longer kFlowing (then the caller tells the pair).
+
+// One mode each, mirrored: start waiting for the source; go on after the op completed.
+void copy_pump_wait(RelayContext& context, Pump& pump, Conn& source);
+void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink);
+void uring_pump_wait(RelayContext& context, Pump& pump, Conn& source);
+void uring_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink);
+void splice_pump_wait(RelayContext& context, Pump& pump, Conn& source);
+void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink);
+
+// Begins to wait for the source in the mode that the context's kind asks for.
+void pump_start(RelayContext& context, Pump& pump, Conn& source);
+// Begins with bytes that are sent before anything is read: buffer is held by the pump from here on.
+void pump_start_with(RelayContext& context, Pump& pump, Conn& source, Conn& sink, uint16_t buffer, uint32_t bytes);
+// After its op completed: goes on in its mode.
+void pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink);
+// Waits again, in a mode that may have changed; only with nothing pending.
+void pump_wait(RelayContext& context, Pump& pump, Conn& source);
+// Asks for the end of its op. landed() tells when it is over.
+void pump_stop(RelayContext& context, Pump& pump);
+// Gives back what it holds. Its op must have landed.
+void pump_release(RelayContext& context, Pump& pump);
+
+// Shared by the modes.
+void pump_poll(RelayContext& context, Pump& pump, int fd, uint32_t mask, bool drained);
+void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
+void pump_drop_buffer(RelayContext& context, Pump& pump);
+// A read returned error: sorts it into kSourceReset, or a mode that does not work here.
+void pump_read_failed(Pump& pump, int error);
+void pump_write_failed(Pump& pump, Conn& sink, int error);
+void pump_eof(Pump& pump, const Conn& source);
+// COPY → BULK after reads that look like a stream. True: the mode is SPLICE now.
+bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes);
+void pump_demote(RelayContext& context, Pump& pump);
+PumpMode pump_copy_mode(const RelayContext& context, const Pump& pump);
+
+}  // namespace natrp

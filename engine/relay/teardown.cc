@@ -1,0 +1,64 @@
+#include "relay/teardown.h"
+
+#include "base/limits.h"
+#include "relay/pair.h"
+
+namespace natrp {
+namespace {
+
+// SO_LINGER {1,0} throws away what the peer has not acknowledged. A reset therefore waits until the bytes that were
+// queued before it are out, for a bounded time.
+bool must_wait(RelayContext& context, const Conn& conn) { return context.loop.bytes_unacknowledged(conn.fd) > 0; }
+
+void close_conn(RelayContext& context, Conn& conn, bool reset) {
+  context.loop.close(conn.fd, reset);
+  context.conns.release(conn);
+}
+
+}  // namespace
+
+void teardown_begin(PairTable& table, Pair& pair) {
+  table.leave_sweep(pair);
+  pump_stop(table.context_, pair.up);
+  pump_stop(table.context_, pair.down);
+  teardown_step(table, pair);
+}
+
+void teardown_step(PairTable& table, Pair& pair) {
+  if (!pair.up.landed() || !pair.down.landed()) return;
+  RelayContext& context = table.context_;
+  const bool has_front = pair.front != Pair::kNoConn;
+  if (pair.state == PairState::kEnding) {
+    pump_release(context, pair.up);
+    pump_release(context, pair.down);
+    // A channel that no visitor met has nothing of ours to wait for.
+    const bool wait = has_front && ((pair.reset_front && must_wait(context, pair.front_conn())) ||
+                                    (pair.reset_back && must_wait(context, pair.back_conn())));
+    if (wait && pair.reason != EndReason::kDrainDeadline) {
+      pair.state = PairState::kResetting;
+      pair.up.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
+      ++table.resetting_;
+      table.enter_sweep(pair);
+      return;
+    }
+  } else {
+    const auto waited = static_cast<uint32_t>(context.loop.turn_ms()) - pair.up.progress_ms;
+    const bool wait = (pair.reset_front && must_wait(context, pair.front_conn())) ||
+                      (pair.reset_back && must_wait(context, pair.back_conn()));
+    if (wait && waited < kResetDrainTimeoutMs) return;
+    --table.resetting_;
+    table.leave_sweep(pair);
+  }
+  if (has_front) close_conn(context, pair.front_conn(), pair.reset_front);
+  if (pair.moving) {
+    // The descriptor goes on to another worker; on_end reads it before the slot is released.
+    table.on_end_(table.owner_context_, pair);
+    context.conns.release(pair.back_conn());
+  } else {
+    close_conn(context, pair.back_conn(), pair.reset_back);
+    table.on_end_(table.owner_context_, pair);
+  }
+  table.release(pair);
+}
+
+}  // namespace natrp

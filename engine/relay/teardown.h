@@ -1,0 +1,21 @@
+// relay/teardown.h
+//
+// The only code that closes a relayed socket. The order is the whole point (a close with an op in flight would let
+// the kernel write into the next owner of the descriptor's number):
+//
+//     stop both pumps → wait until no op is in flight → let the bytes before a reset out → close → release the slots
+//
+// Thread   the worker of the pair.
+#pragma once
+
+namespace natrp {
+
+struct Pair;
+class PairTable;
+
+// Called once per pair, by PairTable::end.
+void teardown_begin(PairTable& table, Pair& pair);
+// Called when an op of an ending pair landed, and by the sweep while bytes before a reset are still on their way.
+void teardown_step(PairTable& table, Pair& pair);
+
+}  // namespace natrp

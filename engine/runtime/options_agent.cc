@@ -1,0 +1,281 @@
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/names.h"
+#include "runtime/options.h"
+#include "runtime/options_engine.h"
+#include "runtime/options_flags.h"
+#include "runtime/options_toml.h"
+
+namespace natrp {
+namespace {
+
+// What one source (the file, the environment, the flags) says about who we are and who the edge is. A later
+// source replaces an earlier one as a whole: a --token-file is not in conflict with the file's token.
+struct Credentials {
+  std::string token;
+  std::string token_file;
+  std::optional<std::array<uint8_t, 32>> pin;
+  std::string ca_file;
+};
+
+struct AgentDraft {
+  AgentOptions options;
+  Credentials credentials;    // of the source that is being read
+  TunnelOptions tunnel;       // the [[tunnel]] that is being read, or the flags'
+  bool tunnel_flags = false;  // --name or --remote-port was given
+};
+
+Result<std::array<uint8_t, 32>> parse_pin_text(const std::string& text) {
+  const Error wrong{"'" + text +
+                    "' is not a pin: write sha256: and 64 hexadecimal digits, as the edge logs it"};
+  const std::string prefix = "sha256:";
+  if (text.rfind(prefix, 0) != 0 || text.size() != prefix.size() + 64) return wrong;
+  std::array<uint8_t, 32> pin{};
+  for (size_t i = 0; i < 64; ++i) {
+    const char c = text[prefix.size() + i];
+    int digit = -1;
+    if (c >= '0' && c <= '9') digit = c - '0';
+    if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') digit = c - 'A' + 10;
+    if (digit < 0) return wrong;
+    pin[i / 2] = static_cast<uint8_t>(pin[i / 2] << 4 | digit);
+  }
+  return pin;
+}
+
+// The shape only, so that --check sees a word that was cut; control/join_token reads it.
+Status check_token(const std::string& token) {
+  const std::string prefix = "ntrp1_";
+  bool good = token.rfind(prefix, 0) == 0 && token.size() == prefix.size() + 86;
+  for (const char c : token) {
+    good = good && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+                    c == '_');
+  }
+  if (good) return Done{};
+  return Error{"this is no join token: a token begins with ntrp1_ and has " +
+               std::to_string(prefix.size() + 86) + " characters, this one has " +
+               std::to_string(token.size()) +
+               "; copy it whole from `natrpctl client add`, or make another with `natrpctl token rotate`"};
+}
+
+std::string trimmed(const std::string& text) {
+  const char* const space = " \t\r\n";
+  const size_t first = text.find_first_not_of(space);
+  if (first == std::string::npos) return "";
+  return text.substr(first, text.find_last_not_of(space) - first + 1);
+}
+
+Status set_token(std::string& to, const std::string& text) {
+  const std::string token = trimmed(text);
+  if (token.empty()) return Error{"the token is empty: make one with `natrpctl client add NAME` on the edge"};
+  if (Status status = check_token(token); !status.ok()) return status;
+  to = token;
+  return Done{};
+}
+
+// Which of the source's token and verification hold from now on.
+Status take_credentials(AgentDraft& draft, const std::string& source) {
+  Credentials given = std::move(draft.credentials);
+  draft.credentials = {};
+  if (!given.token.empty() && !given.token_file.empty()) {
+    return Error{source + " give both a token and a token file: leave one of them away"};
+  }
+  if (given.pin.has_value() && !given.ca_file.empty()) {
+    return Error{source +
+                 " give both a pin and a CA file: the edge is verified by one of them, leave one away"};
+  }
+  if (!given.token_file.empty()) {
+    const auto text = read_small_file("the token file", given.token_file);
+    if (!text.ok()) return text.error();
+    if (Status status = set_token(given.token, text.value()); !status.ok()) {
+      return Error{"the token file " + given.token_file + ": " + status.error().message};
+    }
+  }
+  if (!given.token.empty()) draft.options.token = given.token;
+  if (given.pin.has_value()) {
+    draft.options.pin = given.pin;
+    draft.options.ca_file.clear();
+  }
+  if (!given.ca_file.empty()) {
+    const auto text = read_small_file("the CA file", given.ca_file);
+    if (!text.ok()) return text.error();
+    if (text.value().find("-----BEGIN CERTIFICATE-----") == std::string::npos) {
+      return Error{"the CA file " + given.ca_file + " holds no certificate: it has to be in PEM form"};
+    }
+    draft.options.ca_file = given.ca_file;
+    draft.options.pin.reset();
+  }
+  return Done{};
+}
+
+// The keys of a [[tunnel]] and the flags of a single tunnel are the same three.
+void add_tunnel_options(OptionTable& table, AgentDraft& draft, bool in_file) {
+  TunnelOptions& tunnel = draft.tunnel;
+  table
+      .text("local", "HOST:PORT|unix:PATH", "", "The service to expose.",
+            [&](const std::string& text) -> Status {
+              if (auto target = parse_target(text); !target.ok())
+                return Error{target.error().message + ", or unix:PATH for a unix socket"};
+              tunnel.local = text;
+              return Done{};
+            })
+      .in_file = in_file;
+  table
+      .integer("remote-port", 1, 65535, "any", "The public port to ask for.",
+               [&](int64_t n) {
+                 tunnel.remote_port = static_cast<uint16_t>(n);
+                 draft.tunnel_flags = true;
+               })
+      .in_file = in_file;
+  table
+      .text("name", "NAME", "default", "The tunnel's name: the same name gets its last port back.",
+            [&](const std::string& text) -> Status {
+              draft.tunnel_flags = true;
+              tunnel.name = text;
+              return check_name("tunnel", text);
+            })
+      .in_file = in_file;
+}
+
+OptionTable agent_table(AgentDraft& draft) {
+  AgentOptions& options = draft.options;
+  Credentials& credentials = draft.credentials;
+  OptionTable table;
+  table.text("server", "HOST:PORT", "", "The edge.", [&](const std::string& text) -> Status {
+    auto parsed = parse_host_port(text);
+    if (!parsed.ok()) return parsed.error();
+    if (parsed.value().port == 0)
+      return Error{"'" + text + "': port 0 cannot be dialled, an edge listens on 10022"};
+    options.server = std::move(parsed).value();
+    options.server_text = text;
+    return Done{};
+  });
+  table.text("token", "TOKEN", "",
+             "The client's join token. Other users see it in ps: prefer --token-file or the "
+             "environment's NATRP_TOKEN.",
+             [&](const std::string& text) { return set_token(credentials.token, text); });
+  table.text("token-file", "FILE", "", "A file that holds the token.",
+             [&](const std::string& text) -> Status {
+               if (text.empty()) return Error{"the name of the token file is empty: name a file"};
+               credentials.token_file = text;
+               return Done{};
+             });
+  add_tunnel_options(table, draft, false);
+  table.text("pin", "sha256:HEX", "the pin inside the token", "The edge's key, by its SHA-256.",
+             [&](const std::string& text) -> Status {
+               auto pin = parse_pin_text(text);
+               if (!pin.ok()) return pin.error();
+               credentials.pin = pin.value();
+               return Done{};
+             });
+  table.text("ca", "FILE", "",
+             "Verify the edge by this authority (PEM) and its host name, instead of by a pin.",
+             [&](const std::string& text) -> Status {
+               if (text.empty()) return Error{"the name of the CA file is empty: name a file"};
+               credentials.ca_file = text;
+               return Done{};
+             });
+  table.choice("on-conflict", {"refuse", "replace"}, "refuse",
+               "When another living agent holds the tunnel: be refused, or take it over.",
+               [&](size_t i) { options.on_conflict_replace = i == 1; });
+  add_engine_options(table, options);
+  return table;
+}
+
+TomlList tunnel_list(AgentDraft& draft) {
+  TomlList list;
+  list.key = "tunnel";
+  list.begin_element = [&draft] {
+    draft.tunnel = {};
+    OptionTable keys;
+    add_tunnel_options(keys, draft, true);
+    return keys;
+  };
+  list.end_element = [&draft]() -> Status {
+    const TunnelOptions& tunnel = draft.tunnel;
+    auto& tunnels = draft.options.tunnels;
+    if (tunnel.local.empty()) return Error{"tunnel '" + tunnel.name + "' has no 'local': name its service"};
+    const bool twice = std::any_of(tunnels.begin(), tunnels.end(),
+                                   [&](const TunnelOptions& other) { return other.name == tunnel.name; });
+    if (twice) return Error{"a second tunnel is named '" + tunnel.name + "': give each a name of its own"};
+    tunnels.push_back(tunnel);
+    return Done{};
+  };
+  return list;
+}
+
+// -local=, -server= and -token= of the original client; CLI11 would read them as -l, -o, …
+std::vector<std::string> with_double_dashes(std::vector<std::string> words) {
+  for (std::string& word : words) {
+    const std::string flag = word.substr(0, word.find('='));
+    if (flag == "-local" || flag == "-server" || flag == "-token") word.insert(0, "-");
+  }
+  return words;
+}
+
+Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flags) {
+  if (!flags.config.empty()) {
+    const TomlList list = tunnel_list(draft);
+    if (Status status = read_toml(flags.config, table, &list); !status.ok()) return status;
+    if (Status status = take_credentials(draft, "the keys of " + flags.config); !status.ok()) return status;
+  }
+  if (const char* token = std::getenv("NATRP_TOKEN"); token != nullptr && token[0] != '\0') {
+    if (Status status = set_token(draft.credentials.token, token); !status.ok()) {
+      return Error{"the environment's NATRP_TOKEN: " + status.error().message};
+    }
+    if (Status status = take_credentials(draft, "the environment"); !status.ok()) return status;
+  }
+  draft.tunnel = {};
+  draft.tunnel_flags = false;
+  if (Status status = apply_flags(flags); !status.ok()) return status;
+  if (Status status = take_credentials(draft, "the flags"); !status.ok()) return status;
+
+  AgentOptions& options = draft.options;
+  if (!draft.tunnel.local.empty()) {
+    options.tunnels = {draft.tunnel};
+  } else if (draft.tunnel_flags && !options.tunnels.empty()) {
+    return Error{"--name and --remote-port need --local: the tunnels of the file have their own"};
+  }
+  if (options.server_text.empty()) return Error{"no edge is named: give it with --server HOST:PORT"};
+  if (options.token.empty()) {
+    return Error{
+        "there is no token: give one with --token-file FILE, --token or the environment's NATRP_TOKEN; "
+        "`natrpctl client add NAME` on the edge makes one"};
+  }
+  if (options.tunnels.empty()) {
+    return Error{"there is no service to expose: name one with --local HOST:PORT or --local unix:PATH"};
+  }
+  return Done{};
+}
+
+const ProgramText kProgram{
+    "natrp", "The agent: exposes a service behind NAT at a public port of an edge.",
+    "Prints `public address: HOST:PORT` for each tunnel on standard output. Several tunnels: [[tunnel]] in "
+    "the\n"
+    "configuration file, each with name, local and remote_port; --local replaces them all.\n"
+    "NATRP_TOKEN in the environment is a token too; a flag overrides it, and it overrides the file.\n"
+    "-local=, -server= and -token= are accepted as the original natrp wrote them."};
+
+}  // namespace
+
+ParseOutcome<AgentOptions> parse_agent_options(int argc, const char* const* argv) {
+  AgentDraft draft;
+  const OptionTable table = agent_table(draft);
+  ParseOutcome<AgentOptions> outcome;
+  const Flags flags = read_flags(kProgram, table, with_double_dashes(words_of(argc, argv)));
+  if (flags.ended) {
+    outcome.end = flags.end;
+    return outcome;
+  }
+  if (Status status = read_agent(draft, table, flags); !status.ok()) {
+    outcome.end = refusal(kProgram.name, status.error().message);
+    return outcome;
+  }
+  outcome.run = !flags.check;
+  if (flags.check) outcome.end = ParseEnd{0, "natrp: the configuration is good; nothing was started\n"};
+  outcome.options = std::move(draft.options);
+  return outcome;
+}
+
+}  // namespace natrp

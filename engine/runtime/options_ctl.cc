@@ -1,0 +1,120 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <limits>
+
+#include "base/names.h"
+#include "runtime/options.h"
+#include "runtime/options_engine.h"
+#include "runtime/options_flags.h"
+
+namespace natrp {
+namespace {
+
+constexpr const char* kName = "natrpctl";
+
+OptionTable policy_table(CtlOptions& options) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  OptionTable table;
+  table.text("ports", "PORTS", "any of the edge's",
+             "The public ports the client may have, like 20000-20099,443.",
+             [&](const std::string& text) -> Status {
+               const auto ports = PortSet::parse(text);
+               if (!ports.ok()) return ports.error();
+               options.ports = ports.value().format();
+               return Done{};
+             });
+  table.integer("tunnels-max", 0, kMost, "0", "The most tunnels at once; 0 is no limit.",
+                [&](int64_t n) { options.tunnels_max = static_cast<uint32_t>(n); });
+  table.integer("conns-max", 0, kMost, "0", "The most visitors at once; 0 is no limit.",
+                [&](int64_t n) { options.conns_max = static_cast<uint32_t>(n); });
+  return table;
+}
+
+// CLI11 throws on words that fit nothing, and says what is missing; a sentence of ours where it does not
+// help.
+ParseEnd wrong_words(const CLI::ParseError& error, const OptionTable& table) {
+  std::string sentence = error.what();
+  std::replace(sentence.begin(), sentence.end(), '\n', ' ');
+  const std::string stray = "not expected: ";
+  if (const size_t at = sentence.find(stray); at != std::string::npos) {
+    const std::string word = sentence.substr(at + stray.size());
+    return refusal(kName, unexpected_word(kName, table, word.substr(0, word.find(' '))));
+  }
+  return refusal(kName, sentence + ": `natrpctl --help` shows the commands");
+}
+
+}  // namespace
+
+ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
+  ParseOutcome<CtlOptions> outcome;
+  CtlOptions& options = outcome.options;
+  OptionTable shared;
+  add_state_option(shared, options.state_dir);
+  const OptionTable policy = policy_table(options);
+
+  CLI::App app("Who may open sessions at an edge: clients and their tokens.", kName);
+  app.footer(
+      "client add NAME [--ports PORTS] [--tunnels-max N] [--conns-max N] [--plain-token]\n"
+      "client list\n"
+      "client remove NAME\n"
+      "token rotate NAME [--plain-token]\n\n"
+      "Works beside a running edge, which honours a change at once, and beside a stopped one.\n"
+      "A token is printed once: the edge keeps only its SHA-256.");
+  app.set_help_flag("-h,--help", "Print this help and exit.");  // each command inherits it, for itself
+  app.set_version_flag("--version", version_text(kName), "Print the version and exit.");
+  const BoundFlags shared_flags(app, shared);
+
+  CLI::App* client = app.add_subcommand("client", "Add, list and remove clients.");
+  CLI::App* add = client->add_subcommand("add", "Add a client and print its join token, as the last word.");
+  CLI::App* list =
+      client->add_subcommand("list", "Show all clients, what they may have and the ports they had last.");
+  CLI::App* remove = client->add_subcommand("remove", "Remove a client: its sessions end, its ports close.");
+  CLI::App* token = app.add_subcommand("token", "Tokens of clients.");
+  CLI::App* rotate =
+      token->add_subcommand("rotate", "Print a token that replaces the client's, as the last word.");
+  for (CLI::App* command : {client, add, list, remove, token, rotate}) command->fallthrough();
+  for (CLI::App* command : {add, remove, rotate}) {
+    command->add_option("NAME", options.name, "The client's name.")->required();
+  }
+  const BoundFlags policy_flags(*add, policy);
+  for (CLI::App* command : {add, rotate}) {
+    command->add_flag("--plain-token", options.plain_token,
+                      "Also make a plain token, for agents of the original natrp only.");
+  }
+
+  std::vector<std::string> words = words_of(argc, argv);
+  std::reverse(words.begin(), words.end());
+  try {
+    app.parse(std::move(words));
+  } catch (const CLI::CallForHelp&) {
+    outcome.end = ParseEnd{0, app.help()};
+    return outcome;
+  } catch (const CLI::CallForVersion& version) {
+    outcome.end = ParseEnd{0, std::string(version.what()) + "\n"};
+    return outcome;
+  } catch (const CLI::ParseError& error) {
+    outcome.end = wrong_words(error, policy);
+    return outcome;
+  }
+
+  // Checked here and not by CLI11, which would say "a subcommand is required" to whoever mistyped one.
+  if (!add->parsed() && !list->parsed() && !remove->parsed() && !rotate->parsed()) {
+    outcome.end = refusal(kName, "no command is given: `natrpctl --help` shows the commands");
+    return outcome;
+  }
+  Status status = shared_flags.apply();
+  if (status.ok()) status = policy_flags.apply();
+  if (status.ok() && !list->parsed()) status = check_name("client", options.name);
+  if (!status.ok()) {
+    outcome.end = refusal(kName, status.error().message);
+    return outcome;
+  }
+  if (add->parsed()) options.action = CtlAction::kClientAdd;
+  if (list->parsed()) options.action = CtlAction::kClientList;
+  if (remove->parsed()) options.action = CtlAction::kClientRemove;
+  if (rotate->parsed()) options.action = CtlAction::kTokenRotate;
+  outcome.run = true;
+  return outcome;
+}
+
+}  // namespace natrp

@@ -1,0 +1,122 @@
+#include "runtime/options.h"
+#include "runtime/options_engine.h"
+#include "runtime/options_flags.h"
+#include "runtime/options_toml.h"
+
+namespace natrp {
+namespace {
+
+constexpr const char* kDefaultBind = "0.0.0.0:10022";
+constexpr const char* kDefaultPorts = "20000-29999";
+
+// An IP address without a port, IPv6 with or without brackets.
+Result<Address> parse_ip(const std::string& text) {
+  const bool bare_v6 = text.find(':') != std::string::npos && text.front() != '[';
+  auto address = Address::parse((bare_v6 ? "[" + text + "]" : text) + ":0");
+  if (!address.ok())
+    return Error{"'" + text + "' is not an IP address: write one like 0.0.0.0 or ::1, without a port"};
+  return address;
+}
+
+Result<std::string> parse_public_address(std::string text) {
+  if (text.size() > 2 && text.front() == '[' && text.back() == ']') text = text.substr(1, text.size() - 2);
+  const std::string rule = ": write a host name or an IP address, without a port";
+  if (text.empty()) return Error{"the public address is empty" + rule};
+  const bool v6 = parse_ip(text).ok() && text.find(':') != std::string::npos;
+  for (const char c : text) {
+    const bool good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                      c == '.' || c == '-' || c == '_' || (v6 && c == ':');
+    if (!good) return Error{"'" + text + "' is not a host" + rule};
+  }
+  return text;
+}
+
+template <typename T>
+Status set_parsed(T& to, Result<T> parsed) {
+  if (!parsed.ok()) return parsed.error();
+  to = std::move(parsed).value();
+  return Done{};
+}
+
+struct EdgeDraft {
+  EdgeOptions options;
+  bool public_bind_given = false;
+};
+
+OptionTable edge_table(EdgeDraft& draft) {
+  EdgeOptions& options = draft.options;
+  OptionTable table;
+  table.text("bind", "ADDR:PORT", kDefaultBind,
+             "Where agents connect: their sessions and their data channels.",
+             [&](const std::string& text) { return set_parsed(options.bind, Address::parse(text)); });
+  table.text("public-bind", "ADDR", "the address of --bind", "The address that public ports listen on.",
+             [&](const std::string& text) {
+               draft.public_bind_given = true;
+               return set_parsed(options.public_bind, parse_ip(text));
+             });
+  table.text("public-address", "HOST", "the host that the agent dialled",
+             "The host that agents print as theirs.", [&](const std::string& text) {
+               return set_parsed(options.public_address, parse_public_address(text));
+             });
+  table.text("ports", "PORTS", kDefaultPorts, "The public ports that agents may have, like 20000-29999,443.",
+             [&](const std::string& text) { return set_parsed(options.ports, PortSet::parse(text)); });
+  add_state_option(table, options.state_dir);
+  table.text("admin", "ADDR:PORT|off", "off",
+             "Where metrics, health and the list of connections are served by HTTP, without a password.",
+             [&](const std::string& text) -> Status {
+               options.admin.reset();
+               if (text == "off") return Done{};
+               auto address = Address::parse(text);
+               if (!address.ok()) return Error{address.error().message + ", or off"};
+               options.admin = address.value();
+               return Done{};
+             });
+  table.integer("grace-seconds", 0, 86400, "60",
+                "How long a public port is kept for its client after its session is lost.",
+                [&](int64_t n) { options.grace_seconds = static_cast<unsigned>(n); });
+  add_engine_options(table, options);
+  table
+      .on_off(
+          "natrp-grpc", "off",
+          "Also serve agents of the original natrp (gRPC without encryption: tokens and bytes in the clear). "
+          "In the file: natrp_grpc = true below [compat].",
+          [&](bool on) { options.natrp_grpc = on; })
+      .section = "compat";
+  return table;
+}
+
+const ProgramText kProgram{
+    "natrp-engine",
+    "The edge: leases public ports to agents and carries each visitor of a port to the service behind its "
+    "agent.",
+    "With no flags at all it serves. `natrpctl client add NAME` makes the token that an agent needs."};
+
+}  // namespace
+
+ParseOutcome<EdgeOptions> parse_edge_options(int argc, const char* const* argv) {
+  EdgeDraft draft;
+  draft.options.bind = Address::parse(kDefaultBind).value();
+  draft.options.ports = PortSet::parse(kDefaultPorts).value();
+  const OptionTable table = edge_table(draft);
+
+  ParseOutcome<EdgeOptions> outcome;
+  const Flags flags = read_flags(kProgram, table, words_of(argc, argv));
+  if (flags.ended) {
+    outcome.end = flags.end;
+    return outcome;
+  }
+  Status status = flags.config.empty() ? Status(Done{}) : read_toml(flags.config, table, nullptr);
+  if (status.ok()) status = apply_flags(flags);
+  if (!status.ok()) {
+    outcome.end = refusal(kProgram.name, status.error().message);
+    return outcome;
+  }
+  if (!draft.public_bind_given) draft.options.public_bind = draft.options.bind.with_port(0);
+  outcome.run = !flags.check;
+  if (flags.check)
+    outcome.end = ParseEnd{0, "natrp-engine: the configuration is good; nothing was started\n"};
+  outcome.options = std::move(draft.options);
+  return outcome;
+}
+
+}  // namespace natrp

@@ -1,0 +1,161 @@
+#include "runtime/options_flags.h"
+
+#include <CLI/CLI.hpp>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "runtime/version.h"
+
+namespace natrp {
+namespace {
+
+constexpr size_t kHelpColumn = 34;
+constexpr size_t kHelpWidth = 76;  // of the sentences' column
+
+// CLI11 indents a line break, but makes none.
+std::string wrapped(const std::string& text) {
+  std::string out;
+  size_t line_length = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t space = std::min(text.find(' ', at), text.size());
+    const size_t length = space - at;
+    if (line_length > 0 && line_length + 1 + length > kHelpWidth) {
+      out += '\n';
+      line_length = 0;
+    } else if (line_length > 0) {
+      out += ' ';
+      ++line_length;
+    }
+    out.append(text, at, length);
+    line_length += length;
+    at = space + 1;
+  }
+  return out;
+}
+
+CLI::Option* add_flag_of(CLI::App& app, const Knob& knob) {
+  std::string help = knob.help;
+  if (!knob.fallback.empty()) help += " Default: " + knob.fallback + ".";
+  return app
+      .add_option_function<std::string>(
+          "--" + knob.flag, [](const std::string&) {}, wrapped(help))
+      ->type_name(knob.value_name)
+      ->expected(1);
+}
+
+// A token in the wrong place, like --check=ntrp1_…, is not repeated by whoever complains about the place.
+std::string without_tokens(const std::string& text) {
+  const std::string prefix = "ntrp1_";
+  std::string out;
+  size_t at = 0;
+  for (size_t found; (found = text.find(prefix, at)) != std::string::npos;) {
+    out.append(text, at, found + prefix.size() - at).append("...");
+    at = std::min(text.find_first_of(" \t\n'\":,;", found), text.size());
+  }
+  return out.append(text, at);
+}
+
+Status apply_one(const Knob& knob, const std::string& value) {
+  Status status = knob.apply(value);
+  if (status.ok()) return status;
+  return Error{"--" + knob.flag + ": " + status.error().message};
+}
+
+}  // namespace
+
+int ParseEnd::say() const {
+  const int fd = exit_code == 0 ? STDOUT_FILENO : STDERR_FILENO;
+  for (size_t at = 0; at < text.size();) {
+    const ssize_t wrote = write(fd, text.data() + at, text.size() - at);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) break;  // nobody listens: the exit code still tells
+    at += static_cast<size_t>(wrote);
+  }
+  return exit_code;
+}
+
+ParseEnd refusal(const std::string& program, const std::string& sentence) {
+  return ParseEnd{2, program + ": " + without_tokens(sentence) + "\n"};
+}
+
+std::string version_text(const std::string& program) { return program + " " + kVersion; }
+
+std::vector<std::string> words_of(int argc, const char* const* argv) {
+  return argc > 1 ? std::vector<std::string>(argv + 1, argv + argc) : std::vector<std::string>();
+}
+
+std::string unexpected_word(const std::string& program, const OptionTable& table, const std::string& word) {
+  const std::string see = ": `" + program + " --help` lists what there is";
+  if (word.rfind('-', 0) != 0) return "unexpected word '" + word + "'" + see;
+  const std::string flag = word.substr(0, word.find('='));
+  return "unknown flag " + flag + see + table.nearest_flag(word);
+}
+
+BoundFlags::BoundFlags(CLI::App& app, const OptionTable& table) {
+  for (const Knob& knob : table.knobs()) bound_.push_back({&knob, add_flag_of(app, knob)});
+}
+
+Status BoundFlags::apply() const {
+  for (const Bound& bound : bound_) {
+    if (bound.option->count() == 0) continue;
+    if (Status status = apply_one(*bound.knob, bound.option->results().front()); !status.ok()) return status;
+  }
+  return Done{};
+}
+
+Flags read_flags(const ProgramText& program, const OptionTable& table, std::vector<std::string> words) {
+  Flags flags;
+  CLI::App app(program.about, program.name);
+  app.footer(program.notes);
+  app.get_formatter()->column_width(kHelpColumn);
+  app.set_help_flag("-h,--help", "Print this help and exit.");
+  app.set_version_flag("--version", version_text(program.name), "Print the version and exit.");
+  app.allow_extras();
+  app.add_flag("--check", flags.check,
+               "Check the flags and the configuration file, say what is wrong, and exit.");
+  app.add_option("--config", flags.config,
+                 "A configuration file (TOML). Its keys are these flags with '_' for '-';\n"
+                 "a flag overrides the file.")
+      ->type_name("FILE");
+  std::vector<CLI::Option*> options;
+  for (const Knob& knob : table.knobs()) options.push_back(add_flag_of(app, knob));
+
+  std::reverse(words.begin(), words.end());  // as CLI11 wants them
+  try {
+    app.parse(std::move(words));
+  } catch (const CLI::CallForHelp&) {
+    flags.ended = true;
+    flags.end = ParseEnd{0, app.help()};
+    return flags;
+  } catch (const CLI::CallForVersion& version) {
+    flags.ended = true;
+    flags.end = ParseEnd{0, std::string(version.what()) + "\n"};
+    return flags;
+  } catch (const CLI::ParseError& error) {
+    flags.ended = true;
+    flags.end = refusal(program.name,
+                        std::string(error.what()) + ": `" + program.name + " --help` lists what there is");
+    return flags;
+  }
+  if (const auto extras = app.remaining(); !extras.empty()) {
+    flags.ended = true;
+    flags.end = refusal(program.name, unexpected_word(program.name, table, extras.front()));
+    return flags;
+  }
+  for (size_t i = 0; i < options.size(); ++i) {
+    if (options[i]->count() > 0) flags.given.push_back({&table.knobs()[i], options[i]->results().front()});
+  }
+  return flags;
+}
+
+Status apply_flags(const Flags& flags) {
+  for (const Flags::Given& given : flags.given) {
+    if (Status status = apply_one(*given.knob, given.value); !status.ok()) return status;
+  }
+  return Done{};
+}
+
+}  // namespace natrp

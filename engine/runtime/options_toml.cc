@@ -1,0 +1,177 @@
+#include "runtime/options_toml.h"
+
+#include <toml++/toml.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <vector>
+
+#include "base/fd.h"
+
+namespace natrp {
+namespace {
+
+constexpr size_t kFileBytesMax = 1u << 20;
+
+const char* type_name(const toml::node& node) {
+  switch (node.type()) {
+    case toml::node_type::table: return "a table";
+    case toml::node_type::array: return "an array";
+    case toml::node_type::string: return "a string";
+    case toml::node_type::integer: return "an integer";
+    case toml::node_type::floating_point: return "a fraction";
+    case toml::node_type::boolean: return "a boolean";
+    default: return "a date or time";
+  }
+}
+
+const char* wanted_type(ValueType type) {
+  switch (type) {
+    case ValueType::kInteger: return "an integer";
+    case ValueType::kSwitch: return "true or false";
+    default: return "a string in quotes";
+  }
+}
+
+class Reader {
+ public:
+  Reader(const std::string& path, const OptionTable& table, const TomlList* list)
+      : path_(path), table_(table), list_(list) {}
+
+  Status read(const toml::table& root) {
+    for (const auto& [name, node] : root) {
+      const std::string key(name.str());
+      const unsigned line = name.source().begin.line;
+      if (const Knob* knob = table_.find_key("", key)) {
+        read_value(*knob, key, node);
+      } else if (list_ != nullptr && key == list_->key) {
+        read_list(node);
+      } else if (table_.has_section(key) && !key.empty()) {
+        read_section(key, node);
+      } else if (list_ != nullptr && list_->begin_element().find_key("", key) != nullptr) {
+        report(line, "'" + key + "' belongs to a tunnel: write it below a line [[" + list_->key + "]]");
+      } else {
+        report(line, unknown(key, table_.nearest_key("", key)));
+      }
+    }
+    if (first_line_ == 0) return Done{};
+    return Error{first_};
+  }
+
+ private:
+  std::string unknown(const std::string& key, const std::string& nearest) const {
+    return "unknown key '" + key + "'" +
+           (nearest.empty() ? ": keys are the flags of --help, with '_' for '-'" : nearest);
+  }
+
+  void report(unsigned line, const std::string& sentence) {
+    if (first_line_ != 0 && first_line_ <= line) return;
+    first_line_ = line == 0 ? 1 : line;
+    first_ = path_ + ":" + std::to_string(first_line_) + ": " + sentence;
+  }
+
+  void read_value(const Knob& knob, const std::string& key, const toml::node& node) {
+    const unsigned line = node.source().begin.line;
+    std::string text;
+    if (knob.type == ValueType::kInteger && node.is_integer()) {
+      text = std::to_string(node.as_integer()->get());
+    } else if (knob.type == ValueType::kSwitch && node.is_boolean()) {
+      text = node.as_boolean()->get() ? "on" : "off";
+    } else if ((knob.type == ValueType::kText || knob.type == ValueType::kChoice) && node.is_string()) {
+      text = node.as_string()->get();
+    } else {
+      std::string what = knob.type == ValueType::kInteger ? knob.expected() : wanted_type(knob.type);
+      if (knob.type == ValueType::kText || knob.type == ValueType::kChoice)
+        what += " (" + knob.expected() + ")";
+      report(line, key + ": expected " + what + ", got " + type_name(node));
+      return;
+    }
+    if (Status status = knob.apply(text); !status.ok()) report(line, key + ": " + status.error().message);
+  }
+
+  void read_section(const std::string& section, const toml::node& node) {
+    const toml::table* table = node.as_table();
+    if (table == nullptr) {
+      report(node.source().begin.line,
+             section + ": expected a table [" + section + "], got " + type_name(node));
+      return;
+    }
+    for (const auto& [name, value] : *table) {
+      const std::string key(name.str());
+      const Knob* knob = table_.find_key(section, key);
+      if (knob != nullptr) {
+        read_value(*knob, section + "." + key, value);
+      } else {
+        report(name.source().begin.line, unknown(section + "." + key, table_.nearest_key(section, key)));
+      }
+    }
+  }
+
+  void read_list(const toml::node& node) {
+    const toml::array* array = node.as_array();
+    if (array == nullptr) {
+      report(node.source().begin.line,
+             list_->key + ": expected tables [[" + list_->key + "]] (two brackets), got " + type_name(node));
+      return;
+    }
+    for (const toml::node& element : *array) {
+      const unsigned line = element.source().begin.line;
+      const toml::table* table = element.as_table();
+      if (table == nullptr) {
+        report(line, list_->key + ": expected a table, got " + type_name(element));
+        continue;
+      }
+      const OptionTable keys = list_->begin_element();
+      for (const auto& [name, value] : *table) {
+        const std::string key(name.str());
+        const Knob* knob = keys.find_key("", key);
+        if (knob != nullptr) {
+          read_value(*knob, key, value);
+        } else {
+          report(name.source().begin.line,
+                 "unknown key '" + key + "' of a " + list_->key + keys.nearest_key("", key));
+        }
+      }
+      if (Status status = list_->end_element(); !status.ok()) report(line, status.error().message);
+    }
+  }
+
+  const std::string& path_;
+  const OptionTable& table_;
+  const TomlList* list_;
+  unsigned first_line_ = 0;
+  std::string first_;
+};
+
+}  // namespace
+
+Result<std::string> read_small_file(const std::string& what, const std::string& path) {
+  const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return Error::from_errno("cannot open " + what + " " + path, errno);
+  std::string text;
+  char buffer[4096];
+  while (true) {
+    const ssize_t got = read(fd.get(), buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return Error::from_errno("cannot read " + what + " " + path, errno);
+    if (got == 0) return text;
+    text.append(buffer, static_cast<size_t>(got));
+    if (text.size() > kFileBytesMax)
+      return Error{what + " " + path + " is larger than 1 MiB: it cannot be the right file"};
+  }
+}
+
+Status read_toml(const std::string& path, const OptionTable& table, const TomlList* list) {
+  const auto text = read_small_file("the configuration file", path);
+  if (!text.ok()) return text.error();
+  try {
+    return Reader(path, table, list).read(toml::parse(text.value(), path));
+  } catch (const toml::parse_error& error) {  // the one place where toml++ throws
+    return Error{path + ":" + std::to_string(error.source().begin.line) +
+                 ": this is not TOML: " + std::string(error.description())};
+  }
+}
+
+}  // namespace natrp

@@ -1,0 +1,71 @@
+#include "runtime/worker.h"
+
+#include <pthread.h>
+
+#include <future>
+
+#include "base/log.h"
+
+namespace natrp {
+
+Worker::Worker(WorkerSetup setup) : setup_(std::move(setup)) {}
+
+Worker::~Worker() { stop(); }
+
+Result<std::string> Worker::start() {
+  std::promise<Result<std::string>> promise;
+  auto started = promise.get_future();
+  thread_ = std::thread([this, &promise] {
+    run([&promise](Result<std::string> result) { promise.set_value(std::move(result)); });
+  });
+  Result<std::string> result = started.get();
+  if (!result.ok()) thread_.join();
+  return result;
+}
+
+void Worker::stop() {
+  if (!thread_.joinable()) return;
+  mailbox_->post([this] { stopping_ = true; });
+  thread_.join();
+}
+
+void Worker::run(const std::function<void(Result<std::string>)>& started) {
+  const std::string name = "worker-" + std::to_string(setup_.index);
+  pthread_setname_np(pthread_self(), name.c_str());
+  // A ring belongs to the thread that made it.
+  auto made = make_loop(setup_.io);
+  if (!made.ok()) return started(made.error());
+  loop_ = std::move(made.value().loop);
+  loop_name_ = loop_->name();
+  mailbox_ = std::make_unique<Mailbox>(*loop_);
+  pipes_ = std::make_unique<PipePool>(counters_, setup_.pipes_max, setup_.workers);
+  relay_.reset(new RelayContext{*loop_, *setup_.conns, *pipes_, counters_, setup_.pump});
+  pairs_ = std::make_unique<PairTable>(
+      *relay_, setup_.conns->capacity(), [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_end(pair); },
+      [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_unready(pair); }, this);
+  role_ = setup_.make_role(*this);
+  started(made.value().reason);
+  uint32_t conns_live = 0;
+  while (!stopping_) {
+    loop_->run_once(-1);
+    if (setup_.conns->live() != conns_live) {
+      conns_live = setup_.conns->live();
+      counters_.set(Counter::kConnsLive, conns_live);
+    }
+  }
+  end_everything();
+}
+
+void Worker::end_everything() {
+  pairs_->end_all(EndReason::kDrainDeadline, true);
+  // Cancelled ops land within a turn or two; the bound is for a kernel that does not keep its word.
+  for (int turn = 0; turn < 2000 && pairs_->live() > 0; ++turn) loop_->run_once(5);
+  if (pairs_->live() > 0) log_error("pairs did not land at the end", {{"pairs", pairs_->live()}});
+  role_.reset();
+  pairs_.reset();
+  relay_.reset();
+  pipes_.reset();
+  // The mailbox and the loop stay until the Worker goes: others may still post.
+}
+
+}  // namespace natrp

@@ -1,0 +1,71 @@
+#include "store/state_dir.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace natrp {
+namespace {
+
+constexpr mode_t kDirMode = 0700;
+
+Error not_makeable(const std::string& dir, const std::string& at, int errno_value) {
+  Error error = Error::from_errno("cannot make the state folder " + dir + ": " + at, errno_value);
+  error.message += "; give a folder that this user may write with --state";
+  return error;
+}
+
+}  // namespace
+
+Status make_state_dir(const std::string& dir) {
+  if (dir.empty()) return Error{"the state folder has no name: give one with --state"};
+  for (size_t at = 0; at != std::string::npos;) {
+    at = dir.find('/', at + 1);
+    const std::string part = dir.substr(0, at);
+    if (mkdir(part.c_str(), kDirMode) == 0) continue;
+    const int failure = errno;
+    struct stat info;
+    // mkdir of a folder that exists may say EEXIST, or EACCES or EROFS where it may not write.
+    if (stat(part.c_str(), &info) != 0) return not_makeable(dir, part, failure);
+    if (!S_ISDIR(info.st_mode)) {
+      return Error{"the state folder " + dir + " cannot be used: " + part +
+                       " is not a folder; move it away, or give another folder with --state",
+                   ENOTDIR};
+    }
+  }
+  if (access(dir.c_str(), R_OK | W_OK | X_OK) != 0) {
+    Error error = Error::from_errno("cannot use the state folder " + dir, errno);
+    error.message += "; run as its owner, or give another folder with --state";
+    return error;
+  }
+  return Done{};
+}
+
+Result<Fd> lock_state_dir(const std::string& dir) {
+  if (Status made = make_state_dir(dir); !made.ok()) return made.error();
+  const std::string path = dir + "/edge.lock";
+  Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd.valid()) return Error::from_errno("cannot open " + path, errno);
+  give_to_owner_of_dir(dir, fd.get());
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return Error::from_errno("cannot lock " + path, errno);
+    return Error{"another edge is running with the state folder " + dir +
+                     ": stop it, or give this one a folder of its own with --state",
+                 EWOULDBLOCK};
+  }
+  return fd;
+}
+
+void give_to_owner_of_dir(const std::string& dir, int fd) {
+  if (geteuid() != 0) return;
+  struct stat folder;
+  struct stat file;
+  if (stat(dir.c_str(), &folder) != 0 || fstat(fd, &file) != 0 || folder.st_uid == file.st_uid) return;
+  // Where even root may not (a user namespace, a network file system) the file stays root's.
+  if (fchown(fd, folder.st_uid, folder.st_gid) != 0) return;
+}
+
+}  // namespace natrp

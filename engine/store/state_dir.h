@@ -1,0 +1,26 @@
+// store/state_dir.h
+//
+// The state folder: the edge's key, its clients and its sticky leases. Ours alone (mode 0700); one running
+// edge at a time, any number of natrpctl beside it.
+#pragma once
+
+#include <string>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace natrp {
+
+// Makes the folder and its parents (0700) when they are missing, and checks that files can be made in it. An
+// error names the folder, the reason and the remedy.
+Status make_state_dir(const std::string& dir);
+
+// The right to be the edge of this folder, as long as the Fd is open; the kernel gives it back when the
+// process ends, however it ends. Fails when another edge has it.
+Result<Fd> lock_state_dir(const std::string& dir);
+
+// root working in the folder of a service user: a file that root makes there belongs to the folder's owner,
+// or the edge could not open it. Does nothing for others, and nothing when it may not.
+void give_to_owner_of_dir(const std::string& dir, int fd);
+
+}  // namespace natrp

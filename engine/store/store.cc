@@ -1,0 +1,319 @@
+#include "store/store.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+
+#include "base/fd.h"
+#include "store/state_dir.h"
+#include "store/statement.h"
+#include "store/store_schema.h"
+
+namespace natrp {
+namespace {
+
+// A writer holds the file for a few fsyncs; whoever waits longer than this waits for something broken.
+constexpr int kBusyTimeoutMs = 5000;
+
+constexpr const char* kClientColumns =
+    "SELECT id, name, token_hash, plain_token_hash, ports, tunnels_max, conns_max, created FROM clients ";
+
+Status execute(sqlite3* db, const char* sql) {
+  if (sqlite3_exec(db, sql, nullptr, nullptr, nullptr) == SQLITE_OK) return Done{};
+  return sqlite_error("cannot use", db);
+}
+
+// BEGIN IMMEDIATE waits its turn here, once; a transaction that begins as a reader could fail in its middle.
+class Transaction {
+ public:
+  explicit Transaction(sqlite3* db) : db_(db), begun_(execute(db, "BEGIN IMMEDIATE")) {}
+  Transaction(const Transaction&) = delete;
+  Transaction& operator=(const Transaction&) = delete;
+  ~Transaction() {
+    if (begun_.ok() && !committed_) sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);
+  }
+  const Status& begun() const { return begun_; }
+  Status commit() {
+    Status status = execute(db_, "COMMIT");
+    committed_ = status.ok();
+    return status;
+  }
+
+ private:
+  sqlite3* db_;
+  Status begun_;
+  bool committed_ = false;
+};
+
+Status run(Statement& statement) {
+  const auto row = statement.step();
+  if (!row.ok()) return row.error();
+  return Done{};
+}
+
+TokenHash hash_of(std::span<const uint8_t> blob) {
+  TokenHash hash{};
+  if (blob.size() == hash.size()) std::copy(blob.begin(), blob.end(), hash.begin());
+  return hash;
+}
+
+ClientRecord client_of(const Statement& row) {
+  ClientRecord client;
+  client.id = row.integer(0);
+  client.name = row.text(1);
+  client.token_hash = hash_of(row.blob(2));
+  if (!row.is_null(3)) client.plain_token_hash = hash_of(row.blob(3));
+  client.ports = row.text(4);
+  client.tunnels_max = static_cast<uint32_t>(row.integer(5));
+  client.conns_max = static_cast<uint32_t>(row.integer(6));
+  client.created_s = row.integer(7);
+  return client;
+}
+
+// Looks at every byte whatever the first ones say: the time taken tells nothing about where hashes differ.
+bool equal_in_constant_time(std::span<const uint8_t, 32> a, const TokenHash& b) {
+  unsigned difference = 0;
+  for (size_t i = 0; i < b.size(); ++i) difference |= static_cast<unsigned>(a[i] ^ b[i]);
+  return difference == 0;
+}
+
+Error no_such_client(std::string_view name) {
+  return Error{"there is no client '" + std::string(name) +
+               "': `natrpctl client list` shows those there are"};
+}
+
+void bind_hash_or_null(Statement& statement, int at, const std::optional<TokenHash>& hash) {
+  if (hash.has_value()) {
+    statement.bind(at, std::span<const uint8_t>(*hash));
+  } else {
+    statement.bind_null(at);
+  }
+}
+
+}  // namespace
+
+Error sqlite_error(const std::string& what, sqlite3* db) {
+  const char* file = sqlite3_db_filename(db, "main");
+  std::string message = what + " " + (file == nullptr ? "the store" : file) + ": " + sqlite3_errmsg(db);
+  switch (sqlite3_errcode(db)) {
+    case SQLITE_BUSY: message += "; another program holds it, end that program or try again"; break;
+    case SQLITE_READONLY:
+    case SQLITE_PERM:
+    case SQLITE_CANTOPEN:
+      message += "; run as the owner of the state folder, or give another with --state";
+      break;
+    case SQLITE_FULL: message += "; make room on that disk"; break;
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+      message += "; put a backup in its place, or move it away and add the clients again";
+      break;
+    default: break;
+  }
+  return Error{std::move(message)};
+}
+
+void Store::Closer::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
+
+Result<Store> Store::open(const std::string& dir, Missing missing) {
+  const std::string path = dir + "/natrp.db";
+  if (missing == Missing::kRefuse && access(path.c_str(), F_OK) != 0 &&
+      (errno == ENOENT || errno == ENOTDIR)) {
+    return Error{"there are no clients in the state folder " + dir +
+                     ": add one with `natrpctl client add`, or name the edge's folder with --state",
+                 ENOENT};
+  }
+  if (Status made = make_state_dir(dir); !made.ok()) return made.error();
+  {
+    // SQLite would make the file readable to all; its -wal and -shm files take over this one's mode and
+    // owner.
+    const Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!fd.valid()) {
+      Error error = Error::from_errno("cannot open " + path, errno);
+      error.message += "; run as the owner of the state folder, or give another with --state";
+      return error;
+    }
+    give_to_owner_of_dir(dir, fd.get());
+  }
+  sqlite3* db = nullptr;
+  const int code = sqlite3_open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+  Store store(path, db);
+  if (code != SQLITE_OK) return sqlite_error("cannot open", db);
+  if (Status prepared = store.prepare(); !prepared.ok()) return prepared.error();
+  return store;
+}
+
+Status Store::prepare() {
+  sqlite3_busy_timeout(db_.get(), kBusyTimeoutMs);
+  // FULL: with a write-ahead log, NORMAL may lose the last commits when the power goes; a printed token must
+  // not.
+  for (const char* sql :
+       {"PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"}) {
+    if (Status status = execute(db_.get(), sql); !status.ok()) return status;
+  }
+  return migrate();
+}
+
+Status Store::migrate() {
+  const auto version = [this]() -> Result<int64_t> {
+    Statement statement(db_.get(), "PRAGMA user_version");
+    const auto row = statement.step();
+    if (!row.ok()) return row.error();
+    return statement.integer(0);
+  };
+  const auto check = [this](int64_t found) -> Status {
+    if (found >= 0 && found <= static_cast<int64_t>(kSchemaSteps.size())) return Done{};
+    return Error{path_ + " has version " + std::to_string(found) + ", this program knows versions up to " +
+                 std::to_string(kSchemaSteps.size()) +
+                 ": a newer natrp-engine wrote it; use that one, or put a backup in its place"};
+  };
+  auto found = version();
+  if (!found.ok()) return found.error();
+  if (Status known = check(found.value()); !known.ok()) return known;
+  if (found.value() == static_cast<int64_t>(kSchemaSteps.size())) return Done{};
+
+  Transaction transaction(db_.get());
+  if (!transaction.begun().ok()) return transaction.begun();
+  found = version();  // again: another program may have done it while this one waited
+  if (!found.ok()) return found.error();
+  if (Status known = check(found.value()); !known.ok()) return known;
+  for (size_t step = static_cast<size_t>(found.value()); step < kSchemaSteps.size(); ++step) {
+    if (Status status = execute(db_.get(), kSchemaSteps[step]); !status.ok()) return status;
+  }
+  const std::string set = "PRAGMA user_version = " + std::to_string(kSchemaSteps.size());
+  if (Status status = execute(db_.get(), set.c_str()); !status.ok()) return status;
+  return transaction.commit();
+}
+
+Result<ClientRecord> Store::add_client(ClientRecord client) {
+  client.created_s = time(nullptr);
+  Statement statement(
+      db_.get(),
+      "INSERT INTO clients (name, token_hash, plain_token_hash, ports, tunnels_max, conns_max, created)"
+      " VALUES (?, ?, ?, ?, ?, ?, ?)");
+  statement.bind(1, client.name).bind(2, std::span<const uint8_t>(client.token_hash));
+  bind_hash_or_null(statement, 3, client.plain_token_hash);
+  statement.bind(4, client.ports).bind(5, int64_t{client.tunnels_max}).bind(6, int64_t{client.conns_max});
+  statement.bind(7, client.created_s);
+  if (Status status = run(statement); !status.ok()) {
+    if (statement.last_code() != SQLITE_CONSTRAINT_UNIQUE) return status.error();
+    return Error{"there is a client '" + client.name +
+                 "' already: choose another name, or make a token for it with " + "`natrpctl token rotate " +
+                 client.name + "`"};
+  }
+  client.id = sqlite3_last_insert_rowid(db_.get());
+  return client;
+}
+
+Status Store::remove_client(std::string_view name) {
+  Statement statement(db_.get(), "DELETE FROM clients WHERE name = ?");
+  statement.bind(1, name);
+  if (Status status = run(statement); !status.ok()) return status;
+  if (sqlite3_changes(db_.get()) == 0) return no_such_client(name);
+  return Done{};
+}
+
+Status Store::rotate(std::string_view name, const TokenHash& token_hash,
+                     const std::optional<TokenHash>& plain) {
+  Statement statement(db_.get(), "UPDATE clients SET token_hash = ?, plain_token_hash = ? WHERE name = ?");
+  statement.bind(1, std::span<const uint8_t>(token_hash)).bind(3, name);
+  bind_hash_or_null(statement, 2, plain);
+  if (Status status = run(statement); !status.ok()) return status;
+  if (sqlite3_changes(db_.get()) == 0) return no_such_client(name);
+  return Done{};
+}
+
+Result<std::optional<ClientRecord>> Store::find_by_token_hash(std::span<const uint8_t, 32> hash) {
+  return find_by_hash(hash, false);
+}
+
+Result<std::optional<ClientRecord>> Store::find_by_plain_hash(std::span<const uint8_t, 32> hash) {
+  return find_by_hash(hash, true);
+}
+
+Result<std::optional<ClientRecord>> Store::find_by_hash(std::span<const uint8_t, 32> hash, bool plain) {
+  auto clients = list_clients();
+  if (!clients.ok()) return clients.error();
+  std::optional<ClientRecord> found;
+  for (ClientRecord& client : clients.value()) {
+    const bool has = !plain || client.plain_token_hash.has_value();
+    const TokenHash& own = plain ? client.plain_token_hash.value_or(TokenHash{}) : client.token_hash;
+    if (equal_in_constant_time(hash, own) && has) found = std::move(client);
+  }
+  return found;
+}
+
+Result<std::optional<ClientRecord>> Store::find_by_name(std::string_view name) {
+  const std::string sql = std::string(kClientColumns) + "WHERE name = ?";
+  Statement statement(db_.get(), sql.c_str());
+  const auto row = statement.bind(1, name).step();
+  if (!row.ok()) return row.error();
+  if (!row.value()) return std::optional<ClientRecord>();
+  return std::optional<ClientRecord>(client_of(statement));
+}
+
+Result<std::vector<ClientRecord>> Store::list_clients() {
+  const std::string sql = std::string(kClientColumns) + "ORDER BY name";
+  Statement statement(db_.get(), sql.c_str());
+  std::vector<ClientRecord> clients;
+  while (true) {
+    const auto row = statement.step();
+    if (!row.ok()) return row.error();
+    if (!row.value()) return clients;
+    clients.push_back(client_of(statement));
+  }
+}
+
+Result<std::optional<uint16_t>> Store::sticky_port(std::string_view client, std::string_view tunnel) {
+  Statement statement(db_.get(), "SELECT port FROM leases WHERE client = ? AND tunnel = ?");
+  const auto row = statement.bind(1, client).bind(2, tunnel).step();
+  if (!row.ok()) return row.error();
+  if (!row.value()) return std::optional<uint16_t>();
+  return std::optional<uint16_t>(static_cast<uint16_t>(statement.integer(0)));
+}
+
+Status Store::remember_lease(std::string_view client, std::string_view tunnel, uint16_t port) {
+  Transaction transaction(db_.get());
+  if (!transaction.begun().ok()) return transaction.begun();
+  Statement take(db_.get(), "DELETE FROM leases WHERE port = ? AND NOT (client = ? AND tunnel = ?)");
+  take.bind(1, int64_t{port}).bind(2, client).bind(3, tunnel);
+  if (Status status = run(take); !status.ok()) return status;
+  Statement put(
+      db_.get(),
+      "INSERT INTO leases (client, tunnel, port, updated) VALUES (?, ?, ?, ?)"
+      " ON CONFLICT (client, tunnel) DO UPDATE SET port = excluded.port, updated = excluded.updated");
+  put.bind(1, client).bind(2, tunnel).bind(3, int64_t{port}).bind(4, static_cast<int64_t>(time(nullptr)));
+  if (Status status = run(put); !status.ok()) {
+    return put.last_code() == SQLITE_CONSTRAINT_FOREIGNKEY ? Status(no_such_client(client)) : status;
+  }
+  return transaction.commit();
+}
+
+Status Store::forget_lease(std::string_view client, std::string_view tunnel) {
+  Statement statement(db_.get(), "DELETE FROM leases WHERE client = ? AND tunnel = ?");
+  statement.bind(1, client).bind(2, tunnel);
+  return run(statement);
+}
+
+Result<std::vector<LeaseRecord>> Store::list_leases() {
+  Statement statement(db_.get(), "SELECT client, tunnel, port, updated FROM leases ORDER BY updated, client, tunnel");
+  std::vector<LeaseRecord> leases;
+  while (true) {
+    const auto row = statement.step();
+    if (!row.ok()) return row.error();
+    if (!row.value()) return leases;
+    leases.push_back({statement.text(0), statement.text(1), static_cast<uint16_t>(statement.integer(2)),
+                      statement.integer(3)});
+  }
+}
+
+Result<int64_t> Store::data_version() {
+  Statement statement(db_.get(), "PRAGMA data_version");
+  const auto row = statement.step();
+  if (!row.ok()) return row.error();
+  return statement.integer(0);
+}
+
+}  // namespace natrp

@@ -1,0 +1,93 @@
+// store/store.h
+//
+// Store: clients, their policies and their sticky leases on disk, in one SQLite file of the state folder.
+//
+// Life     opened → used → closed by its destructor. natrpctl and a running edge each have their own;
+//          SQLite's write-ahead log keeps them apart, and a write is on the disk when its call returns.
+// Thread   one thread. Its calls wait for the disk: never a loop's thread that carries visitors.
+// Never    holds a token, only its SHA-256.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+struct sqlite3;
+
+namespace natrp {
+
+using TokenHash = std::array<uint8_t, 32>;  // SHA-256
+
+struct ClientRecord {
+  int64_t id = 0;  // never given again: a client removed and added anew under its name has another
+  std::string name;
+  TokenHash token_hash{};
+  std::optional<TokenHash> plain_token_hash;
+  std::string ports;         // PortSet text; empty: any port of the edge
+  uint32_t tunnels_max = 0;  // 0: no limit
+  uint32_t conns_max = 0;    // 0: no limit
+  int64_t created_s = 0;     // Unix time
+};
+
+struct LeaseRecord {
+  std::string client;
+  std::string tunnel;
+  uint16_t port = 0;
+  int64_t updated_s = 0;  // Unix time
+};
+
+class Store {
+ public:
+  enum class Missing { kMake, kRefuse };  // what to do when the state folder or its file is not there
+
+  // Opens dir/natrp.db. An error names the folder, the reason and the remedy; a file of a newer version is
+  // refused.
+  static Result<Store> open(const std::string& dir, Missing missing = Missing::kMake);
+
+  // id and created_s are filled in by the store. Fails when the name is taken.
+  Result<ClientRecord> add_client(ClientRecord client);
+  // Its sticky leases go too. Fails when there is no such client.
+  Status remove_client(std::string_view name);
+  // New hashes for an existing client. plain: the new plain hash; nullopt takes the plain token away.
+  Status rotate(std::string_view name, const TokenHash& token_hash, const std::optional<TokenHash>& plain);
+
+  // nullopt: no such client. Comparisons of hashes take the same time for every client.
+  Result<std::optional<ClientRecord>> find_by_token_hash(std::span<const uint8_t, 32> hash);
+  Result<std::optional<ClientRecord>> find_by_plain_hash(std::span<const uint8_t, 32> hash);
+  Result<std::optional<ClientRecord>> find_by_name(std::string_view name);
+  Result<std::vector<ClientRecord>> list_clients();  // by name
+
+  // The port that this tunnel had last.
+  Result<std::optional<uint16_t>> sticky_port(std::string_view client, std::string_view tunnel);
+  // Makes port the tunnel's sticky port; takes it from whoever had it. Fails when the client is gone.
+  Status remember_lease(std::string_view client, std::string_view tunnel, uint16_t port);
+  Status forget_lease(std::string_view client, std::string_view tunnel);
+  Result<std::vector<LeaseRecord>> list_leases();  // the oldest first
+
+  // Differs from its last value when another process has written since. Costs a read of shared memory.
+  Result<int64_t> data_version();
+  // The file that every writer touches: inotify's IN_MODIFY on it says when to ask data_version().
+  std::string wal_path() const { return path_ + "-wal"; }
+  const std::string& path() const { return path_; }
+
+ private:
+  struct Closer {
+    void operator()(sqlite3* db) const;
+  };
+  Store(std::string path, sqlite3* db) : path_(std::move(path)), db_(db) {}
+  Status prepare();
+  Status migrate();
+  Result<std::optional<ClientRecord>> find_by_hash(std::span<const uint8_t, 32> hash, bool plain);
+
+  std::string path_;
+  std::unique_ptr<sqlite3, Closer> db_;
+};
+
+}  // namespace natrp

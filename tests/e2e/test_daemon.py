@@ -1,0 +1,162 @@
+"""The programs as daemons: what they say, to whom, and on which kernel."""
+
+import json
+import re
+import socket
+import time
+
+import pytest
+
+from net import split_host_port, wait_until
+from processes import Process, assert_sentence, flags, program
+from rig import Setup, without_io_uring
+
+AUTO = [Setup("auto", "auto")]
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """A service manager's end of NOTIFY_SOCKET."""
+    class Manager:
+        def __init__(self):
+            self.path = str(tmp_path / "notify")
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self.sock.bind(self.path)
+            self.sock.settimeout(0.05)
+            self.said = []
+
+        def told(self):
+            try:
+                while True:
+                    self.said += self.sock.recv(4096).decode().splitlines()
+            except socket.timeout:
+                return self.said
+
+        def told_ready(self):
+            return "READY=1" in self.told()
+
+    made = Manager()
+    yield made
+    made.sock.close()
+
+
+def test_both_daemons_tell_the_service_manager_when_they_are_ready(yard, manager):
+    environment = {"NOTIFY_SOCKET": manager.path}
+    edge = yard.edge(env=environment)
+    wait_until(manager.told_ready, 10, lambda: f"READY=1 from the edge; it said {manager.said}")
+    manager.said.clear()
+    agent = yard.agent(edge, edge.add_client(), yard.service(), env=environment)
+    wait_until(manager.told_ready, 10, lambda: f"READY=1 from the agent; it said {manager.said}")
+
+
+def test_an_edge_is_not_ready_before_it_listens(yard, manager):
+    edge = yard.edge(start=False, env={"NOTIFY_SOCKET": manager.path}).start(ready=False)
+    wait_until(manager.told_ready, 15, "READY=1 from the edge")
+    socket.create_connection(edge.bind, 5).close()
+
+
+def test_the_edge_says_when_it_is_ready_and_where(yard):
+    edge = yard.edge()
+    assert re.search(rf"edge ready.*{re.escape(edge.server)}", edge.process.err), edge.process.describe()
+    assert edge.process.out == "" or "edge ready" not in edge.process.out
+
+
+def test_the_agent_prints_its_public_address_alone_on_standard_output(yard):
+    rig = yard.rig()
+    assert rig.agent.process.out.splitlines() == ["public address: {}:{}".format(*rig.address)]
+    assert "session established" in rig.agent.process.err
+
+
+@pytest.mark.over(AUTO)
+def test_a_new_edge_logs_the_command_that_adds_a_client(yard):
+    edge = yard.edge()
+    edge.process.wait_for("natrpctl .*client add")
+
+
+@pytest.mark.over(AUTO)
+def test_tokens_are_never_logged(yard):
+    rig = yard.rig({"log_level": "debug"}, {"log_level": "debug"})
+    rig.check_echo()
+    secret = rig.token.removeprefix("ntrp1_")[:30]
+    for process in (rig.edge.process, rig.agent.process):
+        assert secret not in process.err + process.out
+
+
+@pytest.mark.over(AUTO)
+def test_json_logs_are_one_object_per_line(yard):
+    rig = yard.rig({"log_format": "json"}, {"log_format": "json"})
+    rig.check_echo()
+    rig.agent.process.stop()
+    rig.edge.process.stop()
+    for process, sentence in ((rig.edge.process, "edge ready"), (rig.agent.process, "session established")):
+        lines = process.err.splitlines()
+        for line in lines:
+            assert isinstance(json.loads(line), dict), line
+        assert any(sentence in line for line in lines)
+    ready = next(line for line in rig.edge.process.err.splitlines() if "edge ready" in line)
+    assert rig.edge.server in json.loads(ready).values(), ready
+
+
+@pytest.mark.over(AUTO)
+def test_a_log_level_keeps_quieter_lines_out(yard, manager):
+    edge = yard.edge(start=False, log_level="error", env={"NOTIFY_SOCKET": manager.path}).start(ready=False)
+    wait_until(manager.told_ready, 15, "READY=1 from the edge")
+    edge.process.stop()
+    assert edge.process.err == "", edge.process.err
+
+
+@pytest.mark.over(AUTO)
+def test_the_flags_of_the_original_client_are_accepted(yard):
+    edge = yard.edge()
+    service = yard.service()
+    token = edge.add_client()
+    process = Process("natrp", [program("natrp"), f"-local={service.local}", f"-server={edge.server}",
+                                f"-token={token}"], yard.directory)
+    try:
+        found = process.wait_for(r"^public address: (\S+):(\d+)$", stream="out")
+        visitor = yard.peer((found[1], int(found[2])))
+        visitor.send(b"as ever")
+        reached = service.accept()
+        assert reached.receive(7) == b"as ever"
+        visitor.close()
+        reached.close()
+    finally:
+        process.stop()
+
+
+# --- a kernel without io_uring ---------------------------------------------------------------------------------
+
+@pytest.mark.over(AUTO)
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+def test_without_io_uring_auto_takes_epoll_and_logs_the_reason_once(yard, error):
+    prefix = without_io_uring(error)
+    edge = yard.edge(prefix=prefix)
+    service = yard.service()
+    agent = yard.agent(edge, edge.add_client(), service, prefix=prefix)
+    visitor = yard.peer(agent.address)
+    visitor.send(b"hello")
+    assert yard.closing(service.accept()).receive(5) == b"hello"
+    time.sleep(0.2)
+    for process in (edge.process, agent.process):
+        reasons = [line for line in process.err.splitlines() if "epoll" in line and "uring" in line]
+        assert len(reasons) == 1, f"{len(reasons)} lines give the reason\n{process.describe()}"
+
+
+@pytest.mark.over(AUTO)
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+def test_without_io_uring_an_explicit_wish_for_it_is_refused(yard, error):
+    options = yard.edge_options(io="uring")
+    process = Process("natrp-engine", [program("natrp-engine"), *flags(options)], yard.directory,
+                      prefix=without_io_uring(error))
+    try:
+        assert process.wait_exit(15) == 2, process.describe()
+    finally:
+        process.kill()
+    assert_sentence(process.err, "uring")
+    socket.create_server(split_host_port(options["bind"])).close()  # nobody listens
+
+
+def test_edge_and_agent_need_not_wait_in_the_same_way(yard, setup):
+    other = "epoll" if setup.io == "uring" else "auto"
+    rig = yard.rig(agent_options={"io": other, "pump": "copy"}, edge_options={"pump": "splice"})
+    rig.check_echo()

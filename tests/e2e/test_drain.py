@@ -1,0 +1,112 @@
+"""SIGTERM finishes what flows, takes nothing new and exits 0; a second SIGTERM does not wait."""
+
+import time
+
+import pytest
+
+from conftest import LOOPS
+from net import wait_until
+from processes import CRASHES
+from rig import Setup
+from sockets import FIN, Content, Task, check_echo, check_received, is_refused
+
+ONE = [Setup(LOOPS[0], "auto")]
+
+
+def drain(rig, process):
+    """A transfer is under way when `process` is asked to end: new visitors get nowhere, the transfer is completed."""
+    content = Content(64 * 1024 * 1024, 81)
+    visitor, service = rig.pair(receive_buffer=64 * 1024)
+    talker, listener = rig.pair()
+    check_echo(talker, listener)
+    sender = Task(service.send_content, content, finish=True)
+    visitor.receive(1)
+    address = rig.address
+
+    process.terminate()
+    wait_until(lambda: is_refused(address, 1), 10, "new visitors are refused during the drain")
+    rig.service.forget()
+    assert not sender.done, "the transfer was over before the drain began: nothing was measured"
+    assert process.alive, process.describe()
+    assert is_refused(address, 1) and rig.service.accepted_none(), "a visitor was let in during the drain"
+
+    check_echo(talker, listener)  # both directions of a running pair go on
+    talker.finish()
+    assert listener.receive_to_end(15).ending == FIN
+    listener.finish()
+    assert talker.receive_to_end(15).ending == FIN
+    check_received(visitor.receive_to_end(), content.after(1), FIN, "the visitor")
+    sender.result()
+    visitor.finish()
+    service.receive_to_end(15)
+    assert process.wait_exit(15) == 0, process.describe()
+
+
+def test_a_draining_edge_finishes_its_visitors_and_exits_with_0(yard):
+    rig = yard.rig(edge_options={"drain_seconds": 60})
+    drain(rig, rig.edge.process)
+    assert rig.agent.process.alive, rig.agent.process.describe()
+
+
+def test_a_draining_agent_finishes_its_visitors_and_exits_with_0(yard):
+    rig = yard.rig(agent_options={"drain_seconds": 60})
+    drain(rig, rig.agent.process)
+    assert rig.edge.process.alive, rig.edge.process.describe()
+    rig.agent.start()
+    rig.check_echo()
+
+
+@pytest.mark.parametrize("role", ["edge", "agent"])
+def test_a_second_sigterm_ends_at_once(yard, role):
+    rig = yard.rig({"drain_seconds": 60}, {"drain_seconds": 60})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    process = getattr(rig, role).process
+    process.terminate()
+    time.sleep(0.7)
+    assert process.alive, f"it did not wait for its visitor\n{process.describe()}"
+    check_echo(visitor, service)
+    process.terminate()
+    code = process.wait_exit(5)
+    assert code >= 0 or -code not in CRASHES, process.describe()
+    assert visitor.wait_ended(15) and service.wait_ended(15)
+
+
+@pytest.mark.parametrize("role", ["edge", "agent"])
+def test_a_drain_without_visitors_is_over_at_once(yard, role):
+    rig = yard.rig({"drain_seconds": 60}, {"drain_seconds": 60})
+    rig.check_echo()
+    wait_until(lambda: rig.metric("natrp_pairs_live") == 0, 10, "the visitor is gone")
+    process = getattr(rig, role).process
+    process.terminate()
+    assert process.wait_exit(10) == 0, process.describe()
+
+
+@pytest.mark.over(ONE)
+@pytest.mark.parametrize("role", ["edge", "agent"])
+def test_a_drain_waits_no_longer_than_it_was_told(yard, role):
+    rig = yard.rig({"drain_seconds": 1}, {"drain_seconds": 1})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    process = getattr(rig, role).process
+    process.terminate()
+    assert process.wait_exit(12) == 0, process.describe()
+    assert visitor.wait_ended(15) and service.wait_ended(15)
+
+
+@pytest.mark.over(ONE)
+def test_a_drained_edge_is_succeeded_by_one_with_the_same_port(yard):
+    rig = yard.rig(edge_options={"drain_seconds": 30})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    before = rig.address
+    old = rig.edge.process
+    old.terminate()
+    wait_until(lambda: is_refused(before, 1), 10, "the draining edge let go of its public port")
+    check_echo(visitor, service)
+    visitor.close()
+    service.close()
+    assert old.wait_exit(15) == 0
+    rig.edge.start()
+    assert rig.agent.wait_address(2) == before
+    rig.check_echo()

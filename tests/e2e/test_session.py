@@ -1,0 +1,156 @@
+"""A session is lost and comes back: the same client finds the same port, whoever was killed."""
+
+import time
+
+import pytest
+
+from conftest import LOOPS
+from net import wait_until
+from rig import Setup
+
+ONE = [Setup(LOOPS[0], "auto")]
+
+
+def test_a_killed_agent_comes_back_on_the_same_port(yard):
+    rig = yard.rig()
+    before = rig.address
+    for _ in range(2):
+        rig.agent.process.kill()
+        rig.agent.start()
+        assert rig.address == before
+        rig.check_echo()
+
+
+def test_a_killed_edge_comes_back_with_the_same_port_and_the_agent_finds_it_alone(yard):
+    rig = yard.rig()
+    before = rig.address
+    rig.edge.process.kill()
+    rig.edge.start()
+    assert rig.agent.wait_address(2) == before
+    rig.check_echo()
+
+
+def test_both_killed_and_the_edge_back_first_gives_the_same_port(yard):
+    rig = yard.rig()
+    before = rig.address
+    rig.edge.process.kill()
+    rig.agent.process.kill()
+    rig.edge.start()
+    rig.agent.start()
+    assert rig.address == before
+    rig.check_echo()
+
+
+def test_both_killed_and_the_agent_back_first_gives_the_same_port(yard):
+    rig = yard.rig()
+    before = rig.address
+    rig.agent.process.kill()
+    rig.edge.process.kill()
+    rig.agent.start(ready=False)
+    time.sleep(0.7)  # it finds nobody, and has to keep trying
+    assert rig.agent.process.alive, rig.agent.process.describe()
+    rig.edge.start()
+    assert rig.agent.wait_address() == before
+    rig.check_echo()
+
+
+def test_an_agent_may_start_before_its_edge_exists(yard):
+    rig = yard.rig()
+    rig.agent.process.stop()
+    rig.edge.process.stop()
+    rig.agent.start(ready=False)
+    time.sleep(0.5)
+    rig.edge.start()
+    rig.agent.wait_address()
+    rig.check_echo()
+
+
+def test_a_port_in_grace_is_kept_from_other_clients(yard):
+    rig = yard.rig(edge_options={"public_ports": 2})
+    before = rig.address
+    rig.agent.process.kill()
+    other = yard.agent(rig.edge, rig.edge.add_client("other"), rig.service)
+    assert other.address != before
+    rig.agent.start()
+    assert rig.address == before
+    rig.check_echo()
+
+
+def test_an_edge_restart_costs_an_agent_one_reconnect(yard):
+    rig = yard.rig()
+    before, pid = rig.address, rig.agent.process.pid
+    rig.edge.process.stop()
+    rig.edge.start()
+    assert rig.agent.wait_address(2) == before
+    time.sleep(1.0)
+    assert rig.agent.addresses() == [before, before]
+    assert rig.agent.process.err.count("session established") == 2
+    assert rig.agent.process.alive and rig.agent.process.pid == pid
+    rig.check_echo()
+
+
+@pytest.mark.over(ONE)
+def test_a_session_whose_network_goes_silent_is_given_up_by_both_ends_and_comes_back(yard):
+    rig = yard.rig(wire=True)
+    before = rig.address
+    for link in rig.wire.live():
+        link.silent = True
+    # Three heartbeats of 5 s go missing, then the agent dials again; new links are not silenced.
+    assert rig.agent.wait_address(2, seconds=60) == before
+    wait_until(lambda: rig.metric("natrp_sessions_live") == 1, 30, "the silent session was given up by the edge")
+    rig.check_echo()
+
+
+@pytest.mark.over(ONE)
+def test_a_session_that_is_reset_comes_back_and_leaves_running_visitors_alone(yard):
+    rig = yard.rig(wire=True)
+    before = rig.address
+    visitor, service = rig.pair()
+    visitor.send(b"before the control channel broke")
+    service.receive(32)
+    control = next(link for link in rig.wire.live() if link.up.head[:1] == b"\x16")
+    control.cut()
+    assert rig.agent.wait_address(2) == before
+    service.send(b"after")
+    assert visitor.receive(5) == b"after"
+    rig.check_echo()
+
+
+# --- two agents of one client ----------------------------------------------------------------------------
+
+def test_a_second_agent_of_a_tunnel_is_refused_while_the_first_serves(yard):
+    rig = yard.rig()
+    second = yard.agent(rig.edge, rig.token, yard.service(), start="unready")
+    second.refused("agent|session|tunnel")
+    assert not second.addresses()
+    rig.check_echo()
+
+
+def test_a_second_agent_with_replace_takes_the_tunnel_over(yard):
+    rig = yard.rig()
+    before = rig.address
+    service = yard.service()
+    second = yard.agent(rig.edge, rig.token, service, on_conflict="replace")
+    assert second.address == before
+    rig.agent.refused("replace|taken over|another agent")
+    visitor = yard.peer(second.address)
+    visitor.send(b"hello")
+    assert yard.closing(service.accept()).receive(5) == b"hello"
+    assert rig.service.accepted_none()
+
+
+def test_two_agents_of_one_client_serve_two_tunnels(yard):
+    rig = yard.rig(agent_options={"name": "first"})
+    service = yard.service()
+    second = yard.agent(rig.edge, rig.token, service, name="second")
+    assert second.address != rig.address
+    rig.check_echo()
+    visitor = yard.peer(second.address)
+    visitor.send(b"hello")
+    assert yard.closing(service.accept()).receive(5) == b"hello"
+    # Each finds its own port again.
+    addresses = rig.address, second.address
+    rig.edge.process.kill()
+    rig.edge.start()
+    assert (rig.agent.wait_address(2), second.wait_address(2)) == addresses
+    rig.check_echo()

@@ -1,0 +1,18 @@
+// The agent: natrp. Options → Agent → run.
+#include "agent/agent.h"
+#include "base/log.h"
+#include "runtime/options.h"
+#include "runtime/process.h"
+
+int main(int argc, char** argv) {
+  natrp::block_signals();
+  auto parsed = natrp::parse_agent_options(argc, argv);
+  if (!parsed.run) return parsed.end.say();
+  natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
+  natrp::Agent agent(std::move(parsed.options));
+  if (const natrp::Status started = agent.start(); !started.ok()) {
+    natrp::log_error(started.error().message);
+    return 2;
+  }
+  return agent.run();
+}

@@ -1,0 +1,186 @@
+// natrpctl: adds, lists and removes the clients of an edge, through the files of its state folder. A running
+// edge sees the change by itself.
+
+#include <algorithm>
+#include <array>
+#include <iostream>
+
+#include "control/auth.h"
+#include "control/join_token.h"
+#include "control/tls_identity.h"
+#include "runtime/options.h"
+#include "store/state_dir.h"
+#include "store/store.h"
+
+namespace natrp {
+namespace {
+
+struct Tokens {
+  std::string join;
+  std::string plain;  // empty: none
+  TokenHash join_hash{};
+  std::optional<TokenHash> plain_hash;
+};
+
+std::string hex(std::span<const uint8_t> bytes) {
+  std::string text;
+  for (const uint8_t byte : bytes) {
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
+}
+
+Tokens make_tokens(const TlsIdentity& identity, bool plain) {
+  Tokens tokens;
+  JoinToken token{};
+  random_bytes(token.secret);
+  token.pin = identity.pin();
+  tokens.join = format_join_token(token);
+  tokens.join_hash = sha256(token.secret);
+  if (plain) {
+    std::array<uint8_t, 32> secret;
+    random_bytes(secret);
+    tokens.plain = hex(secret);
+    // Of the text: the original client sends the word it was given, and nobody looks inside it.
+    tokens.plain_hash = sha256({reinterpret_cast<const uint8_t*>(tokens.plain.data()), tokens.plain.size()});
+  }
+  return tokens;
+}
+
+void print_tokens(const Tokens& tokens) {
+  if (!tokens.plain.empty()) {
+    std::cout << "Its plain token, for agents of the original natrp only, sent in the clear by them:\n"
+              << tokens.plain << '\n';
+  }
+  std::cout << "Its join token, shown this once:\n" << tokens.join << '\n';
+}
+
+std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_string(limit); }
+std::string ports_text(const std::string& ports) { return ports.empty() ? "any" : ports; }
+
+Status add(const CtlOptions& options) {
+  if (Status made = make_state_dir(options.state_dir); !made.ok()) return made;
+  const auto identity = TlsIdentity::load_or_create(options.state_dir);
+  if (!identity.ok()) return identity.error();
+  auto store = Store::open(options.state_dir);
+  if (!store.ok()) return store.error();
+  const Tokens tokens = make_tokens(identity.value(), options.plain_token);
+  ClientRecord client;
+  client.name = options.name;
+  client.token_hash = tokens.join_hash;
+  client.plain_token_hash = tokens.plain_hash;
+  client.ports = options.ports;
+  client.tunnels_max = options.tunnels_max;
+  client.conns_max = options.conns_max;
+  if (const auto added = store.value().add_client(client); !added.ok()) return added.error();
+  std::cout << "Client '" << client.name << "' may open sessions: ports " << ports_text(client.ports)
+            << ", tunnels " << limit_text(client.tunnels_max) << ", visitors at once "
+            << limit_text(client.conns_max) << ".\n";
+  print_tokens(tokens);
+  return Done{};
+}
+
+Status rotate(const CtlOptions& options) {
+  auto store = Store::open(options.state_dir, Store::Missing::kRefuse);
+  if (!store.ok()) return store.error();
+  const auto client = store.value().find_by_name(options.name);
+  if (!client.ok()) return client.error();
+  const auto identity = TlsIdentity::load_or_create(options.state_dir);
+  if (!identity.ok()) return identity.error();
+  // Who had a plain token gets another; it is never left standing beside a new join token.
+  const bool had_plain = client.value().has_value() && client.value()->plain_token_hash.has_value();
+  const Tokens tokens = make_tokens(identity.value(), options.plain_token || had_plain);
+  if (Status status = store.value().rotate(options.name, tokens.join_hash, tokens.plain_hash); !status.ok()) {
+    return status;
+  }
+  std::cout << "The former token of client '" << options.name << "' opens no session any more.\n";
+  print_tokens(tokens);
+  return Done{};
+}
+
+Status remove(const CtlOptions& options) {
+  auto store = Store::open(options.state_dir, Store::Missing::kRefuse);
+  if (!store.ok()) return store.error();
+  if (Status status = store.value().remove_client(options.name); !status.ok()) return status;
+  std::cout << "Client '" << options.name
+            << "' is removed; a running edge ends its sessions and closes its ports.\n";
+  return Done{};
+}
+
+using Row = std::vector<std::string>;
+
+// Columns as wide as their widest cell.
+void print_table(const std::vector<Row>& rows) {
+  Row::size_type columns = rows.front().size();
+  std::vector<size_t> widths(columns);
+  for (const Row& row : rows) {
+    for (size_t i = 0; i < columns; ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (const Row& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < columns; ++i) {
+      line += row[i];
+      if (i + 1 < columns) line += std::string(widths[i] - row[i].size() + 2, ' ');
+    }
+    std::cout << line << '\n';
+  }
+}
+
+Status list(const CtlOptions& options) {
+  auto store = Store::open(options.state_dir, Store::Missing::kRefuse);
+  if (!store.ok()) return store.error();
+  const auto clients = store.value().list_clients();
+  if (!clients.ok()) return clients.error();
+  const auto leases = store.value().list_leases();
+  if (!leases.ok()) return leases.error();
+  if (clients.value().empty()) {
+    std::cout << "There are no clients: add one with `natrpctl client add NAME`.\n";
+    return Done{};
+  }
+  std::vector<Row> rows = {{"NAME", "PORTS", "TUNNELS-MAX", "CONNS-MAX", "PLAIN-TOKEN", "LAST-PORTS"}};
+  for (const ClientRecord& client : clients.value()) {
+    std::string last;
+    for (const LeaseRecord& lease : leases.value()) {
+      if (lease.client == client.name)
+        last += (last.empty() ? "" : " ") + lease.tunnel + "=" + std::to_string(lease.port);
+    }
+    rows.push_back({client.name, ports_text(client.ports), limit_text(client.tunnels_max),
+                    limit_text(client.conns_max), client.plain_token_hash.has_value() ? "yes" : "no",
+                    last.empty() ? "-" : last});
+  }
+  print_table(rows);
+  return Done{};
+}
+
+Status run(const CtlOptions& options) {
+  switch (options.action) {
+    case CtlAction::kClientAdd: return add(options);
+    case CtlAction::kClientList: return list(options);
+    case CtlAction::kClientRemove: return remove(options);
+    case CtlAction::kTokenRotate: return rotate(options);
+  }
+  return Error{"natrpctl knows no such command"};
+}
+
+}  // namespace
+}  // namespace natrp
+
+int main(int argc, char** argv) {
+  const auto outcome = natrp::parse_ctl_options(argc, argv);
+  if (!outcome.run) return outcome.end.say();
+  const natrp::Status status = natrp::run(outcome.options);
+  if (!status.ok()) {
+    std::cerr << "natrpctl: " << status.error().message << '\n';
+    return 1;
+  }
+  // A token that did not reach its reader (a full disk) is lost: the caller has to know.
+  std::cout.flush();
+  if (!std::cout) {
+    std::cerr << "natrpctl: standard output could not be written, what was to be printed is lost; a token "
+                 "can be made "
+                 "again with `natrpctl token rotate`\n";
+    return 1;
+  }
+  return 0;
+}
