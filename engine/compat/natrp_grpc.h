@@ -1,0 +1,234 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "compat/grpc_frame.h"
+
+struct nghttp2_session;
+
+namespace natrp {
+
+// ---- limits -------------------------------------------------------------------------------------
+// All of one connection. What a peer may make this object hold, in bytes, at most:
+//   kGrpcStreamsMax * (kGrpcOutBytesMax + about 1 KiB) + what nghttp2 keeps for the frames below, and at the
+//   caller kGrpcStreamsMax * kGrpcWindowBytes + kGrpcWindowGrowthBytesMax, delivered and not yet consumed.
+
+// Calls that are open at once; more are refused (REFUSED_STREAM), and a client that knows waits.
+inline constexpr uint32_t kGrpcStreamsMax = 1000;
+// What gRPC itself takes by default. A Register or Login request is never as long.
+inline constexpr size_t kGrpcMessageInBytesMax = 4 * 1024 * 1024;
+inline constexpr size_t kGrpcAccountInBytesMax = 64 * 1024;
+// The least that HTTP/2 allows to limit frames to: every peer takes it. One message of ours fills one frame.
+inline constexpr size_t kGrpcFrameBytesMax = 16 * 1024;
+inline constexpr size_t kGrpcContentOutBytesMax = kGrpcFrameBytesMax - kGrpcHeaderBytesMax;
+// Queued for one stream: what the peer's window does not take yet.
+inline constexpr size_t kGrpcOutBytesMax = 64 * 1024;
+
+// What one stream may send ahead of its visitor. A stream whose visitor keeps up gets more, so that distance
+// does not set its speed (64 KiB at 50 ms are 10 Mb/s); what was given on top is bounded for the whole
+// connection.
+inline constexpr uint32_t kGrpcWindowBytes = 64 * 1024;
+inline constexpr uint32_t kGrpcWindowBytesMax = 1024 * 1024;
+inline constexpr uint32_t kGrpcWindowGrowthBytesMax = 32 * 1024 * 1024;
+// The connection's window is given back whatever the visitors do, or one slow visitor would stop all streams.
+inline constexpr uint32_t kGrpcConnectionWindowBytes = 16 * 1024 * 1024;
+
+// Header blocks: a client sends about ten fields of 400 bytes together. Counted as unpacked (RFC 9113
+// §6.5.2), so that a small block which unpacks to a big one is seen; and on the wire, so that empty
+// CONTINUATIONs are too.
+inline constexpr uint32_t kGrpcHeaderListBytesMax = 8 * 1024;
+inline constexpr uint32_t kGrpcHeaderFieldsMax = 64;
+inline constexpr uint32_t kGrpcHeaderBlockBytesMax = 32 * 1024;
+inline constexpr uint32_t kGrpcContinuationsMax = 8;
+inline constexpr size_t kGrpcTokenBytesMax = 256;
+
+// PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM, GOAWAY and empty DATA. Clients measure their bandwidth
+// with PINGs and give back windows while they receive, in step with what we send (grpc-go: at most one PING
+// for each DATA), so each DATA frame of ours earns three. Frames of unknown types cost the peer their bytes
+// and us nothing: nghttp2 drops them without a word.
+inline constexpr uint32_t kGrpcControlFramesBurst = 2000;
+inline constexpr uint32_t kGrpcControlFramesPerSecond = 100;
+inline constexpr uint32_t kGrpcControlFramesPerDataSent = 3;
+// Streams that ended before one byte of a visitor went up them: resets, refusals, wrong calls. A client that
+// cancels all it has at once is innocent; an original client whose service is broken opens one after the
+// other.
+inline constexpr uint32_t kGrpcWastedStreamsBurst = 1500;
+inline constexpr uint32_t kGrpcWastedStreamsPerSecond = 100;
+static_assert(kGrpcWastedStreamsBurst > kGrpcStreamsMax);
+
+inline constexpr uint64_t kGrpcPrefaceMs = 5'000;       // until the peer's first SETTINGS
+inline constexpr uint64_t kGrpcSettingsAckMs = 10'000;  // until it acknowledges ours
+inline constexpr uint64_t kGrpcHeaderBlockMs = 10'000;  // from a HEADERS to its END_HEADERS
+inline constexpr uint64_t kGrpcFirstStreamMs = 30'000;  // until the first stream that shows a known token
+inline constexpr uint64_t kGrpcIdleMs = 300'000;        // without any stream
+inline constexpr uint64_t kGrpcAccountMs = 10'000;      // until a Register or Login request is complete
+inline constexpr uint64_t kGrpcEndingMs = 30'000;       // until the peer has taken what was queued at the end
+inline constexpr uint64_t kGrpcDrainNoticeMs = 1'000;   // from the first GOAWAY to the one that refuses
+// -------------------------------------------------------------------------------------------------
+
+class FloodGuard;
+
+// One HTTP/2 connection of an original natrp client (2019, Go, gRPC without TLS), seen from the edge.
+// Sans-IO: bytes of the TCP connection go in by feed() and come out by pull(); there is no socket, no thread,
+// no clock, no log here. Each open `Msg` stream is one ready data channel of the client whose token it
+// showed.
+//
+//   connection:  preface → serving → draining → drained → finished        any → failed → finished
+//   stream:      opening → ready → ending → closed        opening → refused        ready → closed
+//
+//   opening   the call's headers are here: authenticate() gives the caller's verdict
+//   ready     on_stream_ready(): bytes both ways; the agent may end its own direction, on_stream_end()
+//   ending    end_stream(): what is queued goes out, then the status; nothing more comes in
+//   closed    on_stream_closed(), once for each on_stream_ready(), however it went; the id is not used again
+//
+// Thread: the one that owns the connection. What its caller does:
+//
+//   at first, and after anything below   while wants_output(): pull(), send;  finished(): close the socket
+//   the socket has bytes                 on_tick(now), feed(bytes)
+//   the socket broke                     lost(), destroy
+//   every 250 ms or so                   on_tick(now)
+//   the visitor has bytes                write_stream(); it took less: read again on on_stream_writable()
+//   on_stream_data()                     send to the visitor; consume_stream() for what its socket took. A service
+//                                        may speak before there is a visitor: kept unconsumed, at most a window
+//   the visitor ended                    end_stream(id, kOk)
+//   on_stream_end()                      what is queued for the visitor, then FIN; then end_stream(id, kOk)
+//
+// While much output waits, do not read the socket: a peer that does not read must not make answers pile up.
+// Never: keeps a pointer into what it was given, blocks, throws for what a peer does.
+class NatrpGrpcConnection {
+ public:
+  using StreamId = int32_t;
+
+  struct Verdict {
+    bool accepted = false;
+    uint64_t client = 0;                               // the caller's own name for whom the token belongs to
+    GrpcStatus status = GrpcStatus::kUnauthenticated;  // of a refusal, with a sentence for the client
+    std::string message = "this edge does not know the token: ask its operator for one";
+  };
+
+  enum class StreamEnd : uint8_t {
+    kEnded,      // end_stream(), and the peer was sent everything
+    kCancelled,  // the peer reset it
+    kDeadline,   // its grpc-timeout passed
+    kBadInput,   // the peer sent what is no message
+    kAborted,    // abort_stream(), or the peer did not take the rest within kGrpcEndingMs
+    kLost,       // the connection ended
+  };
+
+  // Called from within feed(), pull(), on_tick() and lost(). They may call every function on streams, and
+  // drain(); they may not call those four, nor destroy the connection.
+  class Events {
+   public:
+    virtual ~Events() = default;
+    // A Msg call with one natrp-token. Only asked here; the stream is ready when on_stream_ready() says so.
+    virtual Verdict authenticate(std::string_view token) = 0;
+    virtual void on_stream_ready(StreamId id, uint64_t client) = 0;
+    // Bytes of the service, in order. They count against the stream's window until consume_stream().
+    virtual void on_stream_data(StreamId id, std::span<const uint8_t> bytes) = 0;
+    // The agent ended its direction: no more on_stream_data(). The other direction still works.
+    virtual void on_stream_end(StreamId id) = 0;
+    // There is room again after write_stream() took less than it was given.
+    virtual void on_stream_writable(StreamId id) = 0;
+    virtual void on_stream_closed(StreamId id, StreamEnd how) = 0;
+  };
+
+  // `events` has to outlive the connection. Output (our SETTINGS) waits from the start.
+  NatrpGrpcConnection(Events& events, uint64_t now_ms);
+  ~NatrpGrpcConnection();  // tells nothing: lost() does
+  NatrpGrpcConnection(const NatrpGrpcConnection&) = delete;
+  NatrpGrpcConnection& operator=(const NatrpGrpcConnection&) = delete;
+
+  // The bytes that came, with the preface. False: send what wants_output() and close; further input is
+  // ignored.
+  bool feed(std::span<const uint8_t> bytes);
+  // Moves bytes to send into `out`, returns how many; 0: there are none.
+  size_t pull(std::span<uint8_t> out);
+  bool wants_output() const;
+  // Nothing will come out and nothing is read any more: close the socket.
+  bool finished() const;
+
+  // Time passes: deadlines, allowances. Call it before feed() and at least every 250 ms. Milliseconds of any
+  // steady clock, the constructor's.
+  void on_tick(uint64_t now_ms);
+
+  // How many bytes write_stream() would take now; 0 for a stream that is not ready.
+  size_t stream_writable(StreamId id) const;
+  // Queues bytes of the visitor; returns how many from the front were taken.
+  size_t write_stream(StreamId id, std::span<const uint8_t> bytes);
+  // `count` bytes that on_stream_data() delivered have left for the visitor: the agent may send as many more.
+  void consume_stream(StreamId id, size_t count);
+  // After what is queued, the status; kOk when the visitor or the agent left. Only the first call counts.
+  void end_stream(StreamId id, GrpcStatus status, std::string_view message = {});
+  // At once, without what is queued: the peer sees its call cancelled. For a visitor that broke off.
+  void abort_stream(StreamId id);
+
+  // No new streams (they get kUnavailable, later none come); open ones go on. Finished when the last is
+  // closed: it is the caller who ends those that have no visitor.
+  void drain();
+  // The socket is gone: on_stream_closed(kLost) for all that were ready.
+  void lost();
+
+  size_t streams_ready() const { return streams_ready_; }
+  // Why it failed or finished, one sentence for the log; empty while all is well.
+  std::string_view end_reason() const { return end_reason_; }
+
+ private:
+  struct Stream;
+  struct Field {
+    std::string_view name, value;
+  };
+  struct Hooks;  // what nghttp2 calls, in natrp_grpc_session.cc
+  enum class Phase : uint8_t { kPreface, kServing, kDraining, kDrained };
+
+  Stream* find(StreamId id) const;
+  void open_stream(Stream& stream);
+  void refuse(Stream& stream, GrpcStatus status, std::string_view message);
+  void refuse_http(Stream& stream, std::string_view http_status);
+  void send_headers(Stream& stream, std::initializer_list<Field> fields, bool body_follows);
+  void accept(Stream& stream, uint64_t client);
+  void begin_answer(Stream& stream);
+  void take_data(Stream& stream, std::span<const uint8_t> bytes);
+  void peer_ended(Stream& stream);
+  void answer_account(Stream& stream);
+  void finish(Stream& stream, GrpcStatus status, std::string_view message);
+  void give_up(Stream& stream, GrpcStatus status, std::string_view message, StreamEnd how);
+  void cut_off(Stream& stream);
+  void widen_window(Stream& stream);
+  void reset(Stream& stream, uint32_t http2_error);
+  void tell_closed(Stream& stream, StreamEnd how);
+  void close_stream(StreamId id, uint32_t http2_error);
+  void check_stream_deadlines(Stream& stream);
+  void stop_new_streams();
+  void end_connection(uint32_t http2_error, std::string_view reason);
+  void fail(uint32_t http2_error, std::string_view reason);
+
+  Events& events_;
+  nghttp2_session* session_ = nullptr;
+  std::unique_ptr<FloodGuard> guard_;
+  std::unordered_map<StreamId, std::unique_ptr<Stream>> streams_;
+  std::vector<StreamId> writable_;    // to be told once nghttp2 has returned
+  std::span<const uint8_t> sending_;  // nghttp2's memory: a frame that pull() has not moved yet
+  std::vector<uint8_t> farewell_;     // our own GOAWAY, once nghttp2 can not be asked for one
+  std::span<const uint8_t> farewell_left_;
+  std::string end_reason_;
+  uint64_t now_ms_;
+  uint64_t began_ms_;
+  uint64_t idle_since_ms_;
+  uint64_t drain_began_ms_ = 0;
+  uint32_t window_growth_bytes_ = 0;  // given on top of kGrpcWindowBytes, by all streams that are open
+  size_t streams_ready_ = 0;
+  Phase phase_ = Phase::kPreface;
+  bool settings_acked_ = false;
+  bool ever_ready_ = false;
+  bool failed_ = false;
+};
+
+}  // namespace natrp

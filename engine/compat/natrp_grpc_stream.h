@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "compat/byte_ring.h"
+#include "compat/grpc_frame.h"
+#include "compat/natrp_grpc.h"
+
+// Private to natrp_grpc.cc and natrp_grpc_session.cc.
+
+namespace natrp {
+
+struct NatrpGrpcConnection::Stream {
+  enum class Call : uint8_t { kNone, kMsg, kAccount };
+  //   kOpening → kAnswering → kEnding → kTrailed        kOpening → kTrailed
+  enum class State : uint8_t {
+    kOpening,    // no answer submitted
+    kAnswering,  // response headers submitted; for Msg: ready
+    kEnding,     // the status is known; what is in `out` goes first
+    kTrailed,    // the status is submitted: nothing else will be
+  };
+
+  StreamId id = 0;
+  Call call = Call::kNone;
+  State state = State::kOpening;
+
+  // The request, as far as it matters.
+  std::string method, path, content_type, token, timeout;
+  uint32_t token_count = 0;
+
+  GrpcDeframer in{kGrpcMessageInBytesMax};
+  ByteRing out{kGrpcOutBytesMax};
+  GrpcStatus status = GrpcStatus::kOk;
+  std::string message;
+  StreamEnd how = StreamEnd::kEnded;  // for on_stream_closed(), when it ends without an error of HTTP/2
+
+  uint64_t deadline_ms = UINT64_MAX;  // grpc-timeout, or kGrpcAccountMs
+  uint64_t ending_ms = UINT64_MAX;    // when kEnding and kTrailed have to be over
+
+  uint32_t window_bytes = kGrpcWindowBytes;
+  uint64_t consumed_bytes = 0;  // since the window last grew
+  size_t unconsumed_bytes = 0;  // delivered, not consumed yet
+
+  bool told = false;            // on_stream_ready() was called and on_stream_closed() was not
+  bool peer_ended = false;      // END_STREAM came
+  bool deferred = false;        // nghttp2 asks for no DATA until it is resumed
+  bool wants_writable = false;  // write_stream() took less than it was given
+  bool carried = false;         // a byte of a visitor was queued
+  bool reset_sent = false;
+
+  bool is_ready() const { return call == Call::kMsg && state == State::kAnswering; }
+};
+
+}  // namespace natrp
