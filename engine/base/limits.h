@@ -15,7 +15,7 @@ inline constexpr unsigned kWorkersMax = 64;
 // Slots of one worker's shard. Memory is mapped, and touched only when a slot is first used.
 inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 
-// --- One turn of a loop: fairness (design §4.6) -------------------------------------------------------------------
+// --- One turn of a loop: fairness ----------------------------------------------------------------------------------
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
 inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read calls
@@ -24,13 +24,15 @@ inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read 
 // A buffer is held from the receive until the send has landed; an idle pair holds none. 64 KiB is the read that
 // proves a streamer (kBulkFillBytes), so one buffer can show it. Only the touched pages of a buffer cost memory.
 inline constexpr size_t kBufferBytes = 64u << 10;
-// Offered to the kernel at any time; more come from the reserve when slow receivers hold theirs.
-inline constexpr unsigned kBuffersOffered = 128;
+// Offered to the kernel at any time: the ring hands them out in turn, so each costs a touched page. It begins small
+// and doubles when a batch of receives found none; more come from the reserve when slow receivers hold theirs.
+inline constexpr unsigned kBuffersOfferedFirst = 16;
+inline constexpr unsigned kBuffersOffered = 256;
 inline constexpr unsigned kBuffersMax = 4096;       // per worker: 256 MiB mapped, touched on use
 static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");
 static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");
 
-// --- COPY ↔ BULK (design §4.1) ------------------------------------------------------------------------------------
+// --- COPY ↔ BULK ---------------------------------------------------------------------------------------------------
 inline constexpr size_t kBulkReadBytes = 16u << 10;  // three such reads in a row …
 inline constexpr unsigned kBulkReads = 3;
 inline constexpr size_t kBulkFillBytes = 64u << 10;  // … or one that filled this
@@ -44,7 +46,7 @@ inline constexpr size_t kPipeBytes = 1u << 20;       // /proc/sys/fs/pipe-max-si
 inline constexpr unsigned kPipesPerWorkerMax = 256;
 inline constexpr size_t kPipeBytesMin = 16u << 10;   // a pipe that shrank to 2 slots is worse than a copy
 
-// --- Deadlines (design §6, §7) -------------------------------------------------------------------------------------
+// --- Deadlines -----------------------------------------------------------------------------------------------------
 inline constexpr uint32_t kHelloTimeoutMs = 5000;
 inline constexpr uint32_t kRendezvousTimeoutMs = 10000;
 inline constexpr uint32_t kServiceDialTimeoutMs = 5000;

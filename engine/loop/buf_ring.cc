@@ -22,18 +22,24 @@ void BufRing::setup(OfferFn offer, void* context) {
   memory_ = static_cast<unsigned char*>(mapped);
   reserve_.reserve(kBuffersMax);
   for (unsigned id = kBuffersMax; id > 0; --id) reserve_.push_back(static_cast<uint16_t>(id - 1));
+  offer_wanted_ = kBuffersOfferedFirst;
   offer_ = offer;
   context_ = context;
   top_up();
 }
 
 void BufRing::top_up() {
-  while (offer_ != nullptr && offered_ < kBuffersOffered && !reserve_.empty()) {
+  while (offer_ != nullptr && offered_ < offer_wanted_ && !reserve_.empty()) {
     const uint16_t id = reserve_.back();
     reserve_.pop_back();
     ++offered_;
     offer_(context_, id);
   }
+}
+
+void BufRing::offer_more() {
+  if (offer_wanted_ < kBuffersOffered) offer_wanted_ *= 2;
+  top_up();
 }
 
 bool BufRing::take(uint16_t& id) {

@@ -6,8 +6,7 @@
 // Life of a buffer   reserve ──▶ offered (the kernel may fill it) ──receive──▶ held ──release──▶ offered or reserve
 // Thread   its loop's.
 // Memory   one mapping, touched only where bytes were; the reserve is a stack, so the warm ones are used first.
-//
-// design §3 had this file in relay/. It is here because the ring backend registers the memory with the kernel.
+// Place    loop/ and not relay/, whose bytes it holds: the ring backend registers the memory with the kernel.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +31,8 @@ class BufRing {
   // The backend says that the kernel filled an offered buffer: it is held now, and another is offered in its place.
   void filled(uint16_t id);
   void release(uint16_t id);
+  // A receive found no buffer offered: offers twice as many from now on, up to kBuffersOffered.
+  void offer_more();
 
   unsigned char* data(uint16_t id) { return memory_ + static_cast<size_t>(id) * bytes_each_; }
   size_t bytes_each() const { return bytes_each_; }
@@ -46,6 +47,7 @@ class BufRing {
   size_t bytes_each_ = 0;
   std::vector<uint16_t> reserve_;
   unsigned offered_ = 0;
+  unsigned offer_wanted_ = 0;
   unsigned held_ = 0;
   OfferFn offer_ = nullptr;
   void* context_ = nullptr;

@@ -151,7 +151,9 @@ bool EpollLoop::perform(Op& op, int32_t& result) {
       }
       result = errno == EINPROGRESS || errno == EALREADY ? -EAGAIN : -errno;
       // A unix socket whose backlog is full answers EAGAIN and never becomes writable: that is a refusal.
-      if (errno == EAGAIN) result = static_cast<const sockaddr*>(op.data)->sa_family == AF_UNIX ? -ECONNREFUSED : -EAGAIN;
+      if (errno == EAGAIN) {
+        result = static_cast<const sockaddr*>(op.data)->sa_family == AF_UNIX ? -ECONNREFUSED : -EAGAIN;
+      }
       break;
     }
     case OpKind::kPoll:
@@ -257,6 +259,7 @@ void EpollLoop::run_once(int timeout_ms) {
   epoll_event events[kEventsPerWait];
   const int n = epoll_wait(epoll_.get(), events, kEventsPerWait, timeout);
   turn_ms_ = now_ms();
+  timers_.begin_turn(turn_ms_);
   for (int i = 0; i < n; ++i) on_event(events[i]);
   for (unsigned round = 0; round < kRoundsPerTurn && !ready_.empty(); ++round) try_ready();
   timers_.advance(turn_ms_);
@@ -273,6 +276,16 @@ void EpollLoop::close(int fd, bool reset) {
   at.registered = false;  // close removes it from the epoll set: nobody duplicates our descriptors
   ++at.generation;
   ::close(fd);
+}
+
+void EpollLoop::let_go(int fd) {
+  Waiting& at = waiting(fd);
+  NATRP_CHECK(at.reader == nullptr && at.writer == nullptr, "a descriptor goes on after its ops have landed");
+  // The next owner of this number in this loop must be watched anew, whoever closed it meanwhile.
+  if (at.registered) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  at.hung_up = false;
+  at.registered = false;
+  ++at.generation;
 }
 
 }  // namespace natrp

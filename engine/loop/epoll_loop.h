@@ -31,6 +31,7 @@ class EpollLoop final : public SystemCallLoop {
   void run_once(int timeout_ms) override;
   void wake() override;
   void close(int fd, bool reset) override;
+  void let_go(int fd) override;
 
  private:
   // What waits on one descriptor: at most one op that reads (accept, receive, poll) and one that writes.

@@ -54,6 +54,8 @@ class Loop {
   virtual int bytes_readable(int fd) = 0;        // FIONREAD; ≥ 0 or -errno
   // Closes fd, with SO_LINGER {1,0} first when reset is set: the peer sees a RST. No op on fd may be in flight.
   virtual void close(int fd, bool reset) = 0;
+  // Forgets fd, which goes on to another thread's loop. No op on fd may be in flight.
+  virtual void let_go(int) {}
 
   BufRing& buffers() { return buffers_; }
   TimerWheel& timers() { return timers_; }

@@ -8,6 +8,11 @@ void TimerWheel::start_at(uint64_t now_ms) {
   tick_ = now_ms / kTickMs;
 }
 
+void TimerWheel::begin_turn(uint64_t now_ms) {
+  if (armed_ == 0) return advance(now_ms);  // nothing is due: the ticks of the sleep are skipped, not walked
+  if (now_ms > now_ms_) now_ms_ = now_ms;
+}
+
 void TimerWheel::place(Timer& timer) {
   // Rounded up, so that nothing fires early.
   uint64_t tick = (timer.deadline_ms + kTickMs - 1) / kTickMs;
@@ -65,9 +70,10 @@ void TimerWheel::advance(uint64_t now_ms) {
     now_ms_ = now_ms;
     Slot& slot = near_[tick_ % kSlots];
     ++tick_;
-    // The far slot of a new round is spread before the round begins.
-    if (tick_ % kSlots == 0) cascade();
     fire_slot(slot);
+    // The far slot of a new round is spread before the round begins, and after the last slot of this one has fired:
+    // the last tick of the new round goes into that very slot.
+    if (tick_ % kSlots == 0) cascade();
   }
   now_ms_ = now_ms;
 }

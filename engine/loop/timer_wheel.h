@@ -26,6 +26,9 @@ class TimerWheel {
   static constexpr uint64_t kTickMs = 4;
 
   void start_at(uint64_t now_ms);
+  // A new turn began: delays count from here. Fires nothing; without it a timer armed by the first handler after a
+  // long sleep would count from before the sleep, and be due at once.
+  void begin_turn(uint64_t now_ms);
   // Arms timer (again, if it was armed) to fire in delay_ms from the wheel's time.
   void arm(Timer& timer, uint64_t delay_ms);
   void disarm(Timer& timer);

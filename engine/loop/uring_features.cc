@@ -9,7 +9,9 @@ namespace {
 
 // Which sysctl or filter is behind a refused io_uring_setup: the operator's first question.
 Error explain(int errno_value) {
-  if (errno_value == ENOSYS) return {"io_uring is not in this kernel (or a container hides it); use --io epoll", ENOSYS};
+  if (errno_value == ENOSYS) {
+    return {"io_uring is not in this kernel (or a container hides it); use --io epoll", ENOSYS};
+  }
   if (errno_value == EPERM || errno_value == EACCES) {
     char value = '0';
     if (std::FILE* file = std::fopen("/proc/sys/kernel/io_uring_disabled", "re")) {

@@ -4,7 +4,7 @@
 // waits; completions are copied out before any handler runs.
 //
 // Thread   one. wake() from any.
-// Never    splices through the ring: IORING_OP_SPLICE always runs in a kernel worker thread (design §4.1).
+// Never    splices through the ring: IORING_OP_SPLICE always runs in a kernel worker thread.
 #pragma once
 
 #include <liburing.h>
@@ -37,6 +37,7 @@ class UringLoop final : public SystemCallLoop {
   bool prepare_cancel(Op& op);
   void retry_postponed();
   bool watch_hang_up(Op& op);
+  void end_hang_up(Op& op);
   void finish_hang_up(Op& op, int32_t result);
   static void on_hang_ups(Op& op);
   void complete(uint64_t user_data, int32_t result, uint32_t flags);

@@ -38,7 +38,7 @@ Result<Fd> listen_on(const Address& address, const SocketOptions& options, int b
     const int error = errno;
     std::string why = "cannot listen on " + address.text();
     if (error == EADDRINUSE) {
-      return Error{why + ": another process has this port; stop it, or choose another port", error};
+      return Error{why + ": the port is in use by another process; stop it, or choose another port", error};
     }
     if (error == EACCES) {
       return Error{why + ": no right to use a port below 1024; run as root or give CAP_NET_BIND_SERVICE", error};

@@ -106,15 +106,24 @@ Pair* PairTable::start_waiting(Conn& back, uint32_t owner) {
   return pair;
 }
 
-void PairTable::attach_front(Pair& pair, Conn& front, uint16_t buffer, uint32_t first_bytes) {
+void PairTable::take_front(Pair& pair, Conn& front) {
   NATRP_CHECK(pair.state == PairState::kWaiting && !pair.in_ready, "a visitor meets a ready channel once");
   pair.front = context_.conns.index_of(front);
   context_.counters.add(Counter::kPairsLive);
   pair.state = PairState::kFlowing;
   ++flowing_;
   pair.down.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
+}
+
+void PairTable::attach_front(Pair& pair, Conn& front, uint16_t buffer, uint32_t first_bytes) {
+  take_front(pair, front);
   pump_start_with(context_, pair.up, front, pair.back_conn(), buffer, first_bytes);
   settle(pair, pair.up);
+}
+
+void PairTable::attach_front(Pair& pair, Conn& front) {
+  take_front(pair, front);
+  pump_start(context_, pair.up, front);
 }
 
 void PairTable::end(Pair& pair, EndReason reason, bool reset_front, bool reset_back) {

@@ -89,6 +89,8 @@ class PairTable {
   Pair* start_waiting(Conn& back, uint32_t owner);
   // The visitor came: first_bytes (in buffer, held by the pair from here on) go to the back before anything else.
   void attach_front(Pair& pair, Conn& front, uint16_t buffer, uint32_t first_bytes);
+  // The same with nothing to send first.
+  void attach_front(Pair& pair, Conn& front);
   // Ends a pair: both sides are closed, reset where asked. on_end follows, perhaps inside this call: the caller does
   // not touch the pair afterwards. A ready channel leaves its list first (on_unready).
   void end(Pair& pair, EndReason reason, bool reset_front, bool reset_back);
@@ -118,6 +120,7 @@ class PairTable {
   Pair* claim();
   void release(Pair& pair);
   void settle(Pair& pair, Pump& pump);
+  void take_front(Pair& pair, Conn& front);
   void on_eof(Pair& pair, Pump& pump);
   void on_source_reset(Pair& pair, Pump& pump);
   void on_sink_broken(Pair& pair, Pump& pump);

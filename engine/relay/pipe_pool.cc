@@ -45,12 +45,13 @@ PipePool::~PipePool() { trim(0); }
 
 bool PipePool::make(Pipe& pipe) {
   int fds[2];
-  if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) != 0) return false;
+  if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) != 0) return false;  // no descriptor just now: it may be another time
   int bytes = fcntl(fds[1], F_SETPIPE_SZ, static_cast<int>(kPipeBytes));
   if (bytes < 0) bytes = fcntl(fds[1], F_GETPIPE_SZ);
   if (bytes < static_cast<int>(kPipeBytesMin)) {
     ::close(fds[0]);
     ::close(fds[1]);
+    unused_.clear();  // over the budget: what exists is what there is
     return false;
   }
   pipe = {fds[0], fds[1], static_cast<uint32_t>(bytes)};
@@ -66,10 +67,7 @@ uint16_t PipePool::take() {
   }
   if (unused_.empty()) return kNone;
   const uint16_t id = unused_.back();
-  if (!make(pipes_[id])) {
-    unused_.clear();  // over the budget: what exists is what there is
-    return kNone;
-  }
+  if (!make(pipes_[id])) return kNone;
   unused_.pop_back();
   ++open_;
   ++borrowed_;

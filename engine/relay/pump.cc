@@ -47,6 +47,7 @@ void pump_start_with(RelayContext& context, Pump& pump, Conn& source, Conn& sink
   pump.holds = true;
   pump.offset = 0;
   pump.pending = bytes;
+  pump.preface = true;
   pump_run(context, pump, source, sink);
 }
 
@@ -84,6 +85,10 @@ void pump_poll(RelayContext& context, Pump& pump, int fd, uint32_t mask, bool dr
 }
 
 void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
+  if (pump.preface) {
+    pump.preface = pump.pending > 0;
+    return;
+  }
   source.bytes_received.store(source.bytes_received.load(std::memory_order_relaxed) + bytes,
                               std::memory_order_relaxed);
   context.counters.add(pump.down ? Counter::kBytesDown : Counter::kBytesUp, bytes);

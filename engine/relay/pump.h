@@ -62,6 +62,7 @@ struct Pump {
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
   bool watching : 1 = false;   // after eof: its op waits for a reset of the source
   bool sending : 1 = false;    // URING: the op in flight is the send
+  bool preface : 1 = false;    // the pending bytes are ours (a Start), not the source's: nobody counts them
   uint32_t progress_ms = 0;    // turn time of the last byte, wraps after 49 days
 
   bool landed() const { return !op.in_flight; }

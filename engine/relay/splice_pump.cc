@@ -1,5 +1,5 @@
 // SPLICE: socket → pipe → socket, pages moved inside the kernel. splice(2) is called on the spot when the loop says
-// that the source is readable; through a ring it would run in a kernel worker thread (design §4.1).
+// that the source is readable; through a ring it would run in a kernel worker thread.
 //
 // What the kernel really does:
 // - EAGAIN from socket → pipe means "socket empty" or "no free slot in the pipe". A pipe has slots, not bytes: at MTU

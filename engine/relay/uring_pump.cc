@@ -33,9 +33,13 @@ bool sent(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
     pump_count(context, pump, source, static_cast<size_t>(n));
   }
   if (pump.pending > 0) {
-    send_pending(context, pump, sink);  // short: the next send says why
+    // Short: an error followed, and the kernel has forgotten it (a ring's send with WAITALL reports the bytes instead).
+    // The next send says so again, but a receive from this socket may be faster and would see a clean end.
+    sink.peer_reset = true;
+    send_pending(context, pump, sink);
     return false;
   }
+  sink.peer_reset = false;  // what interrupted a send was no reset
   const size_t read_bytes = pump.op.len > pump.offset ? pump.op.len : pump.offset;
   pump_drop_buffer(context, pump);
   if (pump_promote(context, pump, read_bytes)) {
@@ -72,6 +76,7 @@ void uring_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink)
   if (n == -ENOBUFS) {
     // All buffers were filled in this turn, or all are held by slow sinks. The first heals by itself.
     context.counters.add(Counter::kBuffersExhausted);
+    context.loop.buffers().offer_more();
     if (!context.loop.buffers().exhausted()) return uring_pump_wait(context, pump, source);
     pump.starved = true;
     return;

@@ -1,0 +1,90 @@
+#include "base/port_set.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+
+#include "base/names.h"
+
+namespace natrp {
+namespace {
+
+TEST(PortSet, ReadsPortsAndRangesAndWritesThemSorted) {
+  const auto set = PortSet::parse("20000-29999, 443").value();
+  EXPECT_EQ(set.format(), "443,20000-29999");
+  EXPECT_EQ(set.size(), 10001u);
+  EXPECT_TRUE(set.contains(443));
+  EXPECT_TRUE(set.contains(20000));
+  EXPECT_TRUE(set.contains(29999));
+  EXPECT_FALSE(set.contains(442));
+  EXPECT_FALSE(set.contains(19999));
+  EXPECT_FALSE(set.contains(30000));
+  EXPECT_FALSE(set.contains(0));
+  EXPECT_EQ(set.nth(0), 443);
+  EXPECT_EQ(set.nth(1), 20000);
+  EXPECT_EQ(set.nth(10000), 29999);
+}
+
+TEST(PortSet, JoinsRangesThatOverlapOrTouch) {
+  EXPECT_EQ(PortSet::parse("5-9,1-4,8-12,20").value().format(), "1-12,20");
+  EXPECT_EQ(PortSet::parse("1-65535").value().size(), 65535u);
+  EXPECT_EQ(PortSet::parse("65535,1-65534").value().format(), "1-65535");
+  EXPECT_EQ(PortSet::parse("1-10,2-3").value().format(), "1-10");
+}
+
+TEST(PortSet, AnEmptySetHoldsNothing) {
+  const PortSet set;
+  EXPECT_TRUE(set.empty());
+  EXPECT_EQ(set.size(), 0u);
+  EXPECT_FALSE(set.contains(1));
+  EXPECT_EQ(set.format(), "");
+}
+
+TEST(PortSet, RefusesWhatIsNoSetOfPortsAndNamesIt) {
+  for (const char* text : {"", ",", "1,", ",1", "0", "0-10", "65536", "1-70000", "9-3", "ssh", "1-2-3", "-1",
+                           "1-", "+5", "0x10", "99999999999999999999", "1 2", "1;2"}) {
+    const auto set = PortSet::parse(text);
+    ASSERT_FALSE(set.ok()) << text;
+    EXPECT_NE(set.error().message.find("port"), std::string::npos) << text;
+  }
+  EXPECT_NE(PortSet::parse("1-70000").error().message.find("70000"), std::string::npos);
+  EXPECT_NE(PortSet::parse("20010-20000").error().message.find("20010-20000"), std::string::npos);
+}
+
+TEST(PortSet, AgreesWithASetOfNumbers) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 200; ++round) {
+    std::set<unsigned> model;
+    std::string text;
+    const unsigned items = 1 + random() % 6;
+    for (unsigned i = 0; i < items; ++i) {
+      const unsigned first = 1 + random() % 60;
+      const unsigned last = first + random() % 8;
+      for (unsigned port = first; port <= last; ++port) model.insert(port);
+      text += (text.empty() ? "" : ",") + std::to_string(first) + "-" + std::to_string(last);
+    }
+    const auto set = PortSet::parse(text).value();
+    ASSERT_EQ(set.size(), model.size()) << text;
+    size_t index = 0;
+    for (const unsigned port : model) ASSERT_EQ(set.nth(index++), port) << text;
+    for (unsigned port = 0; port < 80; ++port) {
+      ASSERT_EQ(set.contains(static_cast<uint16_t>(port)), model.count(port) == 1) << text << " " << port;
+    }
+    ASSERT_EQ(PortSet::parse(set.format()).value(), set) << text;
+  }
+}
+
+TEST(Names, AreOneWord) {
+  for (const char* name : {"demo", "a", "web-1.example_x", "0"})
+    EXPECT_TRUE(check_name("client", name).ok()) << name;
+  const std::string longest(64, 'x');
+  EXPECT_TRUE(check_name("client", longest).ok());
+  EXPECT_FALSE(check_name("client", longest + "x").ok());
+  for (const char* name : {"", "-x", ".x", "a b", "a/b", "a\nb", "é", "a="}) {
+    EXPECT_FALSE(check_name("client", name).ok()) << name;
+  }
+}
+
+}  // namespace
+}  // namespace natrp

@@ -1,0 +1,295 @@
+#include "control/port_lease.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+
+namespace natrp {
+namespace {
+
+constexpr uint64_t kGraceMs = 60000;
+
+PortSet ports(const char* text) { return PortSet::parse(text).value(); }
+SlotId session(uint32_t number) { return SlotId::make(0, number, 1); }
+
+LeaseRequest request(const std::string& client, const std::string& tunnel, uint32_t session_number,
+                     uint16_t wanted = 0, const char* policy = nullptr) {
+  LeaseRequest made;
+  made.client = client;
+  made.tunnel = tunnel;
+  made.session = session(session_number);
+  made.wanted = wanted;
+  if (policy != nullptr) made.policy = ports(policy);
+  return made;
+}
+
+// Reserves and opens.
+uint16_t lease(PortLeases& leases, const LeaseRequest& wish, uint64_t now_ms = 0) {
+  const LeaseAnswer answer = leases.reserve(wish, now_ms);
+  EXPECT_TRUE(answer.ok()) << answer.sentence;
+  if (answer.ok()) {
+    EXPECT_TRUE(leases.mark_live(answer.port, wish.session));
+  }
+  return answer.port;
+}
+
+TEST(PortLeases, GivesAWantedPortOnce) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  EXPECT_EQ(lease(leases, request("a", "web", 1, 20003)), 20003);
+  const LeaseAnswer other = leases.reserve(request("b", "web", 2, 20003), 0);
+  EXPECT_EQ(other.refusal, LeaseRefusal::kPortInUse);
+  EXPECT_NE(other.sentence.find("20003"), std::string::npos);
+  EXPECT_EQ(other.sentence.find("'a'"), std::string::npos) << "another client's name is told";
+  const LeaseAnswer own = leases.reserve(request("a", "ssh", 1, 20003), 0);
+  EXPECT_EQ(own.refusal, LeaseRefusal::kPortInUse);
+  EXPECT_NE(own.sentence.find("'web'"), std::string::npos);
+}
+
+TEST(PortLeases, RefusesAPortOutsideOfTheRangeOrThePolicy) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  EXPECT_EQ(leases.reserve(request("a", "web", 1, 443), 0).refusal, LeaseRefusal::kPortNotAllowed);
+  EXPECT_EQ(leases.reserve(request("a", "web", 1, 20000, "20005-20006"), 0).refusal,
+            LeaseRefusal::kPortNotAllowed);
+  EXPECT_EQ(leases.reserve(request("a", "web", 1, 0, "443"), 0).refusal, LeaseRefusal::kPortNotAllowed);
+  const LeaseAnswer any = leases.reserve(request("a", "web", 1, 0, "443,20005-20006"), 0);
+  ASSERT_TRUE(any.ok());
+  EXPECT_TRUE(any.port == 20005 || any.port == 20006);
+}
+
+TEST(PortLeases, KeepsAPortInGraceForItsOwnerAndNobodyElse) {
+  PortLeases leases(ports("20000"), kGraceMs);
+  EXPECT_EQ(lease(leases, request("a", "web", 1)), 20000);
+  EXPECT_EQ(leases.session_lost(session(1), 1000), std::vector<uint16_t>{20000});
+  EXPECT_EQ(leases.find(20000)->state, LeaseState::kGrace);
+  EXPECT_EQ(leases.reserve(request("b", "web", 2), 60999).refusal, LeaseRefusal::kRangeExhausted);
+  EXPECT_EQ(leases.reserve(request("b", "web", 2, 20000), 60999).refusal, LeaseRefusal::kPortInUse);
+  EXPECT_EQ(lease(leases, request("a", "web", 3), 60999), 20000);
+  EXPECT_TRUE(leases.expire(1'000'000).empty()) << "a live lease does not expire";
+}
+
+TEST(PortLeases, FreesAPortWhenItsGraceIsOver) {
+  PortLeases leases(ports("20000"), kGraceMs);
+  lease(leases, request("a", "web", 1));
+  leases.session_lost(session(1), 1000);
+  EXPECT_TRUE(leases.expire(60999).empty());
+  EXPECT_EQ(leases.expire(61000), std::vector<uint16_t>{20000});
+  EXPECT_EQ(lease(leases, request("b", "web", 2), 61000), 20000);
+}
+
+TEST(PortLeases, WithoutGraceALostPortIsFreeAtOnce) {
+  PortLeases leases(ports("20000"), 0);
+  lease(leases, request("a", "web", 1));
+  EXPECT_EQ(leases.session_lost(session(1), 5).size(), 1u);
+  EXPECT_EQ(lease(leases, request("b", "web", 2), 5), 20000);
+}
+
+TEST(PortLeases, ATunnelGetsItsLastPortBackAfterAnythingElse) {
+  PortLeases leases(ports("20000-20003"), kGraceMs);
+  leases.remember_sticky("a", "web", 20002);
+  // Others come first and take what is nobody's.
+  std::set<uint16_t> others;
+  for (uint32_t i = 0; i < 3; ++i) others.insert(lease(leases, request("b", "t" + std::to_string(i), 2)));
+  EXPECT_EQ(others, (std::set<uint16_t>{20000, 20001, 20003}));
+  EXPECT_EQ(lease(leases, request("a", "web", 1)), 20002);
+}
+
+TEST(PortLeases, AStickyPortGoesToAnotherWhenNothingElseIsFreeTheOldestFirst) {
+  PortLeases leases(ports("20000-20001"), kGraceMs);
+  leases.remember_sticky("a", "old", 20001);
+  leases.remember_sticky("a", "young", 20000);
+  EXPECT_EQ(lease(leases, request("b", "web", 1)), 20001);
+  EXPECT_EQ(lease(leases, request("b", "ssh", 1)), 20000);
+  EXPECT_EQ(leases.reserve(request("a", "old", 2), 0).refusal, LeaseRefusal::kRangeExhausted);
+}
+
+TEST(PortLeases, AnyPassesOverAPortThatAnotherProgramHas) {
+  PortLeases leases(ports("20000-20001"), kGraceMs);
+  const uint16_t first = leases.reserve(request("a", "web", 1), 0).port;
+  leases.mark_taken(first, session(1), 0);
+  EXPECT_EQ(leases.find(first), nullptr);
+  const uint16_t second = leases.reserve(request("a", "web", 1), 0).port;
+  EXPECT_NE(second, first);
+  leases.mark_taken(second, session(1), 0);
+  const LeaseAnswer none = leases.reserve(request("a", "web", 1), 1);
+  EXPECT_EQ(none.refusal, LeaseRefusal::kRangeExhausted);
+  EXPECT_NE(none.sentence.find("2 are in use by other programs"), std::string::npos) << none.sentence;
+  // A wish is always tried: the other program may be gone.
+  EXPECT_TRUE(leases.reserve(request("a", "web", 1, first), 1).ok());
+  EXPECT_TRUE(leases.reserve(request("b", "web", 2), PortLeases::kTakenMs).ok());
+}
+
+TEST(PortLeases, AnotherWishReleasesTheFormerPort) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  lease(leases, request("a", "web", 1, 20001));
+  const LeaseAnswer answer = leases.reserve(request("a", "web", 1, 20002), 0);
+  EXPECT_EQ(answer.port, 20002);
+  EXPECT_EQ(answer.released, 20001);
+  EXPECT_EQ(leases.find(20001), nullptr);
+  EXPECT_EQ(leases.size(), 1u);
+}
+
+TEST(PortLeases, ARefusedWishLeavesTheFormerPortAlone) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  lease(leases, request("a", "web", 1, 20001));
+  EXPECT_FALSE(leases.reserve(request("a", "web", 1, 443), 0).ok());
+  EXPECT_EQ(leases.find(20001)->state, LeaseState::kLive);
+}
+
+TEST(PortLeases, ANarrowedPolicyTakesTheFormerPortAway) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  lease(leases, request("a", "web", 1, 20001));
+  leases.session_lost(session(1), 0);
+  const LeaseAnswer answer = leases.reserve(request("a", "web", 2, 0, "20005"), 1);
+  EXPECT_EQ(answer.port, 20005);
+  EXPECT_EQ(answer.released, 20001);
+}
+
+TEST(PortLeases, TheEndOfAnOldSessionDoesNotTouchWhatANewOneTookOver) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  const uint16_t port = lease(leases, request("a", "web", 1));
+  EXPECT_EQ(lease(leases, request("a", "web", 2)), port);
+  EXPECT_TRUE(leases.session_lost(session(1), 5).empty());
+  EXPECT_EQ(leases.release("a", "web", session(1)), 0);
+  EXPECT_FALSE(leases.mark_live(port, session(1)));
+  EXPECT_EQ(leases.find(port)->state, LeaseState::kLive);
+  EXPECT_EQ(leases.release("a", "web", session(2)), port);
+  EXPECT_EQ(leases.find(port), nullptr);
+}
+
+TEST(PortLeases, ARemovedClientLeavesNothingBehind) {
+  PortLeases leases(ports("20000-20001"), kGraceMs);
+  const uint16_t port = lease(leases, request("a", "web", 1));
+  lease(leases, request("b", "web", 2));
+  EXPECT_EQ(leases.remove_client("a"), std::vector<uint16_t>{port});
+  EXPECT_EQ(leases.size(), 1u);
+  EXPECT_EQ(lease(leases, request("c", "web", 3)), port);
+}
+
+// A model that knows only the rules: who holds a port, and until when nobody else may have it.
+class Model {
+ public:
+  struct Held {
+    std::string owner;
+    SlotId session;
+    bool grace = false;
+    uint64_t grace_ends_ms = 0;
+  };
+  void expire(uint64_t now_ms) {
+    std::erase_if(held,
+                  [&](const auto& one) { return one.second.grace && one.second.grace_ends_ms <= now_ms; });
+  }
+  std::map<uint16_t, Held> held;
+};
+
+TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
+  for (uint32_t seed = 1; seed <= 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    const PortSet range = ports(seed % 2 == 0 ? "20000-20005" : "443,20000-20011,30000");
+    PortLeases leases(range, 500);
+    Model model;
+    uint64_t now_ms = 0;
+    for (int step = 0; step < 3000; ++step) {
+      now_ms += random() % 40;
+      const std::string client(1, static_cast<char>('a' + random() % 4));
+      const std::string tunnel(1, static_cast<char>('x' + random() % 3));
+      const std::string owner = client + tunnel;
+      const uint32_t number = 1 + random() % 8;
+      model.expire(now_ms);
+      switch (random() % 8) {
+        case 0:
+        case 1:
+        case 2: {
+          const uint16_t wanted = random() % 3 == 0 ? range.nth(random() % range.size()) : 0;
+          const LeaseAnswer answer = leases.reserve(request(client, tunnel, number, wanted), now_ms);
+          if (!answer.ok()) {
+            ASSERT_FALSE(answer.sentence.empty());
+            if (wanted != 0) {
+              ASSERT_TRUE(model.held.contains(wanted) && model.held[wanted].owner != owner);
+            } else {
+              for (const auto& [port, held] : model.held)
+                ASSERT_NE(held.owner, owner) << "its own port " << port;
+            }
+            break;
+          }
+          ASSERT_TRUE(range.contains(answer.port));
+          const auto before = model.held.find(answer.port);
+          ASSERT_TRUE(before == model.held.end() || before->second.owner == owner)
+              << "given twice: " << answer.port;
+          uint16_t former = 0;
+          for (const auto& [port, held] : model.held) {
+            if (held.owner == owner && port != answer.port) former = port;
+          }
+          ASSERT_EQ(answer.released, former);
+          if (former != 0) model.held.erase(former);
+          model.held[answer.port] = {owner, session(number), false, 0};
+          break;
+        }
+        case 3: {
+          const uint16_t port = range.nth(random() % range.size());
+          const bool live = leases.mark_live(port, session(number));
+          if (live) {
+            ASSERT_TRUE(model.held.contains(port) && model.held[port].session == session(number));
+          }
+          break;
+        }
+        case 4: {
+          std::set<uint16_t> expected;
+          for (auto& [port, held] : model.held) {
+            if (!(held.session == session(number)) || held.grace) continue;
+            held.grace = true;
+            held.grace_ends_ms = now_ms + 500;
+            expected.insert(port);
+          }
+          const auto lost = leases.session_lost(session(number), now_ms);
+          ASSERT_EQ(std::set<uint16_t>(lost.begin(), lost.end()), expected);
+          break;
+        }
+        case 5: {
+          leases.expire(now_ms);
+          const uint16_t port = leases.release(client, tunnel, session(number));
+          if (port != 0) {
+            ASSERT_EQ(model.held.at(port).owner, owner);
+            model.held.erase(port);
+          }
+          break;
+        }
+        case 6: {
+          const uint16_t port = range.nth(random() % range.size());
+          leases.expire(now_ms);
+          leases.mark_taken(port, session(number), now_ms);
+          if (model.held.contains(port) && model.held[port].session == session(number))
+            model.held.erase(port);
+          break;
+        }
+        case 7: {
+          if (random() % 10 != 0) break;
+          leases.remove_client(client);
+          std::erase_if(model.held, [&](const auto& one) { return one.second.owner[0] == client[0]; });
+          break;
+        }
+      }
+      leases.expire(now_ms);
+      model.expire(now_ms);
+      ASSERT_EQ(leases.size(), model.held.size()) << "step " << step;
+      for (const auto& [port, held] : model.held) {
+        const Lease* found = leases.find(port);
+        ASSERT_NE(found, nullptr) << "lost: " << port << " at step " << step;
+        ASSERT_EQ(found->client + found->tunnel, held.owner);
+        ASSERT_EQ(found->state == LeaseState::kGrace, held.grace);
+        ASSERT_EQ(leases.port_of(found->client, found->tunnel), port);
+      }
+    }
+    // Nothing is lost: when all clients are gone and no program is in the way, the whole range can be given.
+    for (const char* client : {"a", "b", "c", "d"}) leases.remove_client(client);
+    now_ms += PortLeases::kTakenMs;
+    std::set<uint16_t> given;
+    for (size_t i = 0; i < range.size(); ++i)
+      given.insert(lease(leases, request("z", std::to_string(i), 9), now_ms));
+    ASSERT_EQ(given.size(), range.size());
+  }
+}
+
+}  // namespace
+}  // namespace natrp

@@ -1,0 +1,109 @@
+#include "control/registry.h"
+
+#include <gtest/gtest.h>
+
+#include "base/limits.h"
+
+namespace natrp {
+namespace {
+
+SlotId session(uint32_t number) { return SlotId::make(0, number, 1); }
+
+TEST(Takeover, FollowsTheRule) {
+  struct Case {
+    TakeoverQuestion question;
+    Takeover expected;
+  };
+  const Case cases[] = {
+      {{false, false, false, 0, false}, Takeover::kNobodyThere},
+      {{true, true, false, 0, false}, Takeover::kOwn},
+      {{true, false, true, 0, false}, Takeover::kSameInstance},
+      {{true, false, false, kSessionSilentMs, false}, Takeover::kSilent},
+      {{true, false, false, kSessionSilentMs - 1, false}, Takeover::kRefused},
+      {{true, false, false, kSessionSilentMs - 1, true}, Takeover::kReplaced},
+      {{true, false, false, 0, true}, Takeover::kReplaced},
+      {{true, false, false, 0, false}, Takeover::kRefused},
+  };
+  for (const Case& one : cases) EXPECT_EQ(decide_takeover(one.question), one.expected);
+}
+
+TEST(Registry, ANewInstanceOfTheSameAgentTakesOverAtOnce) {
+  Registry registry;
+  registry.open_session(session(1), "a", "instance", 0);
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  registry.open_session(session(2), "a", "instance", 1);
+  const TakeoverAnswer answer = registry.take_tunnel(session(2), "web", false, 1);
+  EXPECT_EQ(answer.takeover, Takeover::kSameInstance);
+  EXPECT_EQ(answer.loser, session(1));
+  EXPECT_EQ(registry.holder("a", "web"), session(2));
+  EXPECT_TRUE(registry.close_session(session(1)).empty())
+      << "what was taken over is not the loser's to give up";
+  EXPECT_EQ(registry.holder("a", "web"), session(2));
+}
+
+TEST(Registry, ASecondLivingAgentIsRefusedInASentence) {
+  Registry registry;
+  registry.open_session(session(1), "a", "one", 0);
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  registry.open_session(session(2), "a", "two", 5000);
+  registry.heard(session(1), 4000);
+  const TakeoverAnswer refused = registry.take_tunnel(session(2), "web", false, 5000);
+  EXPECT_FALSE(refused.ok());
+  EXPECT_NE(refused.sentence.find("'web'"), std::string::npos);
+  EXPECT_FALSE(refused.loser.valid());
+  EXPECT_EQ(registry.holder("a", "web"), session(1));
+  const TakeoverAnswer replaced = registry.take_tunnel(session(2), "web", true, 5000);
+  EXPECT_EQ(replaced.takeover, Takeover::kReplaced);
+  EXPECT_EQ(replaced.loser, session(1));
+}
+
+TEST(Registry, ASilentSessionGivesWay) {
+  Registry registry;
+  registry.open_session(session(1), "a", "one", 0);
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  registry.heard(session(1), 1000);
+  registry.open_session(session(2), "a", "two", 1000);
+  EXPECT_FALSE(registry.take_tunnel(session(2), "web", false, 1000 + kSessionSilentMs - 1).ok());
+  const TakeoverAnswer answer = registry.take_tunnel(session(2), "web", false, 1000 + kSessionSilentMs);
+  EXPECT_EQ(answer.takeover, Takeover::kSilent);
+  EXPECT_EQ(answer.loser, session(1));
+}
+
+TEST(Registry, AgentsThatSendNoInstanceAreStrangers) {
+  Registry registry;
+  registry.open_session(session(1), "a", "", 0);
+  registry.open_session(session(2), "a", "", 0);
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  EXPECT_FALSE(registry.take_tunnel(session(2), "web", false, 0).ok());
+}
+
+TEST(Registry, TunnelsOfOneNameBelongToDifferentClients) {
+  Registry registry;
+  registry.open_session(session(1), "a", "one", 0);
+  registry.open_session(session(2), "b", "one", 0);
+  EXPECT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  EXPECT_EQ(registry.take_tunnel(session(2), "web", false, 0).takeover, Takeover::kNobodyThere);
+  EXPECT_EQ(registry.tunnels_held("a"), 1u);
+  EXPECT_EQ(registry.tunnels_held("b"), 1u);
+}
+
+TEST(Registry, CountsWhatAClientHoldsOverAllItsSessions) {
+  Registry registry;
+  registry.open_session(session(1), "a", "one", 0);
+  registry.open_session(session(2), "a", "two", 0);
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(2), "ssh", false, 0).ok());
+  EXPECT_EQ(registry.tunnels_held("a"), 2u);
+  EXPECT_EQ(registry.tunnels_held("aa"), 0u);
+  EXPECT_EQ(registry.sessions_of("a").size(), 2u);
+  EXPECT_FALSE(registry.give_up_tunnel(session(2), "web")) << "it is the other session's";
+  EXPECT_TRUE(registry.give_up_tunnel(session(1), "web"));
+  EXPECT_EQ(registry.tunnels_held("a"), 1u);
+  EXPECT_EQ(registry.close_session(session(2)), std::vector<std::string>{"ssh"});
+  EXPECT_FALSE(registry.holder("a", "ssh").valid());
+  EXPECT_EQ(registry.sessions(), 1u);
+}
+
+}  // namespace
+}  // namespace natrp

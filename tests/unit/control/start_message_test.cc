@@ -1,0 +1,71 @@
+#include "control/start_message.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/un.h>
+
+#include <cstring>
+
+namespace natrp {
+namespace {
+
+StartBytes start_of_v4(const char* address, uint16_t port, uint32_t tunnel) {
+  sockaddr_in v4{};
+  v4.sin_family = AF_INET;
+  v4.sin_port = htons(port);
+  inet_pton(AF_INET, address, &v4.sin_addr);
+  return encode_start(tunnel, reinterpret_cast<const sockaddr*>(&v4));
+}
+
+StartBytes start_of_v6(const char* address, uint16_t port, uint32_t tunnel) {
+  sockaddr_in6 v6{};
+  v6.sin6_family = AF_INET6;
+  v6.sin6_port = htons(port);
+  inet_pton(AF_INET6, address, &v6.sin6_addr);
+  return encode_start(tunnel, reinterpret_cast<const sockaddr*>(&v6));
+}
+
+void expect_visitor(const StartBytes& start, uint32_t tunnel, const std::string& visitor) {
+  const Result<StartFields> fields = parse_start(start);
+  ASSERT_TRUE(fields) << fields.error().message;
+  EXPECT_EQ(fields.value().tunnel_index, tunnel);
+  EXPECT_EQ(fields.value().visitor, visitor);
+}
+
+TEST(StartMessage, CarriesTheTunnelAndTheVisitor) {
+  expect_visitor(start_of_v4("192.0.2.7", 40001, 0), 0, "192.0.2.7:40001");
+  expect_visitor(start_of_v4("255.255.255.255", 65535, 0xfffffffe), 0xfffffffe, "255.255.255.255:65535");
+  expect_visitor(start_of_v6("2001:db8::1", 1, 255), 255, "[2001:db8::1]:1");
+}
+
+TEST(StartMessage, WritesAnIPv4AddressInsideIPv6AsIPv4) {
+  EXPECT_EQ(start_of_v6("::ffff:192.0.2.7", 40001, 2), start_of_v4("192.0.2.7", 40001, 2));
+}
+
+TEST(StartMessage, HasTheBytesOfTheProtocol) {
+  const StartBytes start = start_of_v4("192.0.2.7", 0x1234, 0x01020304);
+  const uint8_t expected[16] = {'N', 'T', 'R', 'S', 1, 4, 0x12, 0x34, 1, 2, 3, 4, 192, 0, 2, 7};
+  EXPECT_EQ(std::memcmp(start.data(), expected, sizeof expected), 0);
+  for (size_t i = sizeof expected; i < start.size(); ++i) EXPECT_EQ(start[i], 0) << i;
+}
+
+TEST(StartMessage, AVisitorWithoutAnInternetAddressIsUnknown) {
+  expect_visitor(encode_start(3, nullptr), 3, "unknown");
+  sockaddr_un local{};
+  local.sun_family = AF_UNIX;
+  expect_visitor(encode_start(3, reinterpret_cast<const sockaddr*>(&local)), 3, "unknown");
+}
+
+TEST(StartMessage, RefusesAnotherLengthMagicVersionFamilyOrReservedByte) {
+  const StartBytes good = start_of_v4("192.0.2.7", 1, 1);
+  EXPECT_FALSE(parse_start(std::span(good).first(63)));
+  for (const size_t at : {0, 3, 4, 5, 28, 63}) {
+    StartBytes start = good;
+    start[at] ^= 1;
+    EXPECT_FALSE(parse_start(start)) << "byte " << at;
+  }
+}
+
+}  // namespace
+}  // namespace natrp

@@ -1,0 +1,125 @@
+#include "control/tls_identity.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+#include <vector>
+
+#include "temp_dir.h"
+
+namespace natrp {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string contents(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string error_of(const std::string& directory) {
+  const Result<TlsIdentity> identity = TlsIdentity::load_or_create(directory);
+  return identity ? "" : identity.error().message;
+}
+
+TEST(TlsIdentity, IsMadeOnceAndFoundAgain) {
+  TempDir dir;
+  const auto first = TlsIdentity::load_or_create(dir.path());
+  ASSERT_TRUE(first) << first.error().message;
+  const std::string key = contents(dir.path() + "/edge.key");
+  const auto second = TlsIdentity::load_or_create(dir.path());
+  ASSERT_TRUE(second) << second.error().message;
+  EXPECT_EQ(first.value().pin(), second.value().pin());
+  EXPECT_EQ(key, contents(dir.path() + "/edge.key"));
+  struct stat status {};
+  ASSERT_EQ(::stat((dir.path() + "/edge.key").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 07777, 0600u);
+  EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), fs::directory_iterator()), 2)
+      << "a temporary file is left";
+}
+
+TEST(TlsIdentity, TwoEdgesHaveTwoKeys) {
+  TempDir one;
+  TempDir two;
+  EXPECT_NE(TlsIdentity::load_or_create(one.path()).value().pin(),
+            TlsIdentity::load_or_create(two.path()).value().pin());
+}
+
+TEST(TlsIdentity, MakersAtTheSameMomentAgreeOnOneKey) {
+  TempDir dir;
+  std::vector<Pin> pins(8);
+  std::vector<std::string> errors(pins.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < pins.size(); ++i) {
+    threads.emplace_back([&, i] {
+      const auto identity = TlsIdentity::load_or_create(dir.path());
+      if (identity)
+        pins[i] = identity.value().pin();
+      else
+        errors[i] = identity.error().message;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < pins.size(); ++i) {
+    EXPECT_EQ(errors[i], "");
+    EXPECT_EQ(pins[i], pins[0]);
+  }
+}
+
+TEST(TlsIdentity, AKeyWhoseCertificateIsLostKeepsItsPin) {
+  TempDir dir;
+  const Pin pin = TlsIdentity::load_or_create(dir.path()).value().pin();
+  fs::remove(dir.path() + "/edge.crt");
+  const auto again = TlsIdentity::load_or_create(dir.path());
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(again.value().pin(), pin);
+}
+
+TEST(TlsIdentity, ACertificateWithoutItsKeyIsAnErrorAndNotANewKey) {
+  TempDir dir;
+  ASSERT_TRUE(TlsIdentity::load_or_create(dir.path()));
+  fs::remove(dir.path() + "/edge.key");
+  EXPECT_NE(error_of(dir.path()).find("but no key"), std::string::npos);
+  EXPECT_FALSE(fs::exists(dir.path() + "/edge.key"));
+}
+
+TEST(TlsIdentity, AForeignCertificateIsAnError) {
+  TempDir one;
+  TempDir two;
+  ASSERT_TRUE(TlsIdentity::load_or_create(one.path()));
+  ASSERT_TRUE(TlsIdentity::load_or_create(two.path()));
+  fs::copy_file(one.path() + "/edge.crt", two.path() + "/edge.crt", fs::copy_options::overwrite_existing);
+  EXPECT_NE(error_of(two.path()).find("is not of the key"), std::string::npos);
+}
+
+TEST(TlsIdentity, AFileThatIsNoKeyIsAnErrorAndStays) {
+  TempDir dir;
+  std::ofstream(dir.path() + "/edge.key") << "garbage\n";
+  ::chmod((dir.path() + "/edge.key").c_str(), 0600);
+  EXPECT_NE(error_of(dir.path()).find("no private key"), std::string::npos);
+  EXPECT_EQ(contents(dir.path() + "/edge.key"), "garbage\n");
+}
+
+TEST(TlsIdentity, AKeyThatEverybodyMayReadIsAnError) {
+  TempDir dir;
+  ASSERT_TRUE(TlsIdentity::load_or_create(dir.path()));
+  ::chmod((dir.path() + "/edge.key").c_str(), 0644);
+  EXPECT_NE(error_of(dir.path()).find("chmod 600"), std::string::npos);
+}
+
+TEST(TlsIdentity, AMissingOrUnwritableFolderIsAnErrorThatNamesIt) {
+  TempDir dir;
+  EXPECT_NE(error_of(dir.path() + "/none").find(dir.path() + "/none"), std::string::npos);
+  if (::geteuid() == 0) return;  // root may write everywhere
+  ::chmod(dir.path().c_str(), 0500);
+  EXPECT_NE(error_of(dir.path()).find("must be writable"), std::string::npos);
+  ::chmod(dir.path().c_str(), 0700);
+}
+
+}  // namespace
+}  // namespace natrp

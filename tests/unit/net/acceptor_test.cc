@@ -1,0 +1,121 @@
+#include "net/acceptor.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <memory>
+#include <vector>
+
+#include "base/limits.h"
+#include "loop/recorder.h"
+#include "net/loopback.h"
+
+namespace natrp {
+namespace {
+
+class AcceptorTest : public testing::TestWithParam<IoKind> {
+ protected:
+  void SetUp() override {
+    auto made = make_loop(GetParam());
+    if (!made.ok()) GTEST_SKIP() << made.error().message;
+    loop = std::move(made.value().loop);
+    listener = loopback::listener();
+    acceptor = std::make_unique<Acceptor>(
+        *loop, counters, listener.fd.get(),
+        [](void* self, int fd) { static_cast<AcceptorTest*>(self)->accepted.emplace_back(fd); }, this);
+  }
+  void TearDown() override {
+    if (acceptor != nullptr && !acceptor->stopping()) stop();
+    if (acceptor == nullptr) return;
+    EXPECT_TRUE(run_until(*loop, [&] { return landed == 1; }));
+  }
+  void stop() {
+    acceptor->stop([](void* self) { ++static_cast<AcceptorTest*>(self)->landed; }, this);
+  }
+  bool comes(size_t conns) { return run_until(*loop, [&] { return accepted.size() == conns; }); }
+
+  std::unique_ptr<Loop> loop;
+  Counters counters;
+  loopback::Listener listener;
+  std::unique_ptr<Acceptor> acceptor;
+  std::vector<Fd> accepted;
+  int landed = 0;
+};
+
+TEST_P(AcceptorTest, EveryVisitorIsHandedOverOnce) {
+  acceptor->start();
+  std::vector<Fd> visitors;
+  for (int i = 0; i < 150; ++i) visitors.push_back(loopback::connect_to(listener.address));
+  EXPECT_TRUE(comes(150));
+  run_for(*loop, 20);
+  EXPECT_EQ(accepted.size(), 150u);
+}
+
+TEST_P(AcceptorTest, StoppingLandsOnceAndNotInsideTheCall) {
+  acceptor->start();
+  loop->run_once(0);
+  stop();
+  EXPECT_EQ(landed, 0);
+  ASSERT_TRUE(run_until(*loop, [&] { return landed > 0; }));
+  run_for(*loop, 20);
+  EXPECT_EQ(landed, 1);
+}
+
+TEST_P(AcceptorTest, OneThatNeverStartedLandsToo) {
+  stop();
+  EXPECT_EQ(landed, 0);
+  EXPECT_TRUE(run_until(*loop, [&] { return landed == 1; }));
+}
+
+TEST_P(AcceptorTest, ItMayBeStoppedByTheVisitorItJustHandedOver) {
+  struct Stopper {
+    std::unique_ptr<Acceptor> acceptor;
+    std::vector<Fd> accepted;
+    bool gone = false;
+  } stopper;
+  stopper.acceptor = std::make_unique<Acceptor>(
+      *loop, counters, listener.fd.get(),
+      [](void* context, int fd) {
+        auto& self = *static_cast<Stopper*>(context);
+        self.accepted.emplace_back(fd);
+        if (self.acceptor->stopping()) return;
+        self.acceptor->stop(
+            [](void* inner) {
+              static_cast<Stopper*>(inner)->acceptor.reset();
+              static_cast<Stopper*>(inner)->gone = true;
+            },
+            context);
+      },
+      &stopper);
+  stopper.acceptor->start();
+  std::vector<Fd> visitors;
+  for (int i = 0; i < 5; ++i) visitors.push_back(loopback::connect_to(listener.address));
+  EXPECT_TRUE(run_until(*loop, [&] { return stopper.gone; }));
+  EXPECT_EQ(stopper.accepted.size(), 1u);
+}
+
+TEST_P(AcceptorTest, WithoutADescriptorItPausesAndTakesTheVisitorLater) {
+  Fd visitor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const Fd probe(::dup(visitor.get()));
+  rlimit none = before;
+  none.rlim_cur = static_cast<rlim_t>(probe.get()) + 1;  // every number below is in use
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  acceptor->start();  // not before: a ring's accept keeps the limit that it was made under
+  const bool connected = ::connect(visitor.get(), listener.address.get(), listener.address.length()) == 0;
+  const bool paused = run_until(*loop, [&] { return counters.get(Counter::kAcceptPauses) == 1; });
+  run_for(*loop, 30);
+  const uint64_t pauses = counters.get(Counter::kAcceptPauses);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(connected);
+  EXPECT_TRUE(paused);
+  EXPECT_LE(pauses, 2u) << "it burns the processor";
+  EXPECT_TRUE(comes(1));
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, AcceptorTest, testing::Values(IoKind::kUring, IoKind::kEpoll),
+                         [](const auto& info) { return info.param == IoKind::kUring ? "uring" : "epoll"; });
+
+}  // namespace
+}  // namespace natrp

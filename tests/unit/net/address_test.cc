@@ -1,0 +1,60 @@
+#include "net/address.h"
+
+#include <gtest/gtest.h>
+
+namespace natrp {
+namespace {
+
+TEST(Address, WhatIsParsedIsPrintedAgain) {
+  for (const char* text : {"127.0.0.1:80", "0.0.0.0:0", "255.255.255.255:65535", "[::1]:80", "[::]:10022",
+                           "[2001:db8::5]:1"}) {
+    auto parsed = Address::parse(text);
+    ASSERT_TRUE(parsed.ok()) << text;
+    EXPECT_EQ(parsed.value().text(), text);
+  }
+  EXPECT_EQ(Address::parse("[0:0::1]:5").value().text(), "[::1]:5");
+  EXPECT_EQ(Address::parse("127.0.0.1:80").value().with_port(81).text(), "127.0.0.1:81");
+  EXPECT_EQ(Address::parse("[::1]:80").value().with_port(81).host_text(), "::1");
+  EXPECT_EQ(Address().text(), "-");
+}
+
+TEST(Address, WhatIsNoAddressAndPortIsRefusedWithASentence) {
+  for (const char* text : {"", ":", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:80x", "127.0.0.1:-1",
+                           "127.0.0.1:65536", "127.0.0.1:99999999999", "::1:80", "[::1]", "[::1]80", "[]:80",
+                           "[::1:80", "127.0.0.1: 80", "localhost:80", "127.0.0.256:80"}) {
+    auto parsed = Address::parse(text);
+    ASSERT_FALSE(parsed.ok()) << text;
+    EXPECT_NE(parsed.error().message.find("'"), std::string::npos) << parsed.error().message;
+  }
+}
+
+TEST(Address, AHostNameMayBeATargetAndPortZeroMayNot) {
+  auto name = parse_target("example.com:22");
+  ASSERT_TRUE(name.ok());
+  EXPECT_EQ(name.value().host_port.host, "example.com");
+  EXPECT_EQ(name.value().host_port.port, 22);
+  EXPECT_TRUE(name.value().unix_path.empty());
+  EXPECT_FALSE(parse_target("example.com:0").ok());
+  EXPECT_FALSE(parse_target("example.com").ok());
+  EXPECT_FALSE(parse_target(std::string(254, 'a') + ":1").ok());
+}
+
+TEST(Address, AUnixPathHasOneToAHundredAndSevenBytes) {
+  auto target = parse_target("unix:/run/service.sock");
+  ASSERT_TRUE(target.ok());
+  EXPECT_EQ(target.value().unix_path, "/run/service.sock");
+  EXPECT_EQ(Address::unix_path("/run/x").value().text(), "unix:/run/x");
+  EXPECT_TRUE(Address::unix_path(std::string(107, 'x')).ok());
+  EXPECT_FALSE(Address::unix_path(std::string(108, 'x')).ok());
+  EXPECT_FALSE(parse_target("unix:").ok());
+}
+
+TEST(Address, LiteralsAreResolvedWithoutAServer) {
+  auto found = resolve({"127.0.0.1", 8080});
+  ASSERT_TRUE(found.ok());
+  ASSERT_FALSE(found.value().empty());
+  EXPECT_EQ(found.value()[0].text(), "127.0.0.1:8080");
+}
+
+}  // namespace
+}  // namespace natrp

@@ -1,0 +1,141 @@
+#include "net/dialer.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "loop/recorder.h"
+#include "net/loopback.h"
+
+namespace natrp {
+namespace {
+
+class DialTest : public testing::TestWithParam<IoKind> {
+ protected:
+  void SetUp() override {
+    auto made = make_loop(GetParam());
+    if (!made.ok()) GTEST_SKIP() << made.error().message;
+    loop = std::move(made.value().loop);
+    dial = std::make_unique<Dial>(
+        *loop,
+        [](void* context, int fd, int error) {
+          auto& self = *static_cast<DialTest*>(context);
+          self.fd.reset(fd);
+          self.error = error;
+          ++self.calls;
+        },
+        this);
+  }
+  bool done() {
+    const int before = calls;
+    return calls == 1 || run_until(*loop, [&] { return calls > before; });
+  }
+  // Bound and not listening: a connect is refused.
+  Address refusing() {
+    Fd bound(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in any = loopback::any_port();
+    loopback::must(::bind(bound.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) == 0, "bind");
+    held.push_back(std::move(bound));
+    return local_address(held.back().get());
+  }
+  // A full backlog: the kernel drops the SYN, and a connect hangs.
+  Address silent() {
+    full = loopback::listener(0);
+    for (int i = 0; i < 3; ++i) {
+      held.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+      (void)::connect(held.back().get(), full.address.get(), full.address.length());
+    }
+    return full.address;
+  }
+  std::unique_ptr<Loop> loop;
+  std::unique_ptr<Dial> dial;
+  loopback::Listener full;
+  std::vector<Fd> held;
+  Fd fd;
+  int error = -1;
+  int calls = 0;
+};
+
+TEST_P(DialTest, AConnectionThatComesIsHandedOver) {
+  loopback::Listener listener = loopback::listener();
+  dial->start({listener.address}, 2000, {});
+  EXPECT_EQ(calls, 0) << "never inside start()";
+  EXPECT_TRUE(dial->running());
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, 0);
+  ASSERT_TRUE(fd.valid());
+  EXPECT_EQ(peer_address(fd.get()).text(), listener.address.text());
+  EXPECT_FALSE(dial->running());
+}
+
+TEST_P(DialTest, TheNextAddressIsTriedWhenOneRefuses) {
+  loopback::Listener listener = loopback::listener();
+  dial->start({refusing(), refusing(), listener.address}, 2000, {});
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, 0);
+  EXPECT_EQ(peer_address(fd.get()).text(), listener.address.text());
+}
+
+TEST_P(DialTest, WhenAllRefuseTheLastErrorIsTold) {
+  dial->start({refusing(), refusing()}, 2000, {});
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, ECONNREFUSED);
+  EXPECT_FALSE(fd.valid());
+}
+
+TEST_P(DialTest, WithoutAnAddressItFailsAfterStart) {
+  dial->start({}, 2000, {});
+  EXPECT_EQ(calls, 0);
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, EHOSTUNREACH);
+}
+
+TEST_P(DialTest, AUnixServiceThatIsNotThereIsRefused) {
+  dial->start({Address::unix_path("/nonexistent/service.sock").value()}, 2000, {});
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, ENOENT);
+}
+
+TEST_P(DialTest, AnAddressThatIsSilentIsGivenUpAtTheDeadline) {
+  const Address address = silent();
+  const uint64_t began = now_ms();
+  dial->start({address}, 150, {});
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, ETIMEDOUT);
+  EXPECT_GE(now_ms() + 1, began + 145);
+  EXPECT_LT(now_ms(), began + 2000);
+}
+
+TEST_P(DialTest, ACancelledDialEndsOnceAndMayBeUsedAgain) {
+  const Address address = silent();
+  dial->start({address}, 5000, {});
+  loop->run_once(0);
+  dial->cancel();
+  EXPECT_EQ(calls, 0);
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, ECANCELED);
+  run_for(*loop, 20);
+  EXPECT_EQ(calls, 1);
+  loopback::Listener listener = loopback::listener();
+  dial->start({listener.address}, 2000, {});
+  ASSERT_TRUE(run_until(*loop, [&] { return calls == 2; }));
+  EXPECT_EQ(error, 0);
+}
+
+TEST_P(DialTest, NoDescriptorIsLeftAfterFailures) {
+  const Address address = refusing();
+  const Fd before(::dup(0));
+  for (int i = 1; i <= 50; ++i) {
+    dial->start({address, address}, 2000, {});
+    ASSERT_TRUE(run_until(*loop, [&] { return calls == i; }));
+  }
+  const Fd after(::dup(0));
+  EXPECT_LE(after.get(), before.get() + 2) << "the lowest free number grows when descriptors leak";
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, DialTest, testing::Values(IoKind::kUring, IoKind::kEpoll),
+                         [](const auto& info) { return info.param == IoKind::kUring ? "uring" : "epoll"; });
+
+}  // namespace
+}  // namespace natrp

@@ -1,0 +1,258 @@
+#include "store/store.h"
+
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "store/state_dir.h"
+
+namespace natrp {
+namespace {
+
+namespace fs = std::filesystem;
+
+TokenHash hash_of(uint8_t byte) {
+  TokenHash hash;
+  hash.fill(byte);
+  return hash;
+}
+
+ClientRecord client(const std::string& name, uint8_t byte) {
+  ClientRecord record;
+  record.name = name;
+  record.token_hash = hash_of(byte);
+  return record;
+}
+
+bool mentions(const std::string& sentence, const std::string& what) {
+  return sentence.find(what) != std::string::npos;
+}
+
+class StoreTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "natrp_store_XXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    top_ = name;
+    dir_ = top_ + "/a/state";
+  }
+  void TearDown() override { fs::remove_all(top_); }
+  Store open() {
+    auto store = Store::open(dir_);
+    if (!store.ok()) ADD_FAILURE() << store.error().message;
+    return std::move(store).value();
+  }
+  std::string top_;
+  std::string dir_;
+};
+
+TEST_F(StoreTest, MakesItsFolderForItselfAlone) {
+  const Store store = open();
+  struct stat info;
+  ASSERT_EQ(stat(dir_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0700u);
+  ASSERT_EQ(stat(store.path().c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  ASSERT_EQ(stat(store.wal_path().c_str(), &info), 0) << "the file to be watched is there from the start";
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+TEST_F(StoreTest, KeepsAClientOverAReopening) {
+  int64_t id = 0;
+  {
+    Store store = open();
+    ClientRecord record = client("demo", 7);
+    record.plain_token_hash = hash_of(8);
+    record.ports = "443,20000-20010";
+    record.tunnels_max = 3;
+    record.conns_max = 100;
+    id = store.add_client(record).value().id;
+  }
+  Store store = open();
+  const auto found = store.find_by_token_hash(hash_of(7)).value();
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->id, id);
+  EXPECT_EQ(found->name, "demo");
+  EXPECT_EQ(found->ports, "443,20000-20010");
+  EXPECT_EQ(found->tunnels_max, 3u);
+  EXPECT_EQ(found->conns_max, 100u);
+  EXPECT_GT(found->created_s, 1'600'000'000);
+  EXPECT_EQ(store.find_by_plain_hash(hash_of(8)).value()->name, "demo");
+}
+
+TEST_F(StoreTest, FindsAClientByItsOwnHashOnly) {
+  Store store = open();
+  ASSERT_TRUE(store.add_client(client("a", 1)).ok());
+  ASSERT_TRUE(store.add_client(client("b", 2)).ok());
+  EXPECT_EQ(store.find_by_token_hash(hash_of(2)).value()->name, "b");
+  EXPECT_FALSE(store.find_by_token_hash(hash_of(3)).value().has_value());
+  TokenHash almost = hash_of(1);
+  almost[31] ^= 1;
+  EXPECT_FALSE(store.find_by_token_hash(almost).value().has_value());
+  // Neither has a plain token: no hash finds them that way, not their own, not zeroes.
+  EXPECT_FALSE(store.find_by_plain_hash(hash_of(1)).value().has_value());
+  EXPECT_FALSE(store.find_by_plain_hash(TokenHash{}).value().has_value());
+}
+
+TEST_F(StoreTest, RefusesASecondClientOfOneNameAndSaysWhatToDo) {
+  Store store = open();
+  ASSERT_TRUE(store.add_client(client("demo", 1)).ok());
+  const auto again = store.add_client(client("demo", 2));
+  ASSERT_FALSE(again.ok());
+  EXPECT_TRUE(mentions(again.error().message, "'demo' already")) << again.error().message;
+  EXPECT_EQ(store.list_clients().value().size(), 1u);
+}
+
+TEST_F(StoreTest, ForgetsARemovedClientAndItsLeasesAndNeverReusesItsId) {
+  Store store = open();
+  const auto first = store.add_client(client("demo", 1)).value();
+  ASSERT_TRUE(store.remember_lease("demo", "web", 20000).ok());
+  ASSERT_TRUE(store.remove_client("demo").ok());
+  EXPECT_TRUE(store.list_leases().value().empty());
+  EXPECT_FALSE(store.find_by_name("demo").value().has_value());
+  EXPECT_TRUE(mentions(store.remove_client("demo").error().message, "'demo'"));
+  EXPECT_NE(store.add_client(client("demo", 1)).value().id, first.id);
+}
+
+TEST_F(StoreTest, ARotatedTokenReplacesBothFormerOnes) {
+  Store store = open();
+  ClientRecord record = client("demo", 1);
+  record.plain_token_hash = hash_of(2);
+  ASSERT_TRUE(store.add_client(record).ok());
+  ASSERT_TRUE(store.rotate("demo", hash_of(3), std::nullopt).ok());
+  EXPECT_FALSE(store.find_by_token_hash(hash_of(1)).value().has_value());
+  EXPECT_FALSE(store.find_by_plain_hash(hash_of(2)).value().has_value());
+  EXPECT_TRUE(store.find_by_token_hash(hash_of(3)).value().has_value());
+  EXPECT_FALSE(store.rotate("nobody", hash_of(4), std::nullopt).ok());
+}
+
+TEST_F(StoreTest, APortIsStickyToTheTunnelThatHadItLast) {
+  Store store = open();
+  ASSERT_TRUE(store.add_client(client("a", 1)).ok());
+  ASSERT_TRUE(store.add_client(client("b", 2)).ok());
+  ASSERT_TRUE(store.remember_lease("a", "web", 20000).ok());
+  ASSERT_TRUE(store.remember_lease("a", "web", 20001).ok());
+  EXPECT_EQ(store.sticky_port("a", "web").value(), 20001);
+  ASSERT_TRUE(store.remember_lease("b", "web", 20001).ok());
+  EXPECT_EQ(store.sticky_port("a", "web").value(), std::nullopt);
+  EXPECT_EQ(store.sticky_port("b", "web").value(), 20001);
+  ASSERT_TRUE(store.remember_lease("b", "web", 20001).ok());
+  ASSERT_EQ(store.list_leases().value().size(), 1u);
+  ASSERT_TRUE(store.forget_lease("b", "web").ok());
+  EXPECT_TRUE(store.list_leases().value().empty());
+}
+
+TEST_F(StoreTest, ALeaseOfAClientThatIsGoneTakesNothingFromAnother) {
+  Store store = open();
+  ASSERT_TRUE(store.add_client(client("a", 1)).ok());
+  ASSERT_TRUE(store.remember_lease("a", "web", 20000).ok());
+  const Status status = store.remember_lease("gone", "web", 20000);
+  ASSERT_FALSE(status.ok());
+  EXPECT_TRUE(mentions(status.error().message, "'gone'")) << status.error().message;
+  EXPECT_EQ(store.sticky_port("a", "web").value(), 20000) << "half a change was kept";
+}
+
+TEST_F(StoreTest, ARunningEdgeNoticesWhatAnotherProcessChanges) {
+  Store edge = open();
+  const int64_t before = edge.data_version().value();
+  EXPECT_EQ(edge.data_version().value(), before);
+  {
+    Store ctl = open();
+    EXPECT_EQ(edge.data_version().value(), before) << "opening is no change";
+    ASSERT_TRUE(ctl.add_client(client("demo", 1)).ok());
+  }
+  EXPECT_NE(edge.data_version().value(), before);
+  EXPECT_TRUE(edge.find_by_name("demo").value().has_value());
+  struct stat info;
+  EXPECT_EQ(stat(edge.wal_path().c_str(), &info), 0) << "the watched file outlives the other's end";
+}
+
+TEST_F(StoreTest, RefusesAFileOfANewerVersion) {
+  std::string path;
+  {
+    const Store store = open();
+    path = store.path();
+  }
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(db, "PRAGMA user_version = 99", nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(db);
+  const auto store = Store::open(dir_);
+  ASSERT_FALSE(store.ok());
+  EXPECT_TRUE(mentions(store.error().message, "newer")) << store.error().message;
+}
+
+TEST_F(StoreTest, SaysWhichPartOfThePathIsNoFolder) {
+  std::ofstream(top_ + "/file") << "in the way";
+  for (const std::string& dir : {top_ + "/file", top_ + "/file/below"}) {
+    const auto store = Store::open(dir);
+    ASSERT_FALSE(store.ok());
+    EXPECT_TRUE(mentions(store.error().message, top_ + "/file")) << store.error().message;
+    EXPECT_TRUE(mentions(store.error().message, "not a folder") ||
+                mentions(store.error().message, "Not a directory"))
+        << store.error().message;
+  }
+  EXPECT_FALSE(Store::open("").ok());
+}
+
+TEST_F(StoreTest, SaysThatAFileIsNoStore) {
+  ASSERT_TRUE(make_state_dir(dir_).ok());
+  std::ofstream(dir_ + "/natrp.db") << std::string(5000, 'x');
+  const auto store = Store::open(dir_);
+  ASSERT_FALSE(store.ok());
+  EXPECT_TRUE(mentions(store.error().message, "not a database")) << store.error().message;
+}
+
+TEST_F(StoreTest, SaysThatItMayNotWrite) {
+  if (geteuid() == 0) {
+    // root may write everywhere; as nobody it may not, until the end of the test.
+    fs::permissions(top_, fs::perms::owner_all | fs::perms::others_exec | fs::perms::others_read);
+    ASSERT_EQ(seteuid(65534), 0);
+  } else {
+    fs::permissions(top_, fs::perms::owner_read | fs::perms::owner_exec);
+  }
+  const auto store = Store::open(dir_);
+  if (getuid() == 0) {
+    ASSERT_EQ(seteuid(0), 0);
+  }
+  fs::permissions(top_, fs::perms::owner_all);
+  ASSERT_FALSE(store.ok());
+  EXPECT_TRUE(mentions(store.error().message, "Permission denied")) << store.error().message;
+  EXPECT_TRUE(mentions(store.error().message, "--state")) << store.error().message;
+}
+
+TEST_F(StoreTest, MakesNothingWhenItIsOnlyToLook) {
+  const auto store = Store::open(dir_, Store::Missing::kRefuse);
+  ASSERT_FALSE(store.ok());
+  EXPECT_TRUE(mentions(store.error().message, "client add")) << store.error().message;
+  EXPECT_FALSE(fs::exists(dir_));
+}
+
+TEST_F(StoreTest, OneEdgeAtATimeHasTheFolder) {
+  auto first = lock_state_dir(dir_);
+  ASSERT_TRUE(first.ok()) << first.error().message;
+  const auto second = lock_state_dir(dir_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_TRUE(mentions(second.error().message, "another edge")) << second.error().message;
+  first.value().reset();
+  EXPECT_TRUE(lock_state_dir(dir_).ok());
+}
+
+TEST_F(StoreTest, AFileThatRootMakesBelongsToTheOwnerOfTheFolder) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  ASSERT_TRUE(make_state_dir(dir_).ok());
+  if (chown(dir_.c_str(), 65534, 65534) != 0) GTEST_SKIP() << "may not chown here";
+  const Store store = open();
+  struct stat info;
+  for (const std::string& path : {store.path(), store.wal_path()}) {
+    ASSERT_EQ(stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_uid, 65534u) << path;
+  }
+}
+
+}  // namespace
+}  // namespace natrp
