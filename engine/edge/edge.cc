@@ -20,6 +20,8 @@ constexpr uint32_t kTickMs = 250;
 constexpr int kBacklog = 4096;
 // How often a wanted `any` port may turn out to be another process's before the agent is told.
 constexpr unsigned kBindTries = 64;
+// Tries, 20 ms apart, to listen where an edge was killed a moment ago.
+constexpr unsigned kRestartTries = 50;
 
 }  // namespace
 
@@ -55,12 +57,25 @@ Status Edge::start() {
   loop_ = std::move(loop.value().loop);
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   auto listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
+  // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
+  // has to wait that moment, not to fail.
+  for (unsigned tries = 0;
+       !listener.ok() && listener.error().errno_value == EADDRINUSE && tries < kRestartTries; ++tries) {
+    loop_->run_once(20);
+    listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
+  }
   if (!listener.ok()) return listener.error();
   bound_ = local_address(listener.value().get()).text();
   conns_max_ = conns_for_descriptors(descriptors, options_.workers);
   if (Status started = start_workers(conns_max_); !started.ok()) return started;
-  control_listener_ = ports_->open_control(std::move(listener).value());
   watch_store();
+  if (options_.natrp_grpc) {
+    log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
+                {});
+    grpc_ = std::make_unique<GrpcTunnels>(*this, leases_);
+    grpc_->read_store();
+  }
+  control_listener_ = ports_->open_control(std::move(listener).value());
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   tick_.owner = this;
@@ -135,8 +150,10 @@ void Edge::watch_store() {
   if (auto version = store_->data_version(); version.ok()) store_version_ = version.value();
   store_events_.reset(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
   // The folder and not the file: SQLite makes the -wal file anew when it likes.
+  // IN_CLOSE_WRITE comes when natrpctl is done, and so after its change is visible.
   if (!store_events_.valid() ||
-      inotify_add_watch(store_events_.get(), options_.state_dir.c_str(), IN_MODIFY | IN_CREATE | IN_MOVED_TO) < 0) {
+      inotify_add_watch(store_events_.get(), options_.state_dir.c_str(),
+                        IN_MODIFY | IN_CREATE | IN_MOVED_TO | IN_CLOSE_WRITE) < 0) {
     log_warning("the state folder cannot be watched; changes by natrpctl are seen within a quarter second", {});
     return;
   }
@@ -171,9 +188,11 @@ void Edge::on_store_changed() {
       log_info("lease ended with its client", {{"client", registration.client()}, {"port", static_cast<int>(port)}});
     }
     registration.refuse(wire::Refused::CLIENT_REMOVED,
-                        "client '" + registration.client() + "' was removed by the edge's operator; ask for a new token",
+                        "client '" + registration.client() +
+                            "' was removed by the edge's operator; ask for a new token",
                         true);
   }
+  if (grpc_) grpc_->read_store();
 }
 
 // --- Sessions -----------------------------------------------------------------------------------------------------
@@ -241,6 +260,10 @@ void Edge::want_channels(SlotId session, uint32_t count) {
   });
 }
 
+void Edge::want_grpc_port(uint64_t client) {
+  mailbox_->post([this, client] { grpc_->want_port(client); });
+}
+
 void Edge::listener_landed(int listener_fd) {
   mailbox_->post([this, listener_fd] { ports_->landed(listener_fd); });
 }
@@ -248,8 +271,9 @@ void Edge::listener_landed(int listener_fd) {
 // --- Leases -------------------------------------------------------------------------------------------------------
 
 Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
-                                  const EdgeTunnel& shared) {
-  LeaseRequest request{client.name, tunnel, shared.session->id, wanted, {}};
+                                  SlotId session, const EdgeTunnel& shared) {
+  if (grpc_) grpc_->give_way(client.name, tunnel, session);
+  LeaseRequest request{client.name, tunnel, session, wanted, {}};
   if (!client.ports.empty()) {
     auto policy = PortSet::parse(client.ports);
     if (!policy.ok()) return {0, -1, wire::Refused::INTERNAL, "the client's ports cannot be read", false};
@@ -268,7 +292,7 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
     }
     auto listener = listen_on(options_.public_bind.with_port(answer.port), {}, kBacklog);
     if (listener.ok()) {
-      leases_.mark_live(answer.port, shared.session->id);
+      leases_.mark_live(answer.port, session);
       if (Status kept = store_->remember_lease(client.name, tunnel, answer.port); !kept.ok()) {
         log_warning("a lease is not kept for the next start", {{"error", kept.error().message}});
       }
@@ -276,7 +300,7 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
       out.listener = ports_->open(std::move(listener).value(), shared);
       return out;
     }
-    leases_.mark_taken(answer.port, shared.session->id, now_ms());
+    leases_.mark_taken(answer.port, session, now_ms());
     out.code = wire::Refused::PORT_IN_USE;
     out.sentence = "port " + std::to_string(answer.port) + ": " + listener.error().message;
     out.final = false;
@@ -318,7 +342,9 @@ void Edge::on_tick_timer(Timer& timer) {
 void Edge::on_tick() {
   for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
   for (auto& registration : registrations_) registration->adjust_demand(true);
-  if (store_op_.owner == nullptr) on_store_changed();
+  if (grpc_) grpc_->tick();
+  // The -wal file is written before a change is visible, so the event of the last write may come too early to see it.
+  on_store_changed();
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
     stopped_ = true;
@@ -336,6 +362,7 @@ void Edge::on_signal(int) {
   log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
   notify_systemd("STOPPING=1");
   for (auto& registration : registrations_) registration->drain(options_.drain_seconds);
+  if (grpc_) grpc_->drain();
   ports_->close(control_listener_);
   workers_flowing_ = static_cast<unsigned>(workers_.size());
   for (size_t i = 0; i < workers_.size(); ++i) {

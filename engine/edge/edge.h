@@ -19,6 +19,7 @@
 #include "control/tls_identity.h"
 #include "edge/edge_info.h"
 #include "edge/edge_worker.h"
+#include "edge/grpc_tunnels.h"
 #include "edge/public_port.h"
 #include "edge/registration.h"
 #include "runtime/options.h"
@@ -65,15 +66,29 @@ class Edge final : public EdgeControlPort {
     std::string sentence;
     bool final = false;
   };
-  LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, const EdgeTunnel& shared);
+  LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
+                        const EdgeTunnel& shared) {
+    return lease_port(client, tunnel, wanted, shared.session->id, shared);
+  }
+  LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+                        const EdgeTunnel& shared);
   void close_listener(int listener) { ports_->close(listener); }
   void session_over(SlotId session);
   void forget(Registration& registration);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
+  // For the tunnels of original natrp clients. letter: void(EdgeWorker&), run in each worker.
+  template <typename Letter>
+  void post_to_workers(const Letter& letter) {
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      workers_[i]->mailbox().post([role = roles_[i], letter] { letter(*role); });
+    }
+  }
+
   // From workers, any thread.
   void control_conn(int fd, std::string prefix) override;
   void want_channels(SlotId session, uint32_t count) override;
+  void want_grpc_port(uint64_t client) override;
   void listener_landed(int listener_fd) override;
 
  private:
@@ -114,6 +129,7 @@ class Edge final : public EdgeControlPort {
   std::unique_ptr<PublicPorts> ports_;
   PortLeases leases_;
   Registry registry_;
+  std::unique_ptr<GrpcTunnels> grpc_;  // nullptr: --natrp-grpc off
   std::vector<std::unique_ptr<Registration>> registrations_;
   std::unordered_map<uint64_t, Registration*> by_session_;  // SlotId word
   std::unique_ptr<SignalWatch> signals_;

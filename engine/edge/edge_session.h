@@ -15,6 +15,7 @@
 #include "base/limits.h"
 #include "base/slot_id.h"
 #include "control/ticket.h"
+#include "edge/grpc_client.h"
 
 namespace natrp {
 
@@ -44,6 +45,7 @@ struct EdgeTunnel {
   uint32_t id = 0;     // the edge's own number, unique in the process
   uint32_t index = 0;  // the agent's number for it, in Start
   std::shared_ptr<EdgeSession> session;
+  std::shared_ptr<GrpcClient> grpc{};  // instead of a session: the tunnel of an original natrp's client
 };
 
 }  // namespace natrp

@@ -6,12 +6,15 @@
 namespace natrp {
 
 EdgeWorker::EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, std::vector<Worker*>& peers)
-    : worker_(worker), control_(control), peers_(peers), rendezvous_(*this), unproven_(*this, grpc) {}
+    : worker_(worker), control_(control), peers_(peers), rendezvous_(*this), unproven_(*this, grpc) {
+  if (grpc) grpc_ = std::make_unique<GrpcAgents>(*this);
+}
 
 EdgeWorker::~EdgeWorker() {
   for (auto& [fd, port] : ports_) {
     if (!port->acceptor->stopping()) port->acceptor->stop(nullptr, nullptr);
   }
+  grpc_.reset();
   // Their ops land within a turn; acceptors must not be destroyed before.
   for (int turn = 0; turn < 20; ++turn) worker_.loop().run_once(1);
 }
@@ -58,15 +61,25 @@ void EdgeWorker::on_control_accept(void* context, int fd) { static_cast<Port*>(c
 
 void EdgeWorker::on_visitor_accept(void* context, int fd) {
   Port& port = *static_cast<Port*>(context);
-  port.self->rendezvous_.visitor(fd, port.tunnel);
+  EdgeWorker& self = *port.self;
+  if (port.tunnel.session) return self.rendezvous_.visitor(fd, port.tunnel);
+  if (self.grpc_) return self.grpc_->visitor(fd, port.tunnel.grpc);
+  self.worker_.loop().close(fd, true);
 }
 
 // --- First bytes --------------------------------------------------------------------------------------------------
 
 void EdgeWorker::on_control_conn(Conn& conn, std::string prefix) {
   const int fd = conn.fd;
+  worker_.loop().let_go(fd);
   worker_.conns().release(conn);
   control_.control_conn(fd, std::move(prefix));
+}
+
+void EdgeWorker::on_grpc_conn(Conn& conn, std::string_view prefix) {
+  if (grpc_) return grpc_->agent(conn, prefix);
+  worker_.loop().close(conn.fd, true);
+  worker_.conns().release(conn);
 }
 
 void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
@@ -107,12 +120,13 @@ void EdgeWorker::on_pair_end(Pair& pair) {
 void EdgeWorker::on_pair_unready(Pair& pair) { rendezvous_.on_pair_unready(pair); }
 
 void EdgeWorker::when_idle(std::function<void()> done) {
+  if (grpc_) grpc_->drain();
   idle_waiters_.push_back(std::move(done));
   check_idle();
 }
 
 void EdgeWorker::check_idle() {
-  if (idle_waiters_.empty() || worker_.pairs().flowing() > 0) return;
+  if (idle_waiters_.empty() || worker_.pairs().flowing() > 0 || (grpc_ && !grpc_->idle())) return;
   auto waiters = std::move(idle_waiters_);
   idle_waiters_.clear();
   for (auto& done : waiters) done();

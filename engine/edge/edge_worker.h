@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "edge/edge_session.h"
+#include "edge/grpc_agents.h"
 #include "edge/rendezvous.h"
 #include "edge/unproven_conns.h"
 #include "net/acceptor.h"
@@ -22,10 +23,12 @@ namespace natrp {
 // What a worker asks of the control thread. Called from workers; implementations post letters.
 class EdgeControlPort {
  public:
-  // A conn on the control port began with TLS or, when gRPC is on, with HTTP/2. fd is handed over.
+  // A conn on the control port began with TLS. fd is handed over.
   virtual void control_conn(int fd, std::string prefix) = 0;
   // Visitors of the session wait: dial count channels now.
   virtual void want_channels(SlotId session, uint32_t count) = 0;
+  // A client of the original natrp has a ready stream, and no port yet. The store's id.
+  virtual void want_grpc_port(uint64_t client) = 0;
   // The worker has no acceptor on this listener any more.
   virtual void listener_landed(int listener_fd) = 0;
 
@@ -54,12 +57,17 @@ class EdgeWorker final : public WorkerRole {
   // From unproven_conns.
   void on_channel(Conn& conn, SlotId session, const uint8_t* hello);
   void on_control_conn(Conn& conn, std::string prefix);
+  void on_grpc_conn(Conn& conn, std::string_view prefix);
 
   void on_pair_end(Pair& pair) override;
   void on_pair_unready(Pair& pair) override;
 
   Worker& worker() { return worker_; }
   EdgeControlPort& control() { return control_; }
+  // nullptr: --natrp-grpc off, or the worker ends.
+  GrpcAgents* grpc() { return grpc_.get(); }
+  // Something has ended: was it the last that flowed?
+  void check_idle();
   EdgeWorker* peer(unsigned index);
   Worker& peer_worker(unsigned index) { return *peers_[index]; }
   unsigned workers() const { return static_cast<unsigned>(peers_.size()); }
@@ -77,7 +85,6 @@ class EdgeWorker final : public WorkerRole {
   static void on_visitor_accept(void* port, int fd);
   static void on_port_landed(void* port);
   void add_port(int listener_fd, EdgeTunnel tunnel, Acceptor::OnAccept on_accept);
-  void check_idle();
 
   Worker& worker_;
   EdgeControlPort& control_;
@@ -85,6 +92,7 @@ class EdgeWorker final : public WorkerRole {
   std::vector<EdgeWorker*> roles_;
   Rendezvous rendezvous_;
   UnprovenConns unproven_;
+  std::unique_ptr<GrpcAgents> grpc_;
   std::unordered_map<int, std::unique_ptr<Port>> ports_;  // by listener
   std::vector<std::function<void()>> idle_waiters_;
 };

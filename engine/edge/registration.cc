@@ -132,10 +132,12 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   }
   const TakeoverAnswer answer = registry.take_tunnel(session_->id, wanted.name(), wanted.replace(), now);
   if (answer.ok()) {
-    if (answer.loser.valid() && rival != nullptr) rival->lose_tunnel(wanted.name(), answer.takeover == Takeover::kReplaced);
+    if (answer.loser.valid() && rival != nullptr) {
+      rival->lose_tunnel(wanted.name(), answer.takeover == Takeover::kReplaced);
+    }
     return true;
   }
-  const bool rival_answered = contest != nullptr && rival != nullptr && rival->last_heard_ms() > contest->began_ms;
+  const bool rival_answered = contest != nullptr && rival != nullptr && rival->last_heard_ms() >= contest->began_ms;
   if (contest == nullptr && rival != nullptr) {
     rival->probe();
     auto made = std::make_unique<Contest>();

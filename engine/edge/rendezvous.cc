@@ -82,7 +82,8 @@ void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
   const uint32_t before = shared.conns_live.fetch_add(1, std::memory_order_relaxed);
   shared.visitors.fetch_add(1, std::memory_order_relaxed);
   const bool allowed = session != nullptr && (shared.conns_max == 0 || before < shared.conns_max);
-  Conn* conn = allowed ? worker.conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker.loop().turn_ms()) : nullptr;
+  Conn* conn =
+      allowed ? worker.conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker.loop().turn_ms()) : nullptr;
   if (conn == nullptr) {
     shared.conns_live.fetch_sub(1, std::memory_order_relaxed);
     worker.counters().add(Counter::kVisitorsRefused);
@@ -96,23 +97,17 @@ void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
 
 void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index) {
   Worker& worker = edge_.worker();
-  BufRing& buffers = worker.loop().buffers();
-  uint16_t buffer = 0;
-  if (!buffers.take(buffer)) {
-    // Every buffer is held by slow receivers: this visitor is one too many, the channel stays.
-    worker.counters().add(Counter::kBuffersExhausted);
-    refuse(visitor);
-    left(session);
-    pair.in_ready = true;
-    worker.pairs().push(session.ready, pair);
-    publish(session);
-    return;
-  }
   const Address peer = visitor.peer();
   const StartBytes start = encode_start(tunnel_index, peer.valid() ? peer.get() : nullptr);
-  std::memcpy(buffers.data(buffer), start.data(), start.size());
-  pair.back_conn().tunnel.store(visitor.tunnel.load(std::memory_order_relaxed), std::memory_order_relaxed);
-  worker.pairs().attach_front(pair, visitor, buffer, static_cast<uint32_t>(start.size()));
+  Conn& channel = pair.back_conn();
+  channel.tunnel.store(visitor.tunnel.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  // Nothing was ever sent on this socket, so 64 bytes fit. A call on the spot and not a borrowed buffer: a thousand
+  // visitors in one turn would touch a thousand buffers for nothing.
+  const ssize_t n = worker.loop().try_send(channel.fd, start.data(), start.size());
+  if (n == static_cast<ssize_t>(start.size())) return worker.pairs().attach_front(pair, visitor);
+  // The channel broke this very moment, and nobody has noticed yet. Its visitor waits for the next one.
+  worker.pairs().end(pair, EndReason::kChannelLost, false, true);
+  park(session, visitor, tunnel_index);
 }
 
 void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index) {
@@ -180,6 +175,7 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
     for (unsigned other = 0; other < edge_.workers(); ++other) {
       if (other == self || session->shared->places[other].parked.load(std::memory_order_relaxed) == 0) continue;
       const int fd = conn.fd;
+      worker.loop().let_go(fd);
       worker.conns().release(conn);
       worker.counters().add(Counter::kChannelsMoved);
       edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), fd, id] { role->take_channel(fd, id); });
@@ -233,6 +229,7 @@ void Rendezvous::on_pair_end(Pair& pair) {
     left(session);
   } else if (pair.reason == EndReason::kMoved) {
     edge_.worker().counters().add(Counter::kChannelsMoved);
+    edge_.worker().loop().let_go(pair.back_conn().fd);
     const unsigned to = pair.tag;
     edge_.peer_worker(to).mailbox().post([role = edge_.peer(to), fd = pair.back_conn().fd, id = session.shared->id] {
       role->take_channel(fd, id);

@@ -8,6 +8,12 @@
 #include "net/socket.h"
 
 namespace natrp {
+namespace {
+
+// RFC 9113 §3.4.
+constexpr char kHttp2Preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+}  // namespace
 
 UnprovenConns::UnprovenConns(EdgeWorker& edge, bool grpc) : edge_(edge), grpc_(grpc) {}
 
@@ -89,9 +95,16 @@ void UnprovenConns::on_op(Op& op) {
 void UnprovenConns::look(Stranger& stranger) {
   Worker& worker = edge_.worker();
   const uint8_t first = stranger.bytes[0];
-  if (first == 0x16 || (first == 'P' && grpc_)) {
+  if (first == 0x16) {
     std::string prefix(reinterpret_cast<const char*>(stranger.bytes.data()), stranger.got);
     return edge_.on_control_conn(take(stranger), std::move(prefix));
+  }
+  if (first == 'P' && grpc_) {
+    // Copied: the next stranger may take this place while its bytes are looked at.
+    const std::string prefix(reinterpret_cast<const char*>(stranger.bytes.data()), stranger.got);
+    if (std::string_view(kHttp2Preface).starts_with(prefix.substr(0, sizeof kHttp2Preface - 1))) {
+      return edge_.on_grpc_conn(take(stranger), prefix);
+    }
   }
   constexpr uint8_t kMagic[4] = {'N', 'T', 'R', 'P'};
   if (std::memcmp(stranger.bytes.data(), kMagic, std::min<size_t>(stranger.got, 4)) != 0) {

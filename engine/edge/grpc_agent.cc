@@ -1,0 +1,162 @@
+#include "edge/grpc_agent.h"
+
+#include <poll.h>
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "edge/grpc_agents.h"
+#include "edge/grpc_channel.h"
+
+namespace natrp {
+namespace {
+
+constexpr size_t kOutputBytes = 64u << 10;
+constexpr size_t kAnswerableBytes = 1u << 20;
+// After our FIN, for its own. A close before it would turn bytes that it still sends into a RST, and the RST would
+// overtake our last bytes.
+constexpr uint64_t kClosingMs = 2000;
+
+}  // namespace
+
+GrpcAgent::GrpcAgent(GrpcAgents& all, Conn& conn)
+    : all_(all), conn_(conn), http2_(*this, all.worker().loop().turn_ms()) {
+  read_.self = write_.self = this;
+  read_.op.handler = on_read;
+  read_.op.kind = OpKind::kPoll;
+  read_.op.len = POLLIN;
+  write_.op.handler = on_write;
+  write_.op.kind = OpKind::kSend;
+  read_.op.fd = write_.op.fd = conn.fd;
+}
+
+GrpcAgent::~GrpcAgent() {
+  for (GrpcClientHere* client : shown_) all_.agent_gone(*client);
+}
+
+void GrpcAgent::start(std::string_view first_bytes) {
+  http2_.feed({reinterpret_cast<const uint8_t*>(first_bytes.data()), first_bytes.size()});
+  if (all_.draining()) http2_.drain();
+  pump();
+}
+
+void GrpcAgent::tick() {
+  const uint64_t now = all_.worker().loop().turn_ms();
+  if (state_ == State::kServing) http2_.on_tick(now);
+  if (state_ == State::kClosing && now - closing_since_ms_ >= kClosingMs) state_ = State::kBroken;
+  pump();
+}
+
+void GrpcAgent::stop() {
+  state_ = State::kBroken;
+  http2_.lost();
+  step();
+}
+
+// --- The socket ---------------------------------------------------------------------------------------------------
+
+void GrpcAgent::pump() {
+  if (state_ == State::kServing && !write_.op.in_flight) {
+    if (http2_.wants_output()) {
+      if (!output_) output_ = std::make_unique_for_overwrite<uint8_t[]>(kOutputBytes);
+      const size_t bytes = http2_.pull({output_.get(), kOutputBytes});
+      if (bytes > 0) {
+        write_.op.data = output_.get();
+        write_.op.len = static_cast<uint32_t>(bytes);
+        all_.worker().loop().submit(write_.op);
+      }
+    }
+    if (!write_.op.in_flight && http2_.finished()) begin_closing();
+  }
+  step();
+}
+
+void GrpcAgent::begin_closing() {
+  log_debug("connection of an original client ended", {{"why", http2_.end_reason()}});
+  http2_.lost();
+  state_ = State::kClosing;
+  closing_since_ms_ = all_.worker().loop().turn_ms();
+  if (all_.worker().loop().shutdown_write(conn_.fd) != 0) state_ = State::kBroken;
+}
+
+void GrpcAgent::step() {
+  Worker& worker = all_.worker();
+  if (state_ == State::kBroken) {
+    worker.loop().cancel(read_.op);
+    worker.loop().cancel(write_.op);
+    if (read_.op.in_flight || write_.op.in_flight) return;
+    worker.loop().close(conn_.fd, false);
+    worker.conns().release(conn_);
+    return all_.over(*this);  // deletes this
+  }
+  const bool unheard = write_.op.in_flight && unanswered_bytes_ >= kAnswerableBytes;
+  if (!read_.op.in_flight && !unheard) worker.loop().submit(read_.op);
+}
+
+void GrpcAgent::on_write(Op& op) {
+  GrpcAgent& self = *reinterpret_cast<OwnedOp*>(&op)->self;
+  self.unanswered_bytes_ = 0;
+  const bool whole = op.result >= 0 && static_cast<uint32_t>(op.result) == op.len;
+  if (!whole && self.state_ == State::kServing) return self.stop();
+  self.pump();
+}
+
+void GrpcAgent::on_read(Op& op) {
+  GrpcAgent& self = *reinterpret_cast<OwnedOp*>(&op)->self;
+  if (self.state_ != State::kBroken) self.read();
+  self.pump();
+}
+
+void GrpcAgent::read() {
+  Loop& loop = all_.worker().loop();
+  const std::span<uint8_t> scratch = all_.scratch();
+  for (size_t bytes = 0; bytes < kBytesPerTurn;) {
+    const ssize_t got = loop.try_recv(conn_.fd, scratch.data(), scratch.size());
+    if (got == -EAGAIN || got == -EINTR) return;
+    if (got <= 0) {
+      http2_.lost();
+      state_ = State::kBroken;
+      return;
+    }
+    bytes += static_cast<size_t>(got);
+    unanswered_bytes_ += static_cast<size_t>(got);
+    if (state_ != State::kServing) continue;
+    http2_.on_tick(loop.turn_ms());
+    http2_.feed(scratch.first(static_cast<size_t>(got)));
+    if (static_cast<size_t>(got) < scratch.size()) return;
+  }
+}
+
+// --- The streams --------------------------------------------------------------------------------------------------
+
+NatrpGrpcConnection::Verdict GrpcAgent::authenticate(std::string_view token) { return all_.authenticate(token); }
+
+void GrpcAgent::on_stream_ready(NatrpGrpcConnection::StreamId id, uint64_t client_id) {
+  GrpcClientHere& client = *all_.find(client_id);
+  if (std::find(shown_.begin(), shown_.end(), &client) == shown_.end()) {
+    shown_.push_back(&client);
+    all_.agent_came(client);
+  }
+  GrpcChannel& channel = all_.make_channel(*this, id, client);
+  channels_[id] = &channel;
+  all_.offer(channel);
+}
+
+void GrpcAgent::on_stream_data(NatrpGrpcConnection::StreamId id, std::span<const uint8_t> bytes) {
+  conn_.bytes_received.store(conn_.bytes_received.load(std::memory_order_relaxed) + bytes.size(),
+                             std::memory_order_relaxed);
+  channels_.at(id)->on_data(bytes);
+}
+
+void GrpcAgent::on_stream_end(NatrpGrpcConnection::StreamId id) { channels_.at(id)->on_end(); }
+
+void GrpcAgent::on_stream_writable(NatrpGrpcConnection::StreamId id) { channels_.at(id)->on_writable(); }
+
+void GrpcAgent::on_stream_closed(NatrpGrpcConnection::StreamId id, NatrpGrpcConnection::StreamEnd how) {
+  GrpcChannel& channel = *channels_.at(id);
+  channels_.erase(id);
+  channel.on_closed(how);
+}
+
+}  // namespace natrp

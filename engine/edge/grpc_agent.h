@@ -1,0 +1,82 @@
+// edge/grpc_agent.h
+//
+// GrpcAgent: one TCP connection of an original client: the socket around compat/natrp_grpc's connection, and the
+// channels of its streams.
+//
+// Life     serving ──finished──▶ closing: FIN, its last bytes are read past ──its FIN, or 2 s──▶ broken
+//          serving ──FIN, RST──▶ broken ──ops landed──▶ closed, and this deleted
+// Thread   its worker's.
+// Bounds   64 KiB of output, and what compat/natrp_grpc names. While its output does not move, no more than
+//          kAnswerableBytes of its input are read.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/list.h"
+#include "compat/natrp_grpc.h"
+#include "loop/loop.h"
+#include "net/conn_table.h"
+
+namespace natrp {
+
+class GrpcAgents;
+class GrpcChannel;
+struct GrpcClientHere;
+
+class GrpcAgent final : private NatrpGrpcConnection::Events {
+ public:
+  // conn: nothing in flight on it; owned here.
+  GrpcAgent(GrpcAgents& all, Conn& conn);
+  ~GrpcAgent();
+  GrpcAgent(const GrpcAgent&) = delete;
+  GrpcAgent& operator=(const GrpcAgent&) = delete;
+
+  // first_bytes: read from its socket already. May delete this, like pump(), tick() and stop().
+  void start(std::string_view first_bytes);
+  // Sends what there is to send, and goes on to read. After whatever was asked of http2(), but never from within its
+  // events.
+  void pump();
+  void tick();
+  // The connection ends at once.
+  void stop();
+
+  NatrpGrpcConnection& http2() { return http2_; }
+  ListLink link;
+
+ private:
+  enum class State : uint8_t { kServing, kClosing, kBroken };
+  struct OwnedOp {
+    Op op;  // first: handlers find the agent by a cast
+    GrpcAgent* self;
+  };
+  static void on_read(Op& op);
+  static void on_write(Op& op);
+  void read();
+  void begin_closing();
+  void step();
+
+  NatrpGrpcConnection::Verdict authenticate(std::string_view token) override;
+  void on_stream_ready(NatrpGrpcConnection::StreamId id, uint64_t client) override;
+  void on_stream_data(NatrpGrpcConnection::StreamId id, std::span<const uint8_t> bytes) override;
+  void on_stream_end(NatrpGrpcConnection::StreamId id) override;
+  void on_stream_writable(NatrpGrpcConnection::StreamId id) override;
+  void on_stream_closed(NatrpGrpcConnection::StreamId id, NatrpGrpcConnection::StreamEnd how) override;
+
+  GrpcAgents& all_;
+  Conn& conn_;
+  NatrpGrpcConnection http2_;
+  OwnedOp read_{};   // kPoll: what is there is read on the spot, so that an idle agent holds no buffer
+  OwnedOp write_{};  // sends from output_
+  std::unique_ptr<uint8_t[]> output_;
+  std::unordered_map<NatrpGrpcConnection::StreamId, GrpcChannel*> channels_;
+  std::vector<GrpcClientHere*> shown_;  // clients whose tokens it has shown: one, for every client known
+  uint64_t closing_since_ms_ = 0;
+  size_t unanswered_bytes_ = 0;  // read since output last left
+  State state_ = State::kServing;
+};
+
+}  // namespace natrp

@@ -1,0 +1,365 @@
+#include "edge/grpc_agents.h"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "base/fd.h"
+#include "base/limits.h"
+#include "control/auth.h"
+#include "control/join_token.h"
+#include "edge/edge_worker.h"
+#include "net/socket.h"
+
+namespace natrp {
+namespace {
+
+constexpr uint32_t kTickMs = 250;
+constexpr uint32_t kGrpcAgentsMax = 4096;
+// How long a client whose port was refused is answered from memory.
+constexpr uint64_t kRefusedMs = 1000;
+
+// A visitor that said nothing, ended, and waited so for a stream. To the original its end is the end of both
+// directions, and it would cost its client a stream and a new dial to the service.
+bool has_left(int fd) {
+  char byte;
+  const ssize_t got = ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+}  // namespace
+
+GrpcAgents::GrpcAgents(EdgeWorker& edge)
+    : edge_(edge), scratch_(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes)) {
+  tick_.self = this;
+  tick_.timer.handler = on_tick;
+}
+
+GrpcAgents::~GrpcAgents() {
+  stopping_ = draining_ = true;
+  for (auto& [id, client] : clients_) {
+    while (GrpcVisitor* parked = client->parked.front()) refuse_visitor(*client, unpark(*parked));
+  }
+  agents_.for_each([](GrpcAgent& agent) { agent.stop(); });
+  channels_.for_each([](GrpcChannel& channel) { channel.cut(GrpcStatus::kUnavailable, {}); });
+  for (int turn = 0; turn < 400 && !idle(); ++turn) worker().loop().run_once(5);
+  worker().loop().timers().disarm(tick_.timer);
+}
+
+Worker& GrpcAgents::worker() { return edge_.worker(); }
+
+// --- Connections --------------------------------------------------------------------------------------------------
+
+void GrpcAgents::agent(Conn& conn, std::string_view first_bytes) {
+  if (stopping_ || agents_live_ >= kGrpcAgentsMax) {
+    worker().loop().close(conn.fd, true);
+    worker().conns().release(conn);
+    return;
+  }
+  conn.set_peer(peer_address(conn.fd), ConnRole::kDataChannel);
+  auto* made = new GrpcAgent(*this, conn);
+  agents_.push_back(*made);
+  ++agents_live_;
+  keep_ticking();
+  made->start(first_bytes);
+}
+
+void GrpcAgents::over(GrpcAgent& agent) {
+  agent.link.unlink();
+  --agents_live_;
+  delete &agent;
+  edge_.check_idle();
+}
+
+void GrpcAgents::agent_came(GrpcClientHere& client) {
+  ++client.agents;
+  publish(client);
+}
+
+void GrpcAgents::agent_gone(GrpcClientHere& client) {
+  --client.agents;
+  publish(client);
+}
+
+void GrpcAgents::pump_agents() {
+  agents_.for_each([](GrpcAgent& agent) { agent.pump(); });
+}
+
+void GrpcAgents::keep_ticking() {
+  if (!tick_.timer.armed()) worker().loop().timers().arm(tick_.timer, kTickMs);
+}
+
+void GrpcAgents::on_tick(Timer& timer) {
+  GrpcAgents& self = *reinterpret_cast<TickTimer*>(&timer)->self;
+  self.agents_.for_each([](GrpcAgent& agent) { agent.tick(); });
+  // A port that was closed while its client was away for long, and came back at that very moment.
+  for (auto& [id, client] : self.clients_) {
+    if (client->ready_count > 0 && !client->shared->leased.load()) self.edge_.control().want_grpc_port(id);
+  }
+  self.forget_removed();
+  if (!self.idle()) self.keep_ticking();
+}
+
+// --- Clients ------------------------------------------------------------------------------------------------------
+
+NatrpGrpcConnection::Verdict GrpcAgents::authenticate(std::string_view token) {
+  NatrpGrpcConnection::Verdict verdict;
+  if (!tokens_ || stopping_) return verdict;
+  Sha256 hash;
+  if (const auto join = parse_join_token(token); join.ok()) {
+    hash = sha256(join.value().secret);
+  } else {
+    hash = sha256({reinterpret_cast<const uint8_t*>(token.data()), token.size()});
+  }
+  const auto found = tokens_->clients.find(hash);
+  if (found == tokens_->clients.end()) {
+    worker().counters().add(Counter::kHelloRefused);
+    return verdict;
+  }
+  GrpcClientHere& client = here(found->second);
+  if (worker().loop().turn_ms() < client.refused_until_ms) {
+    verdict.status = GrpcStatus::kUnavailable;
+    verdict.message = client.refusal;
+    return verdict;
+  }
+  verdict.accepted = true;
+  verdict.client = static_cast<uint64_t>(client.shared->id);
+  return verdict;
+}
+
+GrpcClientHere& GrpcAgents::here(const std::shared_ptr<GrpcClient>& client) {
+  auto& place = clients_[static_cast<uint64_t>(client->id)];
+  if (!place) {
+    place = std::make_unique<GrpcClientHere>();
+    place->shared = client;
+  }
+  return *place;
+}
+
+GrpcClientHere* GrpcAgents::find(uint64_t client) {
+  const auto at = clients_.find(client);
+  return at != clients_.end() ? at->second.get() : nullptr;
+}
+
+void GrpcAgents::publish(GrpcClientHere& client) {
+  auto& place = client.shared->places[worker().index()];
+  place.ready.store(client.ready_count);
+  place.parked.store(client.parked_count);
+  place.agents.store(client.agents);
+}
+
+void GrpcAgents::set_tokens(std::shared_ptr<const GrpcTokens> tokens) {
+  tokens_ = std::move(tokens);
+  for (auto& [id, client] : clients_) {
+    if (!client->shared->removed.load()) continue;
+    while (GrpcVisitor* parked = client->parked.front()) refuse_visitor(*client, unpark(*parked));
+  }
+  channels_.for_each([](GrpcChannel& channel) {
+    if (!channel.client().shared->removed.load()) return;
+    channel.cut(GrpcStatus::kUnauthenticated, "this client was removed by the edge's operator");
+  });
+  pump_agents();
+  forget_removed();
+}
+
+void GrpcAgents::forget_removed() {
+  for (auto at = clients_.begin(); at != clients_.end();) {
+    const GrpcClientHere& client = *at->second;
+    const bool over = client.shared->removed.load() && client.agents == 0 && client.channels == 0 &&
+                      client.parked_count == 0;
+    at = over ? clients_.erase(at) : std::next(at);
+  }
+}
+
+void GrpcAgents::refuse(const std::shared_ptr<GrpcClient>& shared, const std::string& sentence) {
+  GrpcClientHere* client = find(static_cast<uint64_t>(shared->id));
+  if (client == nullptr) return;
+  client->refusal = sentence;
+  client->refused_until_ms = worker().loop().turn_ms() + kRefusedMs;
+  channels_.for_each([&](GrpcChannel& channel) {
+    if (&channel.client() == client && channel.open() && !channel.has_visitor()) {
+      channel.cut(GrpcStatus::kUnavailable, sentence);
+    }
+  });
+  pump_agents();
+}
+
+void GrpcAgents::drain() {
+  if (draining_) return;
+  draining_ = true;
+  for (auto& [id, client] : clients_) {
+    while (GrpcVisitor* parked = client->parked.front()) refuse_visitor(*client, unpark(*parked));
+  }
+  agents_.for_each([](GrpcAgent& agent) { agent.http2().drain(); });
+  channels_.for_each([](GrpcChannel& channel) {
+    if (channel.open() && !channel.has_visitor()) channel.cut(GrpcStatus::kUnavailable, "this edge is being stopped");
+  });
+  pump_agents();
+}
+
+// --- Streams ------------------------------------------------------------------------------------------------------
+
+GrpcChannel& GrpcAgents::make_channel(GrpcAgent& agent, GrpcChannel::StreamId stream, GrpcClientHere& client) {
+  auto* channel = new GrpcChannel(*this, agent, stream, client);
+  channels_.push_back(*channel);
+  ++channels_live_;
+  ++client.channels;
+  worker().counters().add(Counter::kChannelsOpened);
+  return *channel;
+}
+
+void GrpcAgents::over(GrpcChannel& channel) {
+  --channel.client().channels;
+  --channels_live_;
+  channel.all_link.unlink();
+  delete &channel;
+  edge_.check_idle();
+}
+
+void GrpcAgents::offer(GrpcChannel& channel) {
+  GrpcClientHere& client = channel.client();
+  if (GrpcVisitor* parked = oldest_parked(client)) return channel.join(unpark(*parked));
+  client.ready.push_back(channel);
+  ++client.ready_count;
+  worker().counters().add(Counter::kChannelsReady);
+  publish(client);
+  if (!client.shared->leased.load()) edge_.control().want_grpc_port(static_cast<uint64_t>(client.shared->id));
+  const unsigned self = worker().index();
+  for (unsigned other = 0; other < edge_.workers(); ++other) {
+    if (other == self || client.shared->places[other].parked.load() == 0) continue;
+    edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), shared = client.shared, self] {
+      if (role->grpc() != nullptr) role->grpc()->give_visitor(shared, self);
+    });
+    return;
+  }
+}
+
+void GrpcAgents::unready(GrpcChannel& channel) {
+  if (!channel.ready_link.linked()) return;
+  channel.ready_link.unlink();
+  --channel.client().ready_count;
+  worker().counters().sub(Counter::kChannelsReady);
+  publish(channel.client());
+}
+
+// --- Visitors -----------------------------------------------------------------------------------------------------
+
+void GrpcAgents::visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
+  worker().counters().add(Counter::kVisitors);
+  const uint32_t before = client->conns_live.fetch_add(1, std::memory_order_relaxed);
+  const bool allowed = client->conns_max == 0 || before < client->conns_max;
+  if (!allowed || draining_ || client->removed.load()) {
+    client->conns_live.fetch_sub(1, std::memory_order_relaxed);
+    worker().counters().add(Counter::kVisitorsRefused);
+    return worker().loop().close(fd, true);
+  }
+  if (Conn* conn = claim(fd, client)) {
+    meet_or_park(here(client), *conn, worker().loop().turn_ms() + kRendezvousTimeoutMs);
+  }
+}
+
+// A slot of the table for the visitor, or nullptr: it is reset.
+Conn* GrpcAgents::claim(int fd, const std::shared_ptr<GrpcClient>& client) {
+  Conn* conn = worker().conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker().loop().turn_ms());
+  if (conn != nullptr) {
+    conn->tunnel.store(client->tunnel, std::memory_order_relaxed);
+    return conn;
+  }
+  client->conns_live.fetch_sub(1, std::memory_order_relaxed);
+  worker().counters().add(Counter::kVisitorsRefused);
+  worker().loop().close(fd, true);
+  return nullptr;
+}
+
+void GrpcAgents::meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms) {
+  GrpcChannel* channel = client.ready.front();
+  if (channel == nullptr) return park(client, conn, deadline_ms);
+  unready(*channel);
+  channel->join(conn);
+}
+
+void GrpcAgents::park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms) {
+  const uint64_t now = worker().loop().turn_ms();
+  if (client.parked_count >= kParkedVisitorsMax) return refuse_visitor(client, conn);
+  auto* visitor = new GrpcVisitor;
+  visitor->timer.handler = on_parked_timeout;
+  visitor->all = this;
+  visitor->client = &client;
+  visitor->conn = &conn;
+  visitor->deadline_ms = deadline_ms;
+  client.parked.push_back(*visitor);
+  ++client.parked_count;
+  worker().loop().timers().arm(visitor->timer, deadline_ms > now ? deadline_ms - now : 0);
+  publish(client);
+  for (unsigned other = 0; other < edge_.workers(); ++other) {
+    if (other == worker().index() || client.shared->places[other].ready.load() == 0) continue;
+    return move(*visitor, other);
+  }
+}
+
+// nullptr: none that is still there.
+GrpcVisitor* GrpcAgents::oldest_parked(GrpcClientHere& client) {
+  while (GrpcVisitor* parked = client.parked.front()) {
+    if (!has_left(parked->conn->fd)) return parked;
+    refuse_visitor(client, unpark(*parked));
+  }
+  return nullptr;
+}
+
+Conn& GrpcAgents::unpark(GrpcVisitor& visitor) {
+  GrpcClientHere& client = *visitor.client;
+  Conn& conn = *visitor.conn;
+  worker().loop().timers().disarm(visitor.timer);
+  visitor.link.unlink();
+  --client.parked_count;
+  delete &visitor;
+  publish(client);
+  return conn;
+}
+
+void GrpcAgents::move(GrpcVisitor& visitor, unsigned to_worker) {
+  const uint64_t deadline_ms = visitor.deadline_ms;
+  const std::shared_ptr<GrpcClient> shared = visitor.client->shared;
+  Conn& conn = unpark(visitor);
+  const int fd = conn.fd;
+  worker().conns().release(conn);
+  edge_.peer_worker(to_worker).mailbox().post([role = edge_.peer(to_worker), fd, shared, deadline_ms] {
+    if (role->grpc() != nullptr) return role->grpc()->take_visitor(fd, shared, deadline_ms);
+    const Fd lost(fd);  // that worker ends
+  });
+}
+
+void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms) {
+  Conn* conn = claim(fd, client);
+  if (conn == nullptr) return;
+  GrpcClientHere& its = here(client);
+  if (draining_ || client->removed.load()) return refuse_visitor(its, *conn);
+  meet_or_park(its, *conn, deadline_ms);
+}
+
+void GrpcAgents::give_visitor(const std::shared_ptr<GrpcClient>& client, unsigned to_worker) {
+  GrpcClientHere* its = find(static_cast<uint64_t>(client->id));
+  if (its == nullptr) return;
+  if (GrpcVisitor* parked = oldest_parked(*its)) move(*parked, to_worker);
+}
+
+void GrpcAgents::on_parked_timeout(Timer& timer) {
+  auto& visitor = *reinterpret_cast<GrpcVisitor*>(&timer);
+  GrpcAgents& self = *visitor.all;
+  GrpcClientHere& client = *visitor.client;
+  self.worker().counters().add(Counter::kRendezvousTimeouts);
+  self.refuse_visitor(client, self.unpark(visitor));
+}
+
+void GrpcAgents::refuse_visitor(GrpcClientHere& client, Conn& conn) {
+  worker().counters().add(Counter::kVisitorsRefused);
+  worker().loop().close(conn.fd, true);
+  worker().conns().release(conn);
+  visitor_gone(client);
+}
+
+void GrpcAgents::visitor_gone(GrpcClientHere& client) {
+  client.shared->conns_live.fetch_sub(1, std::memory_order_relaxed);
+}
+
+}  // namespace natrp

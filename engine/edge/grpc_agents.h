@@ -1,0 +1,137 @@
+// edge/grpc_agents.h
+//
+// GrpcAgents: in one worker, the original natrp's clients: their connections (grpc_agent), their streams
+// (grpc_channel), and where a visitor meets a ready stream of its client.
+//
+//     visitor, a stream ready here       → joined at once
+//     visitor, a stream ready elsewhere  → the visitor moves there: nothing is in flight on a fresh one
+//     visitor, no stream anywhere        → it waits; 10 s → reset
+//     stream, a visitor waits here       → joined;  elsewhere → that worker is asked for it;  nobody → ready
+//
+// Streams do not move: theirs is the connection of many.
+//
+// Thread   its worker's.
+// Bounds   kGrpcAgentsMax connections, kParkedVisitorsMax waiting visitors of a client.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/list.h"
+#include "compat/natrp_grpc.h"
+#include "edge/grpc_agent.h"
+#include "edge/grpc_channel.h"
+#include "edge/grpc_client.h"
+#include "loop/timer_wheel.h"
+#include "runtime/worker.h"
+
+namespace natrp {
+
+class EdgeWorker;
+
+// A visitor that waits for a stream.
+struct GrpcVisitor {
+  Timer timer;  // first: the handler finds its visitor by a cast
+  ListLink link;
+  GrpcAgents* all = nullptr;
+  GrpcClientHere* client = nullptr;
+  Conn* conn = nullptr;
+  uint64_t deadline_ms = 0;
+};
+
+// What this worker knows of a client. Stays until nothing of a removed client is left.
+struct GrpcClientHere {
+  std::shared_ptr<GrpcClient> shared;
+  List<GrpcChannel, &GrpcChannel::ready_link> ready;
+  List<GrpcVisitor, &GrpcVisitor::link> parked;
+  uint32_t ready_count = 0;
+  uint32_t parked_count = 0;
+  uint32_t agents = 0;
+  uint32_t channels = 0;
+  std::string refusal;  // why it may have no port now, until refused_until_ms
+  uint64_t refused_until_ms = 0;
+};
+
+class GrpcAgents {
+ public:
+  explicit GrpcAgents(EdgeWorker& edge);
+  ~GrpcAgents();
+  GrpcAgents(const GrpcAgents&) = delete;
+  GrpcAgents& operator=(const GrpcAgents&) = delete;
+
+  // A conn whose first bytes are HTTP/2's; owned here.
+  void agent(Conn& conn, std::string_view first_bytes);
+  // fd: a visitor of the client's port, just accepted; owned here.
+  void visitor(int fd, const std::shared_ptr<GrpcClient>& client);
+
+  // Letters of the control thread.
+  void set_tokens(std::shared_ptr<const GrpcTokens> tokens);
+  // The client may have no port: its ready streams end with the sentence, and new ones for a moment.
+  void refuse(const std::shared_ptr<GrpcClient>& client, const std::string& sentence);
+  // No new streams, no new visitors; those that flow may finish.
+  void drain();
+
+  // Letters of other workers. The second: it has a ready stream for a visitor that waits here.
+  void take_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms);
+  void give_visitor(const std::shared_ptr<GrpcClient>& client, unsigned to_worker);
+
+  // Nothing flows, and every connection is closed.
+  bool idle() const { return channels_live_ == 0 && agents_live_ == 0; }
+  bool draining() const { return draining_; }
+  bool stopping() const { return stopping_; }
+
+  // From agents and channels.
+  Worker& worker();
+  // For bytes that are passed on before this is asked for again.
+  std::span<uint8_t> scratch() { return {scratch_.get(), kBufferBytes}; }
+  NatrpGrpcConnection::Verdict authenticate(std::string_view token);
+  GrpcClientHere* find(uint64_t client);
+  void agent_came(GrpcClientHere& client);
+  void agent_gone(GrpcClientHere& client);
+  GrpcChannel& make_channel(GrpcAgent& agent, GrpcChannel::StreamId stream, GrpcClientHere& client);
+  // A stream is open and has no visitor.
+  void offer(GrpcChannel& channel);
+  // It is not, or no longer, to be met; nothing happens when it was not ready.
+  void unready(GrpcChannel& channel);
+  void visitor_gone(GrpcClientHere& client);
+  void over(GrpcChannel& channel);  // deletes it
+  void over(GrpcAgent& agent);      // likewise
+
+ private:
+  struct TickTimer {
+    Timer timer;
+    GrpcAgents* self;
+  };
+  static void on_tick(Timer& timer);
+  static void on_parked_timeout(Timer& timer);
+  GrpcClientHere& here(const std::shared_ptr<GrpcClient>& client);
+  Conn* claim(int fd, const std::shared_ptr<GrpcClient>& client);
+  void meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
+  void park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
+  GrpcVisitor* oldest_parked(GrpcClientHere& client);
+  Conn& unpark(GrpcVisitor& visitor);
+  void move(GrpcVisitor& visitor, unsigned to_worker);
+  void refuse_visitor(GrpcClientHere& client, Conn& conn);
+  void publish(GrpcClientHere& client);
+  void pump_agents();
+  void forget_removed();
+  void keep_ticking();
+
+  EdgeWorker& edge_;
+  std::shared_ptr<const GrpcTokens> tokens_;
+  std::unordered_map<uint64_t, std::unique_ptr<GrpcClientHere>> clients_;  // by the store's id
+  List<GrpcAgent, &GrpcAgent::link> agents_;
+  List<GrpcChannel, &GrpcChannel::all_link> channels_;
+  std::unique_ptr<uint8_t[]> scratch_;
+  TickTimer tick_{};
+  uint32_t agents_live_ = 0;
+  uint32_t channels_live_ = 0;
+  bool draining_ = false;
+  bool stopping_ = false;
+};
+
+}  // namespace natrp

@@ -1,0 +1,67 @@
+// edge/grpc_client.h
+//
+// GrpcClient: what the control thread and the workers share of one client of the original natrp: who it is, and where
+// its agents, its ready streams and its waiting visitors are. Immutable but for the atomics.
+// GrpcTokens: who every token is of, as it was when the store last changed. A new one is made for each change.
+//
+// Life     made by the control thread when it first reads the client in the store; gone when the last worker that
+//          served it has forgotten it.
+// Thread   any.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "base/limits.h"
+#include "control/auth.h"
+
+namespace natrp {
+
+struct GrpcClient {
+  GrpcClient(int64_t store_id, std::string client_name, uint32_t most_conns, uint32_t tunnel_id)
+      : id(store_id), name(std::move(client_name)), conns_max(most_conns), tunnel(tunnel_id) {}
+
+  const int64_t id;  // the store's: never given again
+  const std::string name;
+  const uint32_t conns_max;  // visitors at a time, 0: no limit of its own
+  const uint32_t tunnel;     // the edge's own number of its tunnel
+  std::atomic<bool> leased{false};   // its public port is open
+  std::atomic<bool> removed{false};  // it is not in the store any more
+  std::atomic<uint32_t> conns_live{0};
+
+  // Each cell is written by one worker. A worker that publishes what it has, and then looks what others have, finds
+  // whoever does the same at the same moment, or is found: both sides are sequentially consistent.
+  struct alignas(64) Place {
+    std::atomic<uint32_t> ready{0};
+    std::atomic<uint32_t> parked{0};
+    std::atomic<uint32_t> agents{0};  // connections that have shown its token
+  };
+  std::array<Place, kWorkersMax> places;
+
+  uint32_t agents() const {
+    uint32_t count = 0;
+    for (const Place& place : places) count += place.agents.load();
+    return count;
+  }
+};
+
+struct GrpcTokens {
+  // The keys are hashes already.
+  struct FirstWord {
+    size_t operator()(const Sha256& hash) const {
+      size_t word;
+      std::memcpy(&word, hash.data(), sizeof word);
+      return word;
+    }
+  };
+  // By SHA-256 of a join token's secret, or of a plain token's text. How long a search takes tells something of a hash
+  // and nothing of a token: both are 256 random bits.
+  std::unordered_map<Sha256, std::shared_ptr<GrpcClient>, FirstWord> clients;
+};
+
+}  // namespace natrp

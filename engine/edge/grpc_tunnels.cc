@@ -1,0 +1,163 @@
+#include "edge/grpc_tunnels.h"
+
+#include <set>
+
+#include "base/log.h"
+#include "edge/edge.h"
+
+namespace natrp {
+namespace {
+
+constexpr char kTunnelName[] = "natrp";
+// The same refusal again is logged this often.
+constexpr uint64_t kRefusalLogMs = 60'000;
+
+}  // namespace
+
+// --- The store ----------------------------------------------------------------------------------------------------
+
+void GrpcTunnels::read_store() {
+  auto clients = edge_.store().list_clients();
+  if (!clients.ok()) {
+    log_error("the store cannot be read, clients of the original natrp stay as they were",
+              {{"error", clients.error().message}});
+    return;
+  }
+  auto tokens = std::make_shared<GrpcTokens>();
+  std::set<uint64_t> found;
+  for (ClientRecord& client : clients.value()) {
+    const auto id = static_cast<uint64_t>(client.id);
+    Tunnel& tunnel = tunnels_[id];
+    if (!tunnel.shared) {
+      tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, client.conns_max, edge_.next_tunnel_id());
+    }
+    found.insert(id);
+    tokens->clients[client.token_hash] = tunnel.shared;
+    if (client.plain_token_hash) tokens->clients[*client.plain_token_hash] = tunnel.shared;
+    tunnel.client = std::move(client);
+  }
+  for (auto at = tunnels_.begin(); at != tunnels_.end();) {
+    Tunnel& tunnel = at->second;
+    if (found.contains(at->first)) {
+      ++at;
+      continue;
+    }
+    tunnel.shared->removed.store(true);
+    if (tunnel.session.valid()) {
+      for (const uint16_t port : leases_.remove_client(tunnel.client.name)) {
+        log_info("lease ended with its client", {{"client", tunnel.client.name}, {"port", static_cast<int>(port)}});
+      }
+      close(tunnel);
+    }
+    at = tunnels_.erase(at);
+  }
+  edge_.post_to_workers([tokens](EdgeWorker& role) {
+    if (role.grpc() != nullptr) role.grpc()->set_tokens(tokens);
+  });
+}
+
+// --- A tunnel -----------------------------------------------------------------------------------------------------
+
+void GrpcTunnels::want_port(uint64_t client) {
+  const auto at = tunnels_.find(client);
+  if (at == tunnels_.end() || at->second.session.valid() || draining_) return;
+  open(at->second);
+}
+
+std::string GrpcTunnels::take(Tunnel& tunnel) {
+  Registry& registry = edge_.registry();
+  const std::string& client = tunnel.client.name;
+  const SlotId holder = registry.holder(client, kTunnelName);
+  const uint32_t most = tunnel.client.tunnels_max;
+  if (most != 0 && !holder.valid() && registry.tunnels_held(client) >= most) {
+    return "client '" + client + "' may have " + std::to_string(most) +
+           " tunnels at a time; the edge's operator can raise it";
+  }
+  // A living agent of today's protocol is silent between two heartbeats; its channel finds out when it is dead.
+  if (holder.valid() && edge_.find_registration(holder) != nullptr) registry.heard(holder, edge_.now_ms());
+  const TakeoverAnswer answer = registry.take_tunnel(tunnel.session, kTunnelName, false, edge_.now_ms());
+  return answer.ok() ? std::string() : answer.sentence;
+}
+
+void GrpcTunnels::open(Tunnel& tunnel) {
+  const std::string& client = tunnel.client.name;
+  tunnel.session = edge_.next_session_id();
+  edge_.registry().open_session(tunnel.session, client, {}, edge_.now_ms());
+  std::string refusal = take(tunnel);
+  if (refusal.empty()) {
+    EdgeTunnel shared;
+    shared.id = tunnel.shared->tunnel;
+    shared.grpc = tunnel.shared;
+    const auto leased = edge_.lease_port(tunnel.client, kTunnelName, 0, tunnel.session, shared);
+    if (leased.port != 0) {
+      tunnel.listener = leased.listener;
+      tunnel.seen_ms = edge_.now_ms();
+      tunnel.refusal.clear();
+      tunnel.shared->leased.store(true);
+      log_info("lease live", {{"client", client},
+                              {"tunnel", kTunnelName},
+                              {"port", static_cast<int>(leased.port)},
+                              {"public_address", edge_.public_address() + ":" + std::to_string(leased.port)}});
+      return;
+    }
+    refusal = leased.sentence;
+  }
+  edge_.registry().close_session(tunnel.session);
+  tunnel.session = {};
+  refuse(tunnel, refusal);
+}
+
+void GrpcTunnels::refuse(Tunnel& tunnel, const std::string& sentence) {
+  const uint64_t now = edge_.now_ms();
+  if (sentence != tunnel.refusal || now - tunnel.refused_ms >= kRefusalLogMs) {
+    log_warning("tunnel refused: " + sentence, {{"client", tunnel.client.name}, {"tunnel", kTunnelName}});
+    tunnel.refusal = sentence;
+    tunnel.refused_ms = now;
+  }
+  edge_.post_to_workers([shared = tunnel.shared, sentence](EdgeWorker& role) {
+    if (role.grpc() != nullptr) role.grpc()->refuse(shared, sentence);
+  });
+}
+
+// Its lease, if it still has one, goes into grace.
+void GrpcTunnels::close(Tunnel& tunnel) {
+  tunnel.shared->leased.store(false);
+  edge_.close_listener(tunnel.listener);
+  edge_.session_over(tunnel.session);
+  tunnel.listener = -1;
+  tunnel.session = {};
+}
+
+void GrpcTunnels::give_way(const std::string& client, const std::string& name, SlotId session) {
+  if (name != kTunnelName) return;
+  for (auto& [id, tunnel] : tunnels_) {
+    if (tunnel.client.name != client || !tunnel.session.valid() || tunnel.session == session) continue;
+    close(tunnel);
+    refuse(tunnel, "another agent of client '" + client + "' took tunnel 'natrp' over");
+  }
+}
+
+// --- Time ---------------------------------------------------------------------------------------------------------
+
+void GrpcTunnels::tick() {
+  const uint64_t now = edge_.now_ms();
+  for (auto& [id, tunnel] : tunnels_) {
+    if (!tunnel.session.valid()) continue;
+    if (tunnel.shared->agents() > 0) {
+      tunnel.seen_ms = now;
+      edge_.registry().heard(tunnel.session, now);
+    } else if (now - tunnel.seen_ms >= kGrpcAwayMs) {
+      log_info("a client of the original natrp is away, its port closes", {{"client", tunnel.client.name}});
+      close(tunnel);
+    }
+  }
+}
+
+void GrpcTunnels::drain() {
+  draining_ = true;
+  for (auto& [id, tunnel] : tunnels_) {
+    if (tunnel.session.valid()) close(tunnel);
+  }
+}
+
+}  // namespace natrp
