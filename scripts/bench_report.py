@@ -109,8 +109,8 @@ def main():
     for workload, figure, before, after, change, relative in changes:
         relative_text = "" if relative is None else f"{relative:+.1%}"
         judged = better_word(figure, change if relative is None else relative)
-        line = f"{workload:<26} {figure:<24} {before:>11.4g} {after:>11.4g} {change:>+8.1%} {relative_text:>9}  {judged}"
-        print(line.rstrip())
+        figures = f"{before:>11.4g} {after:>11.4g} {change:>+8.1%} {relative_text:>9}"
+        print(f"{workload:<26} {figure:<24} {figures}  {judged}".rstrip())
     return 0
 
 

@@ -187,15 +187,16 @@ def libraries_stay_in_their_places(tree):
 
 
 def meson_names(tree):
-    """What the meson.build files name, as paths: every quoted word, relative to its file's folder and with the
-    suffix .cc when it has none (a foreach over names)."""
+    """What the meson.build files name, as paths: every quoted word, relative to its file's folder or to a folder that
+    the file joins names to ('micro' / name), and with the suffix .cc when it has none (a foreach over names)."""
     named = set()
     for path in tree.having("meson.build"):
         folder = os.path.dirname(path)
         code = re.sub(r"^((?:[^'#\n]|'[^'\n]*')*)#.*$", r"\1", tree.text(path), flags=re.MULTILINE)
+        joined = ["", *re.findall(r"'([\w./-]+)' */", code)]
         for word in re.findall(r"'([^'\n]+)'", code):
             for name in (word, f"{word}.cc", *(f"{word}{suffix}.cc" for suffix in ("_test", "_bench", "_fuzz"))):
-                named.add(os.path.normpath(os.path.join(folder, name)))
+                named.update(os.path.normpath(os.path.join(folder, one, name)) for one in joined)
     return named
 
 

@@ -3,7 +3,7 @@
 # Folders that a walk leaves out when there is no git to ask.
 NOT_OURS = {".git", "__pycache__", "node_modules", ".pytest_cache"}
 # Written by programs: not judged as text.
-GENERATED = ("bench/results/", "tests/fuzz/corpus/", "tests/e2e/grpc_js/package-lock.json")
+GENERATED = ("bench/results/", "tests/fuzz/corpus/", "tests/e2e/grpc/package-lock.json")
 
 MAPPED_SUFFIXES = (".h", ".cc", ".proto")
 SOURCE_SUFFIXES = (".h", ".cc", ".py", ".sh")
@@ -36,8 +36,8 @@ LIBRARY_PLACES = [
     ("nghttp2", r"nghttp2/", r"engine/compat/"),
     ("cpp-httplib", r"httplib\.h", r"engine/admin/|tools/natrpctl"),
     ("nlohmann-json", r"nlohmann/", r"engine/admin/|tools/natrpctl"),
-    ("toml++", r"toml\+\+/", r"engine/runtime/toml_file"),
-    ("CLI11", r"CLI/", r"engine/runtime/option_flags|engine/runtime/ctl_options"),
+    ("toml++", r"toml\+\+/", r"engine/runtime/options_toml"),
+    ("CLI11", r"CLI/", r"engine/runtime/options_(flags|ctl)"),
     ("spdlog", r"spdlog/", r"engine/base/log"),
     ("mimalloc", r"mimalloc", r"tools/"),
     ("GoogleTest", r"(gtest|gmock)/", r"tests/"),
@@ -50,8 +50,10 @@ EVERYWHERE = r""
 NOWHERE_ELSE = r""
 # (what is called, where it is banned, where in there it is allowed, why). Comments and literals are not looked at.
 BANNED_CALLS = [
+    # Allowed: the last words of a failed check, and the agent's contract with scripts: one line
+    # `public address: HOST:PORT` per lease on standard output.
     (r"(?<![\w:.>])(?:std::)?(printf|fprintf|puts|fputs|putchar|vprintf|perror)\s*\(|std::(cout|cerr|clog)\b", ENGINE,
-     r"engine/(base/(log|check)|runtime/option_flags)\.cc",
+     r"engine/(base/check|agent/agent)\.cc",
      "daemons speak through base/log; standard output belongs to tools/"),
     (r"\bstd::endl\b", EVERYWHERE, NOWHERE_ELSE, "flushes on every line; write '\\n'"),
     # A variable of the name random, an engine of <random>, is fine.
@@ -62,7 +64,9 @@ BANNED_CALLS = [
     (r"(?<![\w:.>])(?:std::|::)?(atoi|atol|atoll|atof|sscanf)\s*\(", EVERYWHERE, NOWHERE_ELSE,
      "cannot tell nonsense from 0; use std::from_chars"),
     (r"(?<![\w:.>])(?:std::|::)?(system|popen)\s*\(", EVERYWHERE, NOWHERE_ELSE, "runs a shell"),
-    (r"(?<![\w:.>])(?:::)?(usleep|sleep|nanosleep)\s*\(|\bsleep_(for|until)\s*\(", PROGRAMS, NOWHERE_ELSE,
+    # Allowed: the admin server, whose threads are the HTTP library's and have no loop.
+    (r"(?<![\w:.>])(?:::)?(usleep|sleep|nanosleep)\s*\(|\bsleep_(for|until)\s*\(", PROGRAMS,
+     r"engine/admin/admin_server\.cc",
      "a thread waits in its loop only; use the timer wheel"),
     (r"(?<![\w:.>])(?:::)?(inet_ntoa|inet_addr|gethostbyname|localtime|gmtime|ctime|asctime)\s*\(", EVERYWHERE,
      NOWHERE_ELSE, "shares a static buffer between threads, or knows IPv4 only"),
@@ -80,7 +84,7 @@ BANNED_CALLS = [
 
 LEFT_TO_DO = ("TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK", "TB" + "D")
 # Columns by suffix; tables of Markdown and units of systemd have none.
-COLUMNS = {".h": 110, ".cc": 110, ".proto": 110, ".sh": 120, ".py": 120, ".build": 120}
+COLUMNS = {".h": 120, ".cc": 120, ".proto": 120, ".sh": 120, ".py": 120, ".build": 120}
 NO_TABS = {".h", ".cc", ".proto", ".py", ".sh", ".build", ".md", ".toml", ".json", ".yml", ".service", ".conf"}
 FILE_LINES_WARN = 600
 FILE_LINES_MAX = 700

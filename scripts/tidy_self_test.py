@@ -12,6 +12,8 @@ GOOD = {
     "meson.build": "executable('natrp', 'tools/natrp.cc')\n# not 'engine/base/lost.cc'\nsubdir('tests/unit')\n",
     "engine/base/meson.build": "static_library('base', files('fd.cc'))\n",
     "tests/unit/meson.build": "foreach name : ['fd']\n  executable(name, name + '_test.cc')\nendforeach\n",
+    "bench/meson.build": "foreach bench : ['fd_bench']\n  executable(bench, 'micro' / bench + '.cc')\nendforeach\n",
+    "bench/micro/fd_bench.cc": "#include <benchmark/benchmark.h>\n",
     "engine/README.md": "# Map\n\n| file | |\n|---|---|\n| `base/fd.{h,cc}` | owns a descriptor |\n"
                         "| `base/word.h` | words |\n\n## `loop/`\n`uring_loop.h` waits; "
                         "see [it](../docs/operations.md#flags)\n\n`tools/natrp.cc`\n",
@@ -43,6 +45,8 @@ BREAKS = [
     ("libraries-stay-in-their-places", "OpenSSL in base", "engine/base/fd.cc", "#include <openssl/ssl.h>\n"),
     ("libraries-stay-in-their-places", "the ring outside of the loop", "engine/base/fd.cc", "#include <liburing.h>\n"),
     ("every-source-is-built", "a test that no build file names", "tests/unit/lost_test.cc", "int lost;\n"),
+    ("every-source-is-built", "a bench beside those that its build file names", "bench/micro/lost_bench.cc",
+     "int lost;\n"),
     ("every-source-is-built", "named in a comment only", "engine/base/lost.cc", "int lost;\n"),
     ("no-banned-calls", "a daemon that prints", "engine/base/fd.cc", 'void f() { printf("x"); }\n'),
     ("no-banned-calls", "std::cout", "engine/base/fd.cc", "void f() { std::cout << 1; }\n"),
@@ -67,7 +71,7 @@ BREAKS = [
     ("nothing-is-left-to-do", "a note in a document", "README.md", f"{LEFT}\n"),
     ("lines-are-clean", "trailing space", "README.md", "x \n"),
     ("lines-are-clean", "a tab", "engine/base/fd.cc", "\tint x;\n"),
-    ("lines-are-clean", "an overlong line", "engine/base/fd.cc", "//" + "x" * 109 + "\n"),
+    ("lines-are-clean", "an overlong line", "engine/base/fd.cc", "//" + "x" * rules.COLUMNS[".cc"] + "\n"),
     ("lines-are-clean", "no last newline", "README.md", "x"),
     ("lines-are-clean", "an empty last line", "README.md", "x\n\n"),
     ("lines-are-clean", "a carriage return", "README.md", "x\r\n"),

@@ -46,8 +46,8 @@ Status AdminServer::start() {
                                           : server_->bind_to_port(host, address_.port());
   if (!bound) {
     return Error{"cannot listen on " + address_.text() +
-                 " for --admin: another process has this port, or this host has no such address; choose another, or "
-                 "--admin off"};
+                 " for --admin: the port is in use by another process, or this host has no such address; choose "
+                 "another, or --admin off"};
   }
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "admin");

@@ -266,7 +266,8 @@ void Agent::resolve_services() {
     if (!target.ok()) continue;  // options were checked
     resolver_->resolve(target.value(), [this, index](Result<std::vector<Address>> found) {
       if (!found.ok()) {
-        log_warning(found.error().message + "; visitors are reset until it can be", {{"tunnel", options_.tunnels[index].name}});
+        log_warning(found.error().message + "; visitors are reset until it can be",
+                    {{"tunnel", options_.tunnels[index].name}});
         return;
       }
       services_.services[index].addresses = std::move(found).value();
@@ -298,7 +299,9 @@ void Agent::report_failures() {
     const std::string local = known ? options_.tunnels[index].local : "?";
     const std::string reason = local + ": " + std::strerror(failures.error);
     log_warning("service could not be reached, visitors were reset",
-                {{"tunnel", known ? options_.tunnels[index].name : "?"}, {"reason", reason}, {"visitors", failures.count}});
+                {{"tunnel", known ? options_.tunnels[index].name : "?"},
+                 {"reason", reason},
+                 {"visitors", failures.count}});
     if (channel_ && session_) {
       wire::Frame frame;
       frame.mutable_service_failed()->set_tunnel_index(index);

@@ -1,6 +1,6 @@
 // control/registry.h
 //
-// Registry: which session holds which tunnel, and who gives way when two want the same (design §7): the same
+// Registry: which session holds which tunnel, and who gives way when two want the same: the same
 // agent instance takes over at once; a session that was silent for kSessionSilentMs gives way; between two
 // living agents the newcomer is refused, unless it says replace.
 //

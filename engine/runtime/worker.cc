@@ -41,7 +41,8 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   pipes_ = std::make_unique<PipePool>(counters_, setup_.pipes_max, setup_.workers);
   relay_.reset(new RelayContext{*loop_, *setup_.conns, *pipes_, counters_, setup_.pump});
   pairs_ = std::make_unique<PairTable>(
-      *relay_, setup_.conns->capacity(), [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_end(pair); },
+      *relay_, setup_.conns->capacity(),
+      [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_end(pair); },
       [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_unready(pair); }, this);
   role_ = setup_.make_role(*this);
   started(made.value().reason);

@@ -4,6 +4,7 @@ A Peer is one end of one connection. A Service is a listener that hands out what
 Every wait is bounded; what did not happen in time is an AssertionError with a sentence.
 """
 
+import ctypes
 import fcntl
 import functools
 import hashlib
@@ -172,6 +173,15 @@ class Peer:
     def reset(self):
         """RST instead of FIN. Call wait_sent() first when the bytes before it have to arrive."""
         reset(self.sock)
+
+    def reset_under_way(self):
+        """RST while another thread may be sending: close() would leave the socket to that thread's call."""
+        # AF_UNSPEC disconnects, and with unsent bytes the kernel says so by a RST.
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        libc = ctypes.CDLL(None, use_errno=True)
+        unspecified = struct.pack("H14x", socket.AF_UNSPEC)
+        if libc.connect(self.sock.fileno(), unspecified, len(unspecified)) != 0:
+            raise OSError(ctypes.get_errno(), "connect(AF_UNSPEC)")
 
     def receive(self, size, seconds=30):
         """Exactly `size` bytes."""

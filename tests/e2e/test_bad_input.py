@@ -1,7 +1,10 @@
 """Bad input gets a sentence and exit code 2, and nothing half-started."""
 
 import os
+import shutil
 import socket
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +93,39 @@ def test_an_edge_refuses_an_admin_address_that_is_busy(yard):
 def test_an_edge_refuses_a_bind_address_of_another_machine(yard):
     # Only the kernel can tell: the edge's key may have been made by then.
     edge_refused(yard, {"bind": "192.0.2.1:10022"}, r"192\.0\.2\.1", state_untouched=False)
+
+
+def test_a_second_edge_of_a_state_folder_is_refused(yard):
+    edge = yard.edge()
+    refused(yard, "natrp-engine", flags(yard.edge_options(state=edge.state)), "another edge", str(edge.state))
+    assert edge.process.alive
+    edge.add_client()  # the first one's folder is as it was
+
+
+def test_an_edge_refuses_a_state_folder_that_it_may_not_write(yard):
+    # Root may write everywhere: another user is asked for then.
+    prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"] if os.geteuid() == 0 else []
+    place = Path("/tmp" if prefix else yard.directory)
+    folder = Path(tempfile.mkdtemp(dir=place))
+    try:
+        os.chmod(folder, 0o500)
+        # The programs may lie where nobody else may look: a copy is run.
+        for state in (folder, folder / "below"):
+            copy = Path(tempfile.mkdtemp(dir=place)) / "natrp-engine"
+            os.chmod(copy.parent, 0o755)
+            shutil.copy(program("natrp-engine"), copy)
+            process = Process("natrp-engine", [*prefix, copy, *flags(yard.edge_options(state=state))],
+                              yard.directory)
+            try:
+                assert process.wait_exit(15) == EXIT_REFUSED, process.describe()
+            finally:
+                process.kill()
+                shutil.rmtree(copy.parent)
+            assert_sentence(process.err, str(folder), "permission|may not|owner")
+            assert not left_in(folder)
+    finally:
+        os.chmod(folder, 0o700)
+        shutil.rmtree(folder)
 
 
 # --- files ---------------------------------------------------------------------------------------------------

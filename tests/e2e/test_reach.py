@@ -1,11 +1,15 @@
 """What an agent can expose and where an edge can listen; and what a visitor sees when the service is not there."""
 
 import json
+import os
+import select
+import signal
 import time
 
 import pytest
 
 import net
+from conftest import CONTROL
 from net import wait_until
 from sockets import RESET, Content, Service, check_echo, check_received, connect, exchange
 
@@ -146,6 +150,33 @@ def test_a_unix_service_that_is_not_there_resets_its_visitor(yard):
     seconds_to_reset(agent.address)
     service = yard.service(path=path)
     reaches(yard, agent.address, service)
+
+
+@pytest.mark.over(CONTROL[:1])
+def test_visitors_of_an_agent_that_is_frozen_are_reset_in_ten_seconds_and_counted(yard):
+    rig = yard.rig()
+    rig.check_echo()
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
+    try:
+        start = time.monotonic()
+        # The channels that are ready take the first of them; the others find none, and nobody dials another.
+        waiting = [connect(rig.address) for _ in range(80)]
+        wait_until(lambda: rig.metric("natrp_rendezvous_timeouts_total") > 0, 20, "the edge counted a visitor's end")
+        took = time.monotonic() - start
+        assert took > 5, f"a visitor was given up after {took:.1f} s"
+        ended = [visitor for visitor in waiting if select.select([visitor.sock], [], [], 0)[0]]
+        assert ended, "nobody was told"
+        for visitor in ended:
+            check_received(visitor.receive_to_end(5), Content(0), RESET, "the visitor")
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
+    for visitor in waiting:
+        visitor.close()
+    rig.service.forget()
+    wait_until(lambda: rig.metric("natrp_pairs_live") == 0, 30, "everything was let go")
+    wait_until(rig.service.accepted_none, 20, "the last late visitor reached the service")
+    wait_until(lambda: rig.metric("natrp_sessions_live") == 1, 30, "the agent is back")
+    rig.check_echo()
 
 
 # --- what the edge tells ------------------------------------------------------------------------------------------

@@ -62,6 +62,25 @@ def test_a_receiver_that_resets_ends_the_sender(rig):
             task.result(30)
 
 
+def test_a_pair_that_both_ends_have_reset_is_let_go_at_once(rig):
+    # Bytes that nobody can acknowledge any more are nothing to wait for.
+    for by_visitor in (True, False):
+        if by_visitor:
+            sender, receiver = rig.pair()
+        else:
+            receiver, sender = rig.pair(receive_buffer=64 * 1024)
+        flood = Task(sender.send_content, Content(500_000_000, 46))
+        receiver.receive(1)
+        time.sleep(0.3)
+        assert not flood.done
+        sender.reset_under_way()
+        time.sleep(0.2)
+        receiver.reset()
+        wait_until(lambda: rig.metric("natrp_pairs_live") == 0, 5, "the pair ended")
+        with pytest.raises(OSError):
+            flood.result(10)
+
+
 def reset_while_half_closed(rig, by_visitor, seconds=10):
     """FIN one way, silence, then RST from the same end; the other end can only be told by its poll()."""
     sender, receiver = ends(rig, by_visitor)

@@ -1,0 +1,128 @@
+"""The public port of an original natrp client: whose it is, how long it stays open, and who meets whom behind it."""
+
+import socket
+import time
+
+import pytest
+
+from net import patient, wait_until
+from sockets import check_echo, is_refused
+from test_natrp_grpc import CLIENT, client, edge, grpc_js, service, tunnel  # noqa: F401  (fixtures)
+
+pytestmark = [pytest.mark.parametrize("edge", ["uring", "epoll"], indirect=True),
+              pytest.mark.parametrize("client", ["grpcio"], indirect=True)]
+
+AWAY_SECONDS = 15
+
+
+def ended(process, code):
+    return lambda: any(line.startswith(f"ended {code} ") for line in process.out.splitlines())
+
+
+def test_a_removed_client_loses_its_streams_its_visitors_and_its_port(tunnel):
+    visitor, service = tunnel.pair()
+    check_echo(visitor, service)
+    edge = tunnel.edge.edge
+    code, out, err = edge.ctl("client", "remove", CLIENT)
+    assert code == 0, out + err
+    visitor.wait_ended(5)
+    wait_until(lambda: is_refused(tunnel.edge.public, 1), 10, "the public port of a removed client closed")
+    wait_until(ended(tunnel.process, "UNAUTHENTICATED"), 10, tunnel.process.describe)
+    assert edge.process.alive
+
+
+def test_the_port_is_listed_and_its_traffic_counted(tunnel):
+    visitor, service = tunnel.pair()
+    check_echo(visitor, service, 1000)
+    edge = tunnel.edge.edge
+    assert f"natrp={tunnel.edge.port}" in edge.ctl("client", "list")[1]
+    assert edge.metric("natrp_visitors_total") == 1
+    wait_until(lambda: edge.metric("natrp_bytes_up_total") >= 1000, 5, "bytes up are counted")
+    wait_until(lambda: edge.metric("natrp_bytes_down_total") >= 1000, 5, "bytes down are counted")
+
+
+def test_the_port_outlives_its_client_for_a_while_and_comes_back_with_it(tunnel):
+    visitor, service = tunnel.pair()
+    check_echo(visitor, service)
+    tunnel.process.kill()
+    away = time.monotonic()
+    visitor.wait_ended(5)
+    late = tunnel.visit()
+    late.wait_reset(12)
+    assert time.monotonic() - away > 9, "a visitor is given ten seconds"
+    assert tunnel.edge.edge.metric("natrp_rendezvous_timeouts_total") == 1
+    wait_until(lambda: is_refused(tunnel.edge.public, 1), AWAY_SECONDS, "the port of a client that is away closed")
+    assert time.monotonic() - away > AWAY_SECONDS - 1
+    visitor, service = tunnel.pair()
+    check_echo(visitor, service)
+
+
+def test_streams_of_many_connections_serve_one_port(client, edge, service, tunnel):
+    processes = [client.tunnel(edge, service) for _ in range(4)]
+    for _ in processes:
+        tunnel.keep(service.accept(30))
+    service.forget()
+    for _ in range(25):
+        visitor = tunnel.visit()
+        visitor.send(b"?")
+        # Which of the four it is, is the edge's choice; each dials anew after each visitor.
+        peers = [peer for peer in tunnel._peers if peer is not visitor]
+        while service.waiting:
+            peers.append(tunnel.keep(service.accept()))
+        served = first_that_got_bytes(peers, service, tunnel)
+        assert served.receive(1) == b"?"
+        check_echo(visitor, served)
+        visitor.close()
+        assert served.receive_to_end(5).size == 0
+        served.close()
+        tunnel._peers.remove(served)
+        tunnel._peers.remove(visitor)
+
+
+def first_that_got_bytes(peers, service, tunnel):
+    deadline = time.monotonic() + patient(10)
+    while time.monotonic() < deadline:
+        while service.waiting:
+            peers.append(tunnel.keep(service.accept()))
+        for peer in peers:
+            peer.sock.setblocking(False)
+            try:
+                if peer.sock.recv(1, socket.MSG_PEEK):
+                    return peer
+            except BlockingIOError:
+                pass
+            finally:
+                peer.sock.settimeout(patient(30))
+        time.sleep(0.01)
+    raise AssertionError("no service got the visitor's byte")
+
+
+def test_an_agent_of_today_that_has_the_tunnel_keeps_it(tunnel):
+    edge = tunnel.edge.edge
+    yard = tunnel.edge.yard
+    token = edge.add_client("both", "--ports", str(tunnel.edge.port + 2))
+    agent = yard.agent(edge, token, tunnel.service, name="natrp")
+    said = tunnel.client.tunnel(tunnel.edge, tunnel.service, token=token)
+    wait_until(ended(said, "UNAVAILABLE"), 10, said.describe)
+    assert "held by another agent" in said.out
+    agent.process.stop()
+    tunnel.edge.port += 2
+    tunnel.service.forget()
+    visitor = tunnel.visit()
+    visitor.send(b"?")
+    served = first_that_got_bytes([], tunnel.service, tunnel)
+    assert served.receive(1) == b"?"
+
+
+def test_an_agent_of_today_takes_the_tunnel_over_only_when_told_to(tunnel):
+    edge, yard = tunnel.edge.edge, tunnel.edge.yard
+    assert edge.ctl("client", "remove", CLIENT)[0] == 0
+    token = tunnel.edge.token = edge.add_client(CLIENT, "--ports", str(tunnel.edge.port))
+    visitor, service = tunnel.pair()
+    check_echo(visitor, service)
+    yard.agent(edge, token, tunnel.service, name="natrp", start="unready").refused("held by another agent")
+    agent = yard.agent(edge, token, tunnel.service, name="natrp", on_conflict="replace")
+    assert agent.address == tunnel.edge.public
+    check_echo(visitor, service)  # what flows, flows on
+    visitor.close()
+    wait_until(ended(tunnel.process, "UNAVAILABLE"), 10, tunnel.process.describe)
