@@ -27,7 +27,7 @@ inline constexpr size_t kBufferBytes = 64u << 10;
 // Offered to the kernel at any time: the ring hands them out in turn, so each costs a touched page. It begins small
 // and doubles when a batch of receives found none; more come from the reserve when slow receivers hold theirs.
 inline constexpr unsigned kBuffersOfferedFirst = 16;
-inline constexpr unsigned kBuffersOffered = 256;
+inline constexpr unsigned kBuffersOffered = 64;
 inline constexpr unsigned kBuffersMax = 4096;       // per worker: 256 MiB mapped, touched on use
 static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");
 static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");
