@@ -31,7 +31,8 @@ std::string prometheus_text(const std::vector<const Counters*>& sets, size_t ses
     const CounterInfo& info = counter_info(counter);
     append_metric(out, info.name, info.sentence, info.gauge, sum);
   }
-  append_metric(out, "natrp_sessions_live", "agents with a session", true, sessions_live);
+  append_metric(out, "natrp_sessions_live", "agents with a session, and original natrp clients with an open port",
+                true, sessions_live);
   return out;
 }
 

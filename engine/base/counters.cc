@@ -6,6 +6,7 @@ namespace {
 constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_visitors_total", "visitors accepted on public ports", false},
     {"natrp_visitors_refused_total", "visitors reset because no slot, no session or no place to wait was left", false},
+    {"natrp_visitors_left_total", "visitors that left while they waited for a data channel", false},
     {"natrp_bytes_up_total", "bytes carried towards services", false},
     {"natrp_bytes_down_total", "bytes carried towards visitors", false},
     {"natrp_promotions_total", "directions that went from copying to splicing", false},

@@ -16,6 +16,7 @@ namespace natrp {
 enum class Counter : uint8_t {
   kVisitors,
   kVisitorsRefused,
+  kVisitorsLeft,
   kBytesUp,
   kBytesDown,
   kPromotions,

@@ -214,8 +214,8 @@ void Edge::accept_control_conn(int fd, const std::string& prefix) {
 void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {
   for (auto& registration : registrations_) {
     if (registration->session() == session->id) by_session_[session->id.word] = registration.get();
-    sessions_live_.store(by_session_.size(), std::memory_order_relaxed);
   }
+  count_sessions();
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], session] { role->open_session(session); });
   }
@@ -226,13 +226,17 @@ Registration* Edge::find_registration(SlotId session) {
   return at != by_session_.end() ? at->second : nullptr;
 }
 
+void Edge::count_sessions() {
+  sessions_live_.store(by_session_.size() + (grpc_ ? grpc_->live() : 0), std::memory_order_relaxed);
+}
+
 void Edge::session_over(SlotId session) {
   registry_.close_session(session);
   for (const uint16_t port : leases_.session_lost(session, now_ms())) {
     log_info("lease in grace", {{"port", static_cast<int>(port)}, {"seconds", options_.grace_seconds}});
   }
   by_session_.erase(session.word);
-  sessions_live_.store(by_session_.size(), std::memory_order_relaxed);
+  count_sessions();
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], session] { role->close_session(session); });
   }
@@ -325,6 +329,7 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
     for (const auto& registration : registrations_) {
       if (registration->session().valid()) list.push_back(registration->info());
     }
+    if (grpc_) grpc_->list_sessions(list);
     promise->set_value(std::move(list));
   });
   if (answer.wait_for(std::chrono::seconds(2)) != std::future_status::ready) return std::nullopt;

@@ -74,6 +74,8 @@ class Edge final : public EdgeControlPort {
                         const EdgeTunnel& shared);
   void close_listener(int listener) { ports_->close(listener); }
   void session_over(SlotId session);
+  // One has begun or ended.
+  void count_sessions();
   void forget(Registration& registration);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 

@@ -1,9 +1,5 @@
 #include "edge/grpc_agents.h"
 
-#include <sys/socket.h>
-
-#include <cerrno>
-
 #include "base/fd.h"
 #include "base/limits.h"
 #include "control/auth.h"
@@ -19,27 +15,21 @@ constexpr uint32_t kGrpcAgentsMax = 4096;
 // How long a client whose port was refused is answered from memory.
 constexpr uint64_t kRefusedMs = 1000;
 
-// A visitor that said nothing, ended, and waited so for a stream. To the original its end is the end of both
-// directions, and it would cost its client a stream and a new dial to the service.
-bool has_left(int fd) {
-  char byte;
-  const ssize_t got = ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
-}
-
 }  // namespace
 
 GrpcAgents::GrpcAgents(EdgeWorker& edge)
-    : edge_(edge), scratch_(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes)) {
+    : edge_(edge),
+      // To the original, its visitor's end is the end of both directions: one that said nothing and ended would cost
+      // its client a stream and a new dial to the service.
+      parked_(edge.worker(), ParkedVisitors::Leaves::kByAnyEnd),
+      scratch_(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes)) {
   tick_.self = this;
   tick_.timer.handler = on_tick;
 }
 
 GrpcAgents::~GrpcAgents() {
   stopping_ = draining_ = true;
-  for (auto& [id, client] : clients_) {
-    while (GrpcVisitor* parked = client->parked.front()) refuse_visitor(*client, unpark(*parked));
-  }
+  for (auto& [id, client] : clients_) parked_.refuse_all(client->parked);
   agents_.for_each([](GrpcAgent& agent) { agent.stop(); });
   channels_.for_each([](GrpcChannel& channel) { channel.cut(GrpcStatus::kUnavailable, {}); });
   for (int turn = 0; turn < 400 && !idle(); ++turn) worker().loop().run_once(5);
@@ -129,10 +119,7 @@ NatrpGrpcConnection::Verdict GrpcAgents::authenticate(std::string_view token) {
 
 GrpcClientHere& GrpcAgents::here(const std::shared_ptr<GrpcClient>& client) {
   auto& place = clients_[static_cast<uint64_t>(client->id)];
-  if (!place) {
-    place = std::make_unique<GrpcClientHere>();
-    place->shared = client;
-  }
+  if (!place) place = std::make_unique<GrpcClientHere>(client, worker().index());
   return *place;
 }
 
@@ -144,15 +131,13 @@ GrpcClientHere* GrpcAgents::find(uint64_t client) {
 void GrpcAgents::publish(GrpcClientHere& client) {
   auto& place = client.shared->places[worker().index()];
   place.ready.store(client.ready_count);
-  place.parked.store(client.parked_count);
   place.agents.store(client.agents);
 }
 
 void GrpcAgents::set_tokens(std::shared_ptr<const GrpcTokens> tokens) {
   tokens_ = std::move(tokens);
   for (auto& [id, client] : clients_) {
-    if (!client->shared->removed.load()) continue;
-    while (GrpcVisitor* parked = client->parked.front()) refuse_visitor(*client, unpark(*parked));
+    if (client->shared->removed.load()) parked_.refuse_all(client->parked);
   }
   channels_.for_each([](GrpcChannel& channel) {
     if (!channel.client().shared->removed.load()) return;
@@ -165,8 +150,8 @@ void GrpcAgents::set_tokens(std::shared_ptr<const GrpcTokens> tokens) {
 void GrpcAgents::forget_removed() {
   for (auto at = clients_.begin(); at != clients_.end();) {
     const GrpcClientHere& client = *at->second;
-    const bool over = client.shared->removed.load() && client.agents == 0 && client.channels == 0 &&
-                      client.parked_count == 0;
+    const bool over =
+        client.shared->removed.load() && client.agents == 0 && client.channels == 0 && client.parked.empty();
     at = over ? clients_.erase(at) : std::next(at);
   }
 }
@@ -187,9 +172,7 @@ void GrpcAgents::refuse(const std::shared_ptr<GrpcClient>& shared, const std::st
 void GrpcAgents::drain() {
   if (draining_) return;
   draining_ = true;
-  for (auto& [id, client] : clients_) {
-    while (GrpcVisitor* parked = client->parked.front()) refuse_visitor(*client, unpark(*parked));
-  }
+  for (auto& [id, client] : clients_) parked_.refuse_all(client->parked);
   agents_.for_each([](GrpcAgent& agent) { agent.http2().drain(); });
   channels_.for_each([](GrpcChannel& channel) {
     if (channel.open() && !channel.has_visitor()) channel.cut(GrpcStatus::kUnavailable, "this edge is being stopped");
@@ -218,7 +201,7 @@ void GrpcAgents::over(GrpcChannel& channel) {
 
 void GrpcAgents::offer(GrpcChannel& channel) {
   GrpcClientHere& client = channel.client();
-  if (GrpcVisitor* parked = oldest_parked(client)) return channel.join(unpark(*parked));
+  if (ParkedVisitor* parked = parked_.front_still_there(client.parked)) return channel.join(parked_.unpark(*parked));
   client.ready.push_back(channel);
   ++client.ready_count;
   worker().counters().add(Counter::kChannelsReady);
@@ -247,6 +230,7 @@ void GrpcAgents::unready(GrpcChannel& channel) {
 void GrpcAgents::visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
   worker().counters().add(Counter::kVisitors);
   const uint32_t before = client->conns_live.fetch_add(1, std::memory_order_relaxed);
+  client->visitors.fetch_add(1, std::memory_order_relaxed);
   const bool allowed = client->conns_max == 0 || before < client->conns_max;
   if (!allowed || draining_ || client->removed.load()) {
     client->conns_live.fetch_sub(1, std::memory_order_relaxed);
@@ -254,7 +238,7 @@ void GrpcAgents::visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
     return worker().loop().close(fd, true);
   }
   if (Conn* conn = claim(fd, client)) {
-    meet_or_park(here(client), *conn, worker().loop().turn_ms() + kRendezvousTimeoutMs);
+    meet_or_park(here(client), *conn, parked_.deadline_ms());
   }
 }
 
@@ -279,51 +263,20 @@ void GrpcAgents::meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadl
 }
 
 void GrpcAgents::park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms) {
-  const uint64_t now = worker().loop().turn_ms();
-  if (client.parked_count >= kParkedVisitorsMax) return refuse_visitor(client, conn);
-  auto* visitor = new GrpcVisitor;
-  visitor->timer.handler = on_parked_timeout;
-  visitor->all = this;
-  visitor->client = &client;
-  visitor->conn = &conn;
-  visitor->deadline_ms = deadline_ms;
-  client.parked.push_back(*visitor);
-  ++client.parked_count;
-  worker().loop().timers().arm(visitor->timer, deadline_ms > now ? deadline_ms - now : 0);
-  publish(client);
+  ParkedVisitor* parked = parked_.park(client.parked, conn, deadline_ms);
+  if (parked == nullptr) return;
   for (unsigned other = 0; other < edge_.workers(); ++other) {
     if (other == worker().index() || client.shared->places[other].ready.load() == 0) continue;
-    return move(*visitor, other);
+    return move(client, *parked, other);
   }
 }
 
-// nullptr: none that is still there.
-GrpcVisitor* GrpcAgents::oldest_parked(GrpcClientHere& client) {
-  while (GrpcVisitor* parked = client.parked.front()) {
-    if (!has_left(parked->conn->fd)) return parked;
-    refuse_visitor(client, unpark(*parked));
-  }
-  return nullptr;
-}
-
-Conn& GrpcAgents::unpark(GrpcVisitor& visitor) {
-  GrpcClientHere& client = *visitor.client;
-  Conn& conn = *visitor.conn;
-  worker().loop().timers().disarm(visitor.timer);
-  visitor.link.unlink();
-  --client.parked_count;
-  delete &visitor;
-  publish(client);
-  return conn;
-}
-
-void GrpcAgents::move(GrpcVisitor& visitor, unsigned to_worker) {
-  const uint64_t deadline_ms = visitor.deadline_ms;
-  const std::shared_ptr<GrpcClient> shared = visitor.client->shared;
-  Conn& conn = unpark(visitor);
+void GrpcAgents::move(GrpcClientHere& client, ParkedVisitor& parked, unsigned to_worker) {
+  const uint64_t deadline_ms = parked.deadline_ms;
+  Conn& conn = parked_.unpark(parked);
   const int fd = conn.fd;
   worker().conns().release(conn);
-  edge_.peer_worker(to_worker).mailbox().post([role = edge_.peer(to_worker), fd, shared, deadline_ms] {
+  edge_.peer_worker(to_worker).mailbox().post([role = edge_.peer(to_worker), fd, shared = client.shared, deadline_ms] {
     if (role->grpc() != nullptr) return role->grpc()->take_visitor(fd, shared, deadline_ms);
     const Fd lost(fd);  // that worker ends
   });
@@ -333,29 +286,14 @@ void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client,
   Conn* conn = claim(fd, client);
   if (conn == nullptr) return;
   GrpcClientHere& its = here(client);
-  if (draining_ || client->removed.load()) return refuse_visitor(its, *conn);
+  if (draining_ || client->removed.load()) return parked_.refuse(its.parked, *conn);
   meet_or_park(its, *conn, deadline_ms);
 }
 
 void GrpcAgents::give_visitor(const std::shared_ptr<GrpcClient>& client, unsigned to_worker) {
   GrpcClientHere* its = find(static_cast<uint64_t>(client->id));
   if (its == nullptr) return;
-  if (GrpcVisitor* parked = oldest_parked(*its)) move(*parked, to_worker);
-}
-
-void GrpcAgents::on_parked_timeout(Timer& timer) {
-  auto& visitor = *reinterpret_cast<GrpcVisitor*>(&timer);
-  GrpcAgents& self = *visitor.all;
-  GrpcClientHere& client = *visitor.client;
-  self.worker().counters().add(Counter::kRendezvousTimeouts);
-  self.refuse_visitor(client, self.unpark(visitor));
-}
-
-void GrpcAgents::refuse_visitor(GrpcClientHere& client, Conn& conn) {
-  worker().counters().add(Counter::kVisitorsRefused);
-  worker().loop().close(conn.fd, true);
-  worker().conns().release(conn);
-  visitor_gone(client);
+  if (ParkedVisitor* parked = parked_.front_still_there(its->parked)) move(*its, *parked, to_worker);
 }
 
 void GrpcAgents::visitor_gone(GrpcClientHere& client) {

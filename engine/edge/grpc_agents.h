@@ -5,7 +5,7 @@
 //
 //     visitor, a stream ready here       → joined at once
 //     visitor, a stream ready elsewhere  → the visitor moves there: nothing is in flight on a fresh one
-//     visitor, no stream anywhere        → it waits; 10 s → reset
+//     visitor, no stream anywhere        → it waits; 10 s, or it has left: edge/parked_visitors ends it
 //     stream, a visitor waits here       → joined;  elsewhere → that worker is asked for it;  nobody → ready
 //
 // Streams do not move: theirs is the connection of many.
@@ -26,6 +26,7 @@
 #include "edge/grpc_agent.h"
 #include "edge/grpc_channel.h"
 #include "edge/grpc_client.h"
+#include "edge/parked_visitors.h"
 #include "loop/timer_wheel.h"
 #include "runtime/worker.h"
 
@@ -33,23 +34,14 @@ namespace natrp {
 
 class EdgeWorker;
 
-// A visitor that waits for a stream.
-struct GrpcVisitor {
-  Timer timer;  // first: the handler finds its visitor by a cast
-  ListLink link;
-  GrpcAgents* all = nullptr;
-  GrpcClientHere* client = nullptr;
-  Conn* conn = nullptr;
-  uint64_t deadline_ms = 0;
-};
-
 // What this worker knows of a client. Stays until nothing of a removed client is left.
 struct GrpcClientHere {
-  std::shared_ptr<GrpcClient> shared;
+  GrpcClientHere(std::shared_ptr<GrpcClient> its, unsigned worker)
+      : shared(std::move(its)), parked(shared->conns_live, shared->places[worker].parked) {}
+  const std::shared_ptr<GrpcClient> shared;
+  ParkedQueue parked;
   List<GrpcChannel, &GrpcChannel::ready_link> ready;
-  List<GrpcVisitor, &GrpcVisitor::link> parked;
   uint32_t ready_count = 0;
-  uint32_t parked_count = 0;
   uint32_t agents = 0;
   uint32_t channels = 0;
   std::string refusal;  // why it may have no port now, until refused_until_ms
@@ -107,21 +99,18 @@ class GrpcAgents {
     GrpcAgents* self;
   };
   static void on_tick(Timer& timer);
-  static void on_parked_timeout(Timer& timer);
   GrpcClientHere& here(const std::shared_ptr<GrpcClient>& client);
   Conn* claim(int fd, const std::shared_ptr<GrpcClient>& client);
   void meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
   void park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
-  GrpcVisitor* oldest_parked(GrpcClientHere& client);
-  Conn& unpark(GrpcVisitor& visitor);
-  void move(GrpcVisitor& visitor, unsigned to_worker);
-  void refuse_visitor(GrpcClientHere& client, Conn& conn);
+  void move(GrpcClientHere& client, ParkedVisitor& parked, unsigned to_worker);
   void publish(GrpcClientHere& client);
   void pump_agents();
   void forget_removed();
   void keep_ticking();
 
   EdgeWorker& edge_;
+  ParkedVisitors parked_;
   std::shared_ptr<const GrpcTokens> tokens_;
   std::unordered_map<uint64_t, std::unique_ptr<GrpcClientHere>> clients_;  // by the store's id
   List<GrpcAgent, &GrpcAgent::link> agents_;

@@ -38,6 +38,7 @@ GrpcChannel::GrpcChannel(GrpcAgents& all, GrpcAgent& agent, StreamId stream, Grp
 void GrpcChannel::join(Conn& visitor) {
   NATRP_CHECK(visitor_ == nullptr && open(), "a ready channel gets one visitor");
   visitor_ = &visitor;
+  all_.worker().counters().add(Counter::kPairsLive);
   read_.op.fd = write_.op.fd = visitor.fd;
   flush();
   arm_read();
@@ -247,6 +248,7 @@ void GrpcChannel::close_visitor() {
   if (reset_) worker.counters().add(Counter::kResetsCarried);
   worker.loop().close(visitor_->fd, reset_);
   worker.conns().release(*visitor_);
+  worker.counters().sub(Counter::kPairsLive);
   visitor_ = nullptr;
   queued_ = {};
   sending_ = {};

@@ -33,6 +33,7 @@ struct GrpcClient {
   std::atomic<bool> leased{false};   // its public port is open
   std::atomic<bool> removed{false};  // it is not in the store any more
   std::atomic<uint32_t> conns_live{0};
+  std::atomic<uint64_t> visitors{0};
 
   // Each cell is written by one worker. A worker that publishes what it has, and then looks what others have, finds
   // whoever does the same at the same moment, or is found: both sides are sequentially consistent.

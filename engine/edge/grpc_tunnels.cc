@@ -1,6 +1,8 @@
 #include "edge/grpc_tunnels.h"
 
+#include <algorithm>
 #include <set>
+#include <utility>
 
 #include "base/log.h"
 #include "edge/edge.h"
@@ -9,6 +11,7 @@ namespace natrp {
 namespace {
 
 constexpr char kTunnelName[] = "natrp";
+constexpr char kSoftware[] = "original natrp client (gRPC)";
 // The same refusal again is logged this often.
 constexpr uint64_t kRefusalLogMs = 60'000;
 
@@ -91,9 +94,11 @@ void GrpcTunnels::open(Tunnel& tunnel) {
     const auto leased = edge_.lease_port(tunnel.client, kTunnelName, 0, tunnel.session, shared);
     if (leased.port != 0) {
       tunnel.listener = leased.listener;
+      tunnel.port = leased.port;
       tunnel.seen_ms = edge_.now_ms();
       tunnel.refusal.clear();
       tunnel.shared->leased.store(true);
+      edge_.count_sessions();
       log_info("lease live", {{"client", client},
                               {"tunnel", kTunnelName},
                               {"port", static_cast<int>(leased.port)},
@@ -123,9 +128,8 @@ void GrpcTunnels::refuse(Tunnel& tunnel, const std::string& sentence) {
 void GrpcTunnels::close(Tunnel& tunnel) {
   tunnel.shared->leased.store(false);
   edge_.close_listener(tunnel.listener);
-  edge_.session_over(tunnel.session);
   tunnel.listener = -1;
-  tunnel.session = {};
+  edge_.session_over(std::exchange(tunnel.session, {}));
 }
 
 void GrpcTunnels::give_way(const std::string& client, const std::string& name, SlotId session) {
@@ -134,6 +138,27 @@ void GrpcTunnels::give_way(const std::string& client, const std::string& name, S
     if (tunnel.client.name != client || !tunnel.session.valid() || tunnel.session == session) continue;
     close(tunnel);
     refuse(tunnel, "another agent of client '" + client + "' took tunnel 'natrp' over");
+  }
+}
+
+// --- For the admin server -----------------------------------------------------------------------------------------
+
+size_t GrpcTunnels::live() const {
+  return static_cast<size_t>(
+      std::count_if(tunnels_.begin(), tunnels_.end(), [](const auto& each) { return each.second.session.valid(); }));
+}
+
+void GrpcTunnels::list_sessions(std::vector<SessionInfo>& out) const {
+  for (const auto& [id, tunnel] : tunnels_) {
+    if (!tunnel.session.valid()) continue;
+    SessionInfo info;
+    info.client = tunnel.client.name;
+    info.software = kSoftware;
+    info.session = tunnel.session.index();
+    info.visitors_live = tunnel.shared->conns_live.load(std::memory_order_relaxed);
+    info.visitors_total = tunnel.shared->visitors.load(std::memory_order_relaxed);
+    info.tunnels.push_back({kTunnelName, tunnel.shared->tunnel, tunnel.port});
+    out.push_back(std::move(info));
   }
 }
 

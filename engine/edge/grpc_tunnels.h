@@ -15,8 +15,10 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "control/port_lease.h"
+#include "edge/edge_info.h"
 #include "edge/grpc_client.h"
 #include "store/store.h"
 
@@ -38,6 +40,9 @@ class GrpcTunnels {
   // session takes the tunnel over by the registry's rule: closes the port, if it is one of these.
   void give_way(const std::string& client, const std::string& tunnel, SlotId session);
   void tick();
+  // Those whose port is open: what the admin pages call their sessions.
+  size_t live() const;
+  void list_sessions(std::vector<SessionInfo>& out) const;
   // Closes all ports.
   void drain();
 
@@ -47,6 +52,7 @@ class GrpcTunnels {
     std::shared_ptr<GrpcClient> shared;
     SlotId session;  // what the registry and the leases know it by; valid: the port is open
     int listener = -1;
+    uint16_t port = 0;
     uint64_t seen_ms = 0;
     uint64_t refused_ms = 0;
     std::string refusal;

@@ -10,19 +10,15 @@
 
 namespace natrp {
 
-Rendezvous::Rendezvous(EdgeWorker& edge) : edge_(edge) {}
+Rendezvous::Rendezvous(EdgeWorker& edge) : edge_(edge), parked_(edge.worker(), ParkedVisitors::Leaves::kByReset) {}
 
 Rendezvous::~Rendezvous() {
-  for (auto& [index, session] : sessions_) {
-    while (ParkedVisitor* parked = session->parked.front()) refuse(*unpark(*session, *parked));
-  }
+  for (auto& [index, session] : sessions_) parked_.refuse_all(session->parked);
 }
 
 void Rendezvous::open_session(std::shared_ptr<EdgeSession> shared) {
-  auto session = std::make_unique<Session>();
   const uint32_t index = shared->id.index();
-  session->shared = std::move(shared);
-  sessions_[index] = std::move(session);
+  sessions_[index] = std::make_unique<Session>(std::move(shared), edge_.worker().index());
 }
 
 Rendezvous::Session* Rendezvous::find(SlotId id) {
@@ -39,10 +35,7 @@ void Rendezvous::close_session(SlotId id) {
   Session* session = find(id);
   if (session == nullptr) return;
   session->closed = true;
-  while (ParkedVisitor* parked = session->parked.front()) {
-    refuse(*unpark(*session, *parked));
-    left(*session);
-  }
+  parked_.refuse_all(session->parked);
   ++session->pairs;  // held here while its channels end, perhaps inside end()
   while (session->ready.first != PairList::kEnd) {
     edge_.worker().pairs().end(edge_.worker().pairs().at(session->ready.first), EndReason::kSessionEnded, false, false);
@@ -58,16 +51,7 @@ void Rendezvous::forget_if_over(uint32_t index) {
 }
 
 void Rendezvous::publish(Session& session) {
-  auto& place = session.shared->places[edge_.worker().index()];
-  place.ready.store(session.ready.size, std::memory_order_relaxed);
-  place.parked.store(session.parked_count, std::memory_order_relaxed);
-}
-
-void Rendezvous::refuse(Conn& conn) {
-  Worker& worker = edge_.worker();
-  worker.counters().add(Counter::kVisitorsRefused);
-  worker.loop().close(conn.fd, true);
-  worker.conns().release(conn);
+  session.shared->places[edge_.worker().index()].ready.store(session.ready.size, std::memory_order_relaxed);
 }
 
 void Rendezvous::left(Session& session) { session.shared->conns_live.fetch_sub(1, std::memory_order_relaxed); }
@@ -91,11 +75,12 @@ void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
     return;
   }
   conn->tunnel.store(tunnel.id, std::memory_order_relaxed);
-  if (Pair* pair = pop_ready(*session)) return meet(*session, *pair, *conn, tunnel.index);
-  park(*session, *conn, tunnel.index);
+  const uint64_t deadline_ms = parked_.deadline_ms();
+  if (Pair* pair = pop_ready(*session)) return meet(*session, *pair, *conn, tunnel.index, deadline_ms);
+  park(*session, *conn, tunnel.index, deadline_ms);
 }
 
-void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index) {
+void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index, uint64_t deadline_ms) {
   Worker& worker = edge_.worker();
   const Address peer = visitor.peer();
   const StartBytes start = encode_start(tunnel_index, peer.valid() ? peer.get() : nullptr);
@@ -107,30 +92,11 @@ void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunn
   if (n == static_cast<ssize_t>(start.size())) return worker.pairs().attach_front(pair, visitor);
   // The channel broke this very moment, and nobody has noticed yet. Its visitor waits for the next one.
   worker.pairs().end(pair, EndReason::kChannelLost, false, true);
-  park(session, visitor, tunnel_index);
+  park(session, visitor, tunnel_index, deadline_ms);
 }
 
-void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index) {
-  if (session.parked_count >= kParkedVisitorsMax) {
-    refuse(conn);
-    return left(session);
-  }
-  ParkedVisitor* parked;
-  if (parked_free_.empty()) {
-    parked = &parked_pool_.emplace_back();
-    parked->self = this;
-    parked->timer.handler = on_parked_timeout;
-  } else {
-    parked = parked_free_.back();
-    parked_free_.pop_back();
-  }
-  parked->session = &session;
-  parked->conn = &conn;
-  parked->tunnel_index = tunnel_index;
-  session.parked.push_back(*parked);
-  ++session.parked_count;
-  edge_.worker().loop().timers().arm(parked->timer, kRendezvousTimeoutMs);
-  publish(session);
+void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms) {
+  if (parked_.park(session.parked, conn, deadline_ms, tunnel_index) == nullptr) return;
   // A channel that is ready elsewhere is nearer than a new one.
   const unsigned self = edge_.worker().index();
   for (unsigned other = 0; other < edge_.workers(); ++other) {
@@ -140,24 +106,6 @@ void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index) {
     return;
   }
   edge_.control().want_channels(session.shared->id, 1);
-}
-
-Conn* Rendezvous::unpark(Session& session, ParkedVisitor& parked) {
-  edge_.worker().loop().timers().disarm(parked.timer);
-  parked.link.unlink();
-  --session.parked_count;
-  parked_free_.push_back(&parked);
-  publish(session);
-  return parked.conn;
-}
-
-void Rendezvous::on_parked_timeout(Timer& timer) {
-  auto& parked = *reinterpret_cast<ParkedVisitor*>(&timer);
-  Rendezvous& self = *parked.self;
-  Session& session = *parked.session;
-  self.edge_.worker().counters().add(Counter::kRendezvousTimeouts);
-  self.refuse(*self.unpark(session, parked));
-  self.left(session);
 }
 
 // --- Channels -----------------------------------------------------------------------------------------------------
@@ -189,9 +137,10 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
     return;
   }
   ++session->pairs;
-  if (ParkedVisitor* parked = session->parked.front()) {
+  if (ParkedVisitor* parked = parked_.front(session->parked)) {
     const uint32_t tunnel_index = parked->tunnel_index;
-    return meet(*session, *pair, *unpark(*session, *parked), tunnel_index);
+    const uint64_t deadline_ms = parked->deadline_ms;
+    return meet(*session, *pair, parked_.unpark(*parked), tunnel_index, deadline_ms);
   }
   pair->in_ready = true;
   worker.pairs().push(session->ready, *pair);

@@ -6,20 +6,17 @@
 //     visitor, a channel ready elsewhere   → it waits; that worker gives its channel away (only idle channels move)
 //     visitor, no channel anywhere         → it waits; the agent is asked for one
 //     channel, a visitor waits here        → pair;  elsewhere → the channel moves there;  nobody → ready
-//     10 s                                 → the visitor is reset
+//     10 s, or the visitor has left        → edge/parked_visitors ends it
 //
 // Thread   its worker's.
 // Memory   a waiting visitor costs one ParkedVisitor from a pool; a ready channel is a waiting Pair.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <unordered_map>
-#include <vector>
 
-#include "base/list.h"
 #include "edge/edge_session.h"
-#include "loop/timer_wheel.h"
+#include "edge/parked_visitors.h"
 #include "net/conn_table.h"
 #include "relay/pair.h"
 
@@ -50,30 +47,19 @@ class Rendezvous {
   void on_pair_unready(Pair& pair);
 
  private:
-  struct Session;
-  struct ParkedVisitor {
-    Timer timer;  // first: the handler finds its visitor by a cast
-    ListLink link;
-    Rendezvous* self = nullptr;
-    Session* session = nullptr;
-    Conn* conn = nullptr;
-    uint32_t tunnel_index = 0;
-  };
   // What this worker knows of a session. Stays until its last pair is over.
   struct Session {
-    std::shared_ptr<EdgeSession> shared;
+    Session(std::shared_ptr<EdgeSession> its, unsigned worker)
+        : shared(std::move(its)), parked(shared->conns_live, shared->places[worker].parked) {}
+    const std::shared_ptr<EdgeSession> shared;
+    ParkedQueue parked;
     PairList ready;
-    List<ParkedVisitor, &ParkedVisitor::link> parked;
     uint32_t pairs = 0;
-    uint32_t parked_count = 0;
     bool closed = false;
   };
 
-  static void on_parked_timeout(Timer& timer);
-  void meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index);
-  void park(Session& session, Conn& conn, uint32_t tunnel_index);
-  Conn* unpark(Session& session, ParkedVisitor& parked);
-  void refuse(Conn& conn);
+  void meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index, uint64_t deadline_ms);
+  void park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms);
   void left(Session& session);
   Pair* pop_ready(Session& session);
   Session* find(SlotId id);
@@ -82,8 +68,7 @@ class Rendezvous {
 
   EdgeWorker& edge_;
   std::unordered_map<uint32_t, std::unique_ptr<Session>> sessions_;  // by index of the session's SlotId
-  std::deque<ParkedVisitor> parked_pool_;
-  std::vector<ParkedVisitor*> parked_free_;
+  ParkedVisitors parked_;
 };
 
 }  // namespace natrp

@@ -1,12 +1,13 @@
 """The public port of an original natrp client: whose it is, how long it stays open, and who meets whom behind it."""
 
+import json
 import socket
 import time
 
 import pytest
 
 from net import patient, wait_until
-from sockets import check_echo, is_refused
+from sockets import Peer, check_echo, is_refused
 from test_natrp_grpc import CLIENT, client, edge, grpc_js, service, tunnel  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.parametrize("edge", ["uring", "epoll"], indirect=True),
@@ -39,6 +40,48 @@ def test_the_port_is_listed_and_its_traffic_counted(tunnel):
     assert edge.metric("natrp_visitors_total") == 1
     wait_until(lambda: edge.metric("natrp_bytes_up_total") >= 1000, 5, "bytes up are counted")
     wait_until(lambda: edge.metric("natrp_bytes_down_total") >= 1000, 5, "bytes down are counted")
+
+
+def test_a_client_is_a_session_with_its_port_and_its_visitors(tunnel):
+    edge = tunnel.edge.edge
+    assert edge.metric("natrp_sessions_live") == 0 and not sessions(edge)
+    visitor, service = tunnel.pair()
+    check_echo(visitor, service)
+    (session,) = sessions(edge)
+    assert session["client"] == CLIENT and "original natrp" in session["software"]
+    assert (session["visitors_live"], session["visitors_total"]) == (1, 1)
+    (leased,) = session["tunnels"]
+    assert (leased["name"], leased["port"]) == ("natrp", tunnel.edge.port)
+    conns = json.loads(edge.get("/api/v1/conns"))["conns"]
+    assert [conn["tunnel"] for conn in conns if conn["role"] == "visitor"] == [leased["id"]]
+    values = edge.metrics()
+    assert (values["natrp_sessions_live"], values["natrp_pairs_live"]) == (1, 1)
+    visitor.close()
+    wait_until(lambda: edge.metric("natrp_pairs_live") == 0, 5, "the visitor is no pair any more")
+    (session,) = sessions(edge)
+    assert (session["visitors_live"], session["visitors_total"]) == (0, 1)
+    assert edge.ctl("client", "remove", CLIENT)[0] == 0
+    wait_until(lambda: not sessions(edge) and edge.metric("natrp_sessions_live") == 0, 5,
+               "a client that was removed is no session any more")
+
+
+def sessions(edge):
+    return json.loads(edge.get("/api/v1/sessions"))["sessions"]
+
+
+@pytest.mark.parametrize("leave", [Peer.reset, Peer.close], ids=["reset", "end"])
+def test_a_visitor_that_leaves_while_it_waits_is_forgotten_long_before_its_ten_seconds(tunnel, leave):
+    visitor, service = tunnel.pair()  # takes the only stream
+    check_echo(visitor, service)
+    edge = tunnel.edge.edge
+    early = tunnel.visit()
+    wait_until(lambda: sessions(edge)[0]["visitors_live"] == 2, 5, "the second visitor waits")
+    leave(early)
+    wait_until(lambda: sessions(edge)[0]["visitors_live"] == 1, 5, "the one that left is forgotten")
+    values = edge.metrics()
+    assert values["natrp_visitors_left_total"] == 1
+    assert values["natrp_rendezvous_timeouts_total"] == 0 and values["natrp_visitors_refused_total"] == 0
+    check_echo(visitor, service)
 
 
 def test_the_port_outlives_its_client_for_a_while_and_comes_back_with_it(tunnel):

@@ -161,10 +161,10 @@ GrpcPeer::Fields GrpcPeer::msg_call(std::string_view token) {
 ssize_t GrpcPeer::read_body(nghttp2_session*, int32_t id, uint8_t* buffer, size_t size, uint32_t* flags,
                             nghttp2_data_source*, void* user) {
   Body& body = peer_of(user).bodies_[id];
-  const size_t count = std::min(size, body.bytes.size());
-  std::memcpy(buffer, body.bytes.data(), count);
-  body.bytes.erase(0, count);
-  if (body.bytes.empty() && body.ends) *flags |= NGHTTP2_DATA_FLAG_EOF;
+  const size_t count = std::min(size, body.bytes.size() - body.taken);
+  std::memcpy(buffer, body.bytes.data() + body.taken, count);
+  body.taken += count;
+  if (body.taken == body.bytes.size() && body.ends) *flags |= NGHTTP2_DATA_FLAG_EOF;
   if (count == 0 && !body.ends) {
     body.deferred = true;
     return NGHTTP2_ERR_DEFERRED;
@@ -182,7 +182,7 @@ int32_t GrpcPeer::open(const Fields& fields, std::string_view body, bool ends) {
   nghttp2_data_provider provider{};
   provider.read_callback = read_body;
   const int32_t id = nghttp2_submit_request(session, nullptr, list.data(), list.size(), &provider, nullptr);
-  bodies_[id] = {std::string(body), ends, false};
+  bodies_[id] = {std::string(body), 0, ends, false};
   calls[id];
   return id;
 }

@@ -99,6 +99,7 @@ class GrpcPeer {
  private:
   struct Body {
     std::string bytes;
+    size_t taken = 0;  // from the front of bytes
     bool ends = false;
     bool deferred = false;
   };

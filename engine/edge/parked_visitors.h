@@ -1,0 +1,95 @@
+// edge/parked_visitors.h
+//
+// ParkedVisitors: in one worker, the visitors that wait for a data channel or for a stream.
+// ParkedQueue: those of them that wait for one session, or for one original client; the oldest first.
+//
+// Life     of a visitor: park ──▶ waiting ──unpark──▶ its owner's again
+//                                    ├──it has left: looked at once a second──▶ closed, counted
+//                                    └──its deadline──▶ reset, counted
+// Thread   its worker's.
+// Memory   a pool that grows to its largest use. Who waits for less than a second costs no system call.
+// Bounds   kParkedVisitorsMax in a queue; one more is reset.
+// Never    reads a byte of a visitor.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+
+#include "base/list.h"
+#include "loop/timer_wheel.h"
+#include "net/conn_table.h"
+
+namespace natrp {
+
+class ParkedQueue;
+class ParkedVisitors;
+class Worker;
+
+struct ParkedVisitor {
+  Timer timer;  // first: the handler finds its visitor by a cast
+  ListLink link;
+  ParkedVisitors* all = nullptr;
+  ParkedQueue* queue = nullptr;
+  Conn* conn = nullptr;
+  uint64_t deadline_ms = 0;
+  uint32_t tunnel_index = 0;
+};
+
+class ParkedQueue {
+ public:
+  // conns_live: what its visitors are counted in, and leave when they end here. parked: how many wait here, for the
+  // other workers to see. Both outlive the queue.
+  ParkedQueue(std::atomic<uint32_t>& conns_live, std::atomic<uint32_t>& parked)
+      : conns_live_(conns_live), parked_(parked) {}
+  ParkedQueue(const ParkedQueue&) = delete;
+  ParkedQueue& operator=(const ParkedQueue&) = delete;
+  bool empty() const { return list_.empty(); }
+
+ private:
+  friend class ParkedVisitors;
+  List<ParkedVisitor, &ParkedVisitor::link> list_;
+  std::atomic<uint32_t>& conns_live_;
+  std::atomic<uint32_t>& parked_;
+  uint32_t size_ = 0;
+};
+
+class ParkedVisitors {
+ public:
+  // Which end of a visitor says that it does not want to be served any more.
+  enum class Leaves : uint8_t {
+    kByReset,   // a FIN alone is half of a close: its other half waits for the answer
+    kByAnyEnd,  // a FIN with nothing before it, too: it would end both directions of what it meets
+  };
+  ParkedVisitors(Worker& worker, Leaves leaves) : worker_(worker), leaves_(leaves) {}
+  ParkedVisitors(const ParkedVisitors&) = delete;
+  ParkedVisitors& operator=(const ParkedVisitors&) = delete;
+
+  // When a visitor that comes now has waited long enough; of the loop's time.
+  uint64_t deadline_ms() const;
+  // conn: nothing in flight; owned here until unpark(). nullptr: the queue is full, and the visitor was reset.
+  ParkedVisitor* park(ParkedQueue& queue, Conn& conn, uint64_t deadline_ms, uint32_t tunnel_index = 0);
+  // Who waits longest; nullptr: nobody.
+  ParkedVisitor* front(ParkedQueue& queue) { return queue.list_.front(); }
+  // The same, and it has not left. A system call for each that is looked at.
+  ParkedVisitor* front_still_there(ParkedQueue& queue);
+  // The visitor is the caller's again; parked is over.
+  Conn& unpark(ParkedVisitor& parked);
+
+  // Resets a visitor that may not wait (any more), and counts it as refused.
+  void refuse(ParkedQueue& queue, Conn& conn);
+  void refuse_all(ParkedQueue& queue);
+
+ private:
+  static void on_timer(Timer& timer);
+  bool has_left(int fd) const;
+  void end(ParkedQueue& queue, Conn& conn);
+  void let_go(ParkedVisitor& parked);
+
+  Worker& worker_;
+  const Leaves leaves_;
+  std::deque<ParkedVisitor> pool_;
+  List<ParkedVisitor, &ParkedVisitor::link> free_;
+};
+
+}  // namespace natrp

@@ -1,0 +1,196 @@
+// The edge's workers without its control thread: real threads, real loops, real sockets. Each worker has a control
+// port and a public port of its own here, so that a test says which worker takes what.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <csignal>
+#include <deque>
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "base/clock.h"
+#include "edge/edge_worker.h"
+#include "edge/grpc_socket.h"
+#include "net/loopback.h"
+#include "relay/rig.h"
+
+namespace natrp {
+
+class EdgeRig final : public EdgeControlPort {
+ public:
+  explicit EdgeRig(IoKind io, unsigned workers = 1) : roles_(workers) {
+    std::signal(SIGPIPE, SIG_IGN);
+    for (unsigned i = 0; i < workers; ++i) conns_.add_shard(8192);
+    for (unsigned i = 0; i < workers; ++i) {
+      WorkerSetup setup;
+      setup.index = i;
+      setup.workers = workers;
+      setup.io = io;
+      setup.conns = &conns_.shard(i);
+      setup.make_role = [this, i](Worker& worker) {
+        auto role = std::make_unique<EdgeWorker>(worker, *this, true, peers_);
+        roles_[i] = role.get();
+        return role;
+      };
+      workers_.push_back(std::make_unique<Worker>(std::move(setup)));
+      auto started = workers_.back()->start();
+      if (!started.ok()) {
+        refused_ = started.error().message;
+        workers_.pop_back();
+        return;
+      }
+    }
+    for (auto& worker : workers_) peers_.push_back(worker.get());
+    for (unsigned i = 0; i < workers; ++i) {
+      in_worker(i, [&] { roles_[i]->set_roles(roles_); });
+      controls_.push_back(loopback::listener());
+      in_worker(i, [&] { roles_[i]->open_control_listener(controls_[i].fd.get()); });
+    }
+  }
+  ~EdgeRig() {
+    for (auto& worker : workers_) worker->stop();
+    for (size_t i = 0; i < conns_.shards(); ++i) EXPECT_EQ(conns_.shard(i).live(), 0u) << "a slot is left";
+  }
+
+  // Why this machine has no such loop; empty when it has.
+  const std::string& refused() const { return refused_; }
+
+  // Runs f in the worker, gives what it gave.
+  template <typename F>
+  auto in_worker(unsigned index, F f) -> std::invoke_result_t<F> {
+    std::packaged_task<std::invoke_result_t<F>()> task(std::move(f));
+    auto result = task.get_future();
+    workers_[index]->mailbox().post([task = std::move(task)]() mutable { task(); });
+    return result.get();
+  }
+  EdgeWorker& role(unsigned index) { return *roles_[index]; }
+  Worker& worker(unsigned index) { return *workers_[index]; }
+  uint64_t count(Counter counter) const {
+    uint64_t sum = 0;
+    for (const auto& worker : workers_) sum += worker->counters().get(counter);
+    return sum;
+  }
+  uint32_t slots_claimed(unsigned index) {
+    return in_worker(index, [&] { return conns_.shard(index).live(); });
+  }
+  // What was taken from the visitors that are there, in any worker.
+  uint64_t bytes_from_visitors() const {
+    uint64_t sum = 0;
+    conns_.for_each([&](const ConnView& view) { sum += view.role == ConnRole::kVisitor ? view.bytes_received : 0; });
+    return sum;
+  }
+
+  // --- original clients -------------------------------------------------------------------------------------------
+
+  // A client whose token is its name, and whose port is open in every worker. send_buffer: of the edge's sockets
+  // to its visitors, 0 for the kernel's choice.
+  std::shared_ptr<GrpcClient> add_client(const std::string& name, uint32_t conns_max = 0, int send_buffer = 0) {
+    auto client = std::make_shared<GrpcClient>(next_id_, name, conns_max, static_cast<uint32_t>(100 + next_id_));
+    ++next_id_;
+    client->leased.store(true);
+    tokens_.clients[sha256(bytes_of(name))] = client;
+    tell_tokens();
+    EdgeTunnel tunnel;
+    tunnel.id = client->tunnel;
+    tunnel.grpc = client;
+    open_public_ports(client->name, tunnel, send_buffer);
+    return client;
+  }
+  void remove_client(const std::shared_ptr<GrpcClient>& client) {
+    client->removed.store(true);
+    tokens_.clients.erase(sha256(bytes_of(client->name)));
+    tell_tokens();
+  }
+  void open_public_ports(const std::string& name, const EdgeTunnel& tunnel, int send_buffer = 0) {
+    for (unsigned i = 0; i < workers_.size(); ++i) {
+      loopback::Listener& listener = public_[name].emplace_back(loopback::listener());
+      if (send_buffer != 0) {
+        setsockopt(listener.fd.get(), SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
+      }
+      in_worker(i, [&, fd = listener.fd.get()] { roles_[i]->open_public_port(fd, tunnel); });
+    }
+  }
+  GrpcSocket& connect_agent(unsigned worker, bool gives_window_back = true) {
+    return agents_.emplace_back(controls_[worker].address, gives_window_back);
+  }
+  // receive_buffer: of its socket, 0 for the kernel's choice.
+  Peer& visit(unsigned worker, const std::string& client, int receive_buffer = 0) {
+    Peer& visitor = visitors_.emplace_back();
+    visitor.fd.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (receive_buffer != 0) {
+      setsockopt(visitor.fd.get(), SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
+    }
+    const Address& address = public_[client][worker].address;
+    loopback::must(::connect(visitor.fd.get(), address.get(), address.length()) == 0, "connect");
+    loopback::must(::fcntl(visitor.fd.get(), F_SETFL, O_NONBLOCK) == 0, "fcntl");
+    return visitor;
+  }
+  // Agents and visitors act until done().
+  bool until(const std::function<bool()>& done, uint32_t patience_ms = 20000) {
+    const uint64_t deadline = now_ms() + patience_ms;
+    while (!done()) {
+      if (now_ms() > deadline) return false;
+      for (GrpcSocket& agent : agents_) agent.turn();
+      for (Peer& visitor : visitors_) visitor.turn();
+      ::poll(nullptr, 0, 1);
+    }
+    return true;
+  }
+
+  // What the workers asked the control thread for.
+  std::atomic<uint32_t> channels_wanted{0};
+  std::atomic<uint64_t> port_wanted_by{0};
+  std::atomic<uint32_t> control_conns{0};
+
+ private:
+  void control_conn(int fd, std::string) override {
+    const Fd closed(fd);
+    ++control_conns;
+  }
+  void want_channels(SlotId, uint32_t count) override { channels_wanted += count; }
+  void want_grpc_port(uint64_t client) override { port_wanted_by = client; }
+  void listener_landed(int) override {}
+  void tell_tokens() {
+    const auto tokens = std::make_shared<GrpcTokens>(tokens_);
+    for (unsigned i = 0; i < workers_.size(); ++i) in_worker(i, [&] { roles_[i]->grpc()->set_tokens(tokens); });
+  }
+
+  ConnTable conns_;
+  std::vector<EdgeWorker*> roles_;
+  std::vector<Worker*> peers_;
+  std::vector<loopback::Listener> controls_;
+  std::map<std::string, std::deque<loopback::Listener>> public_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::deque<GrpcSocket> agents_;
+  std::deque<Peer> visitors_;
+  GrpcTokens tokens_;
+  int64_t next_id_ = 1;
+  std::string refused_;
+};
+
+// Bytes that are the same in every run.
+inline std::string some_bytes(size_t bytes, unsigned seed = 1) {
+  std::mt19937 random(seed);
+  return random_bytes(random, bytes);
+}
+
+class EdgeWorkerTest : public testing::TestWithParam<IoKind> {
+ protected:
+  void make(unsigned workers = 1) {
+    rig = std::make_unique<EdgeRig>(GetParam(), workers);
+    if (!rig->refused().empty()) GTEST_SKIP() << rig->refused();
+  }
+  std::unique_ptr<EdgeRig> rig;
+};
+
+inline std::string loop_of(const testing::TestParamInfo<IoKind>& info) {
+  return info.param == IoKind::kUring ? "uring" : "epoll";
+}
+
+}  // namespace natrp
