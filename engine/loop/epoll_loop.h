@@ -26,6 +26,7 @@ class EpollLoop final : public SystemCallLoop {
 
   const char* name() const override { return "epoll"; }
   bool batches_messages() const override { return false; }
+  bool worth_batching() const override { return false; }
   void submit(Op& op) override;
   void cancel(Op& op) override;
   void run_once(int timeout_ms) override;

@@ -30,6 +30,8 @@ class Loop {
   virtual const char* name() const = 0;
   // True when receives and sends are cheaper as ops, batched over all conns, than as calls of our own.
   virtual bool batches_messages() const = 0;
+  // False while this turn has so few completions that a call on the spot costs less than an op and its completion.
+  virtual bool worth_batching() const = 0;
 
   // Starts op; fills in nothing but its flags. kind, fd, data, len and handler are set by the caller.
   virtual void submit(Op& op) = 0;

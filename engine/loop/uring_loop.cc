@@ -268,7 +268,8 @@ void UringLoop::run_once(int timeout_ms) {
     uint32_t flags;
   } batch[kBatch];
   // All that is there now, in batches; what the handlers cause comes in the next turn.
-  for (unsigned left = io_uring_cq_ready(&ring_); left > 0;) {
+  completions_ = io_uring_cq_ready(&ring_);
+  for (unsigned left = completions_; left > 0;) {
     io_uring_cqe* cqes[kBatch];
     const unsigned n = io_uring_peek_batch_cqe(&ring_, cqes, left < kBatch ? left : kBatch);
     if (n == 0) break;

@@ -23,6 +23,7 @@ class UringLoop final : public SystemCallLoop {
 
   const char* name() const override { return "uring"; }
   bool batches_messages() const override { return true; }
+  bool worth_batching() const override { return completions_ > kSparseTurn; }
   void submit(Op& op) override;
   void cancel(Op& op) override;
   void run_once(int timeout_ms) override;
@@ -43,8 +44,12 @@ class UringLoop final : public SystemCallLoop {
   void complete(uint64_t user_data, int32_t result, uint32_t flags);
   static void on_wake(Op& op);
 
+  // Above so many completions a turn is worth batching: one conn alone has one, seldom two.
+  static constexpr unsigned kSparseTurn = 2;
+
   io_uring ring_{};
   bool ring_made_ = false;
+  unsigned completions_ = 0;               // of this turn
   io_uring_buf_ring* offered_ = nullptr;   // the provided-buffer ring shared with the kernel
   size_t offered_bytes_ = 0;
   Fd event_;

@@ -36,6 +36,7 @@ class SimLoop final : public Loop {
 
   const char* name() const override { return "sim"; }
   bool batches_messages() const override { return batches_; }
+  bool worth_batching() const override { return batches_ && (turn_ms_ & 1) != 0; }
   void submit(Op& op) override;
   void cancel(Op& op) override;
   void run_once(int timeout_ms) override;
