@@ -15,7 +15,8 @@ namespace natrp {
 
 class AgentWorker final : public WorkerRole {
  public:
-  AgentWorker(Worker& worker, AgentControlPort& control) : worker_(worker), opener_(worker, control) {}
+  AgentWorker(Worker& worker, AgentControlPort& control)
+      : worker_(worker), opener_(worker, control, [this] { check_idle(); }) {}
 
   ChannelOpener& opener() { return opener_; }
   // Calls done (in this thread) when nothing flows any more.
@@ -29,15 +30,16 @@ class AgentWorker final : public WorkerRole {
 
  private:
   void check_idle() {
-    if (idle_waiters_.empty() || worker_.pairs().flowing() > 0) return;
+    const bool busy = worker_.pairs().flowing() > 0 || opener_.dialling_services() > 0;
+    if (busy || idle_waiters_.empty()) return;
     auto waiters = std::move(idle_waiters_);
     idle_waiters_.clear();
     for (auto& done : waiters) done();
   }
 
   Worker& worker_;
+  std::vector<std::function<void()>> idle_waiters_;  // before opener_: its end may still ask for them
   ChannelOpener opener_;
-  std::vector<std::function<void()>> idle_waiters_;
 };
 
 }  // namespace natrp

@@ -14,7 +14,8 @@ constexpr uint32_t kRefillPauseMs = 200;
 
 }  // namespace
 
-ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control) : worker_(worker), control_(control) {
+ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control, std::function<void()> on_dials_over)
+    : worker_(worker), control_(control), on_dials_over_(std::move(on_dials_over)) {
   refill_timer_.self = this;
   refill_timer_.timer.handler = on_refill;
 }
@@ -42,7 +43,6 @@ void ChannelOpener::close_session() {
   for (Channel& channel : pool_) {
     switch (channel.state) {
       case State::kDiallingEdge: channel.dial->cancel(); break;
-      case State::kShowingTicket:
       case State::kReady: worker_.loop().cancel(channel.op); break;
       case State::kFree:
       case State::kDiallingService: break;
@@ -80,7 +80,7 @@ void ChannelOpener::open_one() {
   ++in_use_;
   channel->session = session_;
   channel->state = State::kDiallingEdge;
-  channel->dial->start(session_->edge, kEdgeDialTimeoutMs, {.user_timeout = true});
+  channel->dial->start(session_->edge, kEdgeDialTimeoutMs, {});
 }
 
 void ChannelOpener::on_dialled(void* context, int fd, int error) {
@@ -106,20 +106,15 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
   }
   const uint64_t counter = channel.session->next_counter.fetch_add(1, std::memory_order_relaxed);
   channel.session->sealer.seal(channel.session->id, counter, channel.bytes.data());
-  channel.state = State::kShowingTicket;
+  channel.state = State::kReady;
+  worker_.counters().add(Counter::kChannelsReady);
   // The socket is new and empty: 64 bytes always fit, so no op is needed.
   const ssize_t sent = worker_.loop().try_send(fd, channel.bytes.data(), kHelloBytes);
   if (sent != static_cast<ssize_t>(kHelloBytes)) {
     worker_.loop().timers().arm(refill_timer_.timer, kRefillPauseMs);
-    return drop(channel, false);
+    return drop(channel);
   }
-  ticket_shown(channel);
-}
-
-void ChannelOpener::ticket_shown(Channel& channel) {
-  channel.state = State::kReady;
   channel.got = 0;
-  worker_.counters().add(Counter::kChannelsReady);
   worker_.counters().add(Counter::kChannelsOpened);
   receive_start(channel);
 }
@@ -143,12 +138,13 @@ void ChannelOpener::on_op(Op& op) {
   if ((op.result == -EAGAIN || op.result == -EINTR) && channel.session == self.session_) {
     return self.receive_start(channel);
   }
-  // The edge closed it, or the session is over.
+  // The edge closed it, or the session is over. A reset, because a Start may be on its way: behind a FIN, its visitor
+  // would take the end of our channel for that of an empty answer.
   if (channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
     self.worker_.loop().timers().arm(self.refill_timer_.timer, kRefillPauseMs);
   }
-  self.drop(channel, false);
+  self.drop(channel);
 }
 
 // --- Towards the service ------------------------------------------------------------------------------------------
@@ -158,15 +154,16 @@ void ChannelOpener::started(Channel& channel) {
   worker_.counters().sub(Counter::kChannelsReady);
   worker_.counters().add(Counter::kVisitors);
   channel.state = State::kDiallingService;
+  ++dialling_services_;
   const auto start = parse_start(channel.bytes);
-  if (!start.ok()) return drop(channel, true);
+  if (!start.ok()) return drop(channel);
   channel.tunnel_index = start.value().tunnel_index;
   channel.conn->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
   if (channel.tunnel_index >= services_->services.size() ||
       services_->services[channel.tunnel_index].addresses.empty()) {
     return fail_service(channel, EHOSTUNREACH);
   }
-  channel.dial->start(services_->services[channel.tunnel_index].addresses, kServiceDialTimeoutMs, {});
+  channel.dial->start(services_->services[channel.tunnel_index].addresses, kServiceDialTimeoutMs, {.keepalive = Keepalive::kSlow});
   refill();
 }
 
@@ -179,6 +176,8 @@ void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
     if (service != nullptr) worker_.conns().release(*service);
     return fail_service(channel, EMFILE);
   }
+  // Connected and reset already: what it said before still flows, and its end is no clean one.
+  service->peer_reset = error != 0;
   service->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
   free_channel(channel);
 }
@@ -186,24 +185,26 @@ void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
 void ChannelOpener::fail_service(Channel& channel, int error) {
   worker_.counters().add(Counter::kServiceFailures);
   control_.service_failed(channel.tunnel_index, error);
-  drop(channel, true);
+  drop(channel);
   refill();
 }
 
-void ChannelOpener::drop(Channel& channel, bool reset) {
+void ChannelOpener::drop(Channel& channel) {
   if (channel.state == State::kReady) worker_.counters().sub(Counter::kChannelsReady);
   if (channel.state != State::kDiallingService) --unused_;
-  worker_.loop().close(channel.conn->fd, reset);
+  worker_.loop().close(channel.conn->fd, true);
   worker_.conns().release(*channel.conn);
   free_channel(channel);
 }
 
 void ChannelOpener::free_channel(Channel& channel) {
+  const bool had_visitor = channel.state == State::kDiallingService;
   channel.state = State::kFree;
   channel.conn = nullptr;
   channel.session.reset();
   --in_use_;
   free_.push_back(&channel);
+  if (had_visitor && --dialling_services_ == 0) on_dials_over_();
 }
 
 }  // namespace natrp

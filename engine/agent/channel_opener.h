@@ -12,6 +12,7 @@
 
 #include <array>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -33,7 +34,8 @@ class AgentControlPort {
 
 class ChannelOpener {
  public:
-  ChannelOpener(Worker& worker, AgentControlPort& control);
+  // on_dials_over runs when no service is being dialled for a visitor any more, in this thread; until the end.
+  ChannelOpener(Worker& worker, AgentControlPort& control, std::function<void()> on_dials_over);
   ~ChannelOpener();
   ChannelOpener(const ChannelOpener&) = delete;
   ChannelOpener& operator=(const ChannelOpener&) = delete;
@@ -44,9 +46,11 @@ class ChannelOpener {
   void set_services(std::shared_ptr<const ServiceAddresses> services) { services_ = std::move(services); }
   // Hold `ready` unused channels from now on, and dial `extra` at once.
   void demand(uint32_t ready, uint32_t extra);
+  // Visitors whose service is being dialled: no pair yet, and not to be forgotten by a drain.
+  uint32_t dialling_services() const { return dialling_services_; }
 
  private:
-  enum class State : uint8_t { kFree, kDiallingEdge, kShowingTicket, kReady, kDiallingService };
+  enum class State : uint8_t { kFree, kDiallingEdge, kReady, kDiallingService };
   struct Channel {
     Op op;  // first: handlers find the channel by a cast
     ChannelOpener* self = nullptr;
@@ -66,12 +70,11 @@ class ChannelOpener {
   void open_one();
   void refill();
   void edge_dialled(Channel& channel, int fd, int error);
-  void ticket_shown(Channel& channel);
   void receive_start(Channel& channel);
   void started(Channel& channel);
   void service_dialled(Channel& channel, int fd, int error);
   void fail_service(Channel& channel, int error);
-  void drop(Channel& channel, bool reset);
+  void drop(Channel& channel);  // with a reset
   void free_channel(Channel& channel);
 
   Worker& worker_;
@@ -81,8 +84,10 @@ class ChannelOpener {
   std::deque<Channel> pool_;
   std::vector<Channel*> free_;
   uint32_t ready_wanted_ = 0;
-  uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, showing, ready
+  uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t in_use_ = 0;     // records that are not free
+  uint32_t dialling_services_ = 0;
+  std::function<void()> on_dials_over_;
   struct RefillTimer {
     Timer timer;
     ChannelOpener* self;

@@ -24,6 +24,8 @@ enum class Counter : uint8_t {
   kPumpStalls,
   kPipesExhausted,
   kBuffersExhausted,
+  kBuffersReclaimed,
+  kPeersSilent,
   kGarbageRefused,
   kHelloRefused,
   kHelloTimeouts,

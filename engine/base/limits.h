@@ -28,7 +28,9 @@ inline constexpr size_t kBufferBytes = 64u << 10;
 // and doubles when a batch of receives found none; more come from the reserve when slow receivers hold theirs.
 inline constexpr unsigned kBuffersOfferedFirst = 16;
 inline constexpr unsigned kBuffersOffered = 64;
-inline constexpr unsigned kBuffersMax = 4096;       // per worker: 256 MiB mapped, touched on use
+inline constexpr unsigned kBuffersMax = 16384;      // per worker: 1 GiB mapped, touched on use
+// When all are held, a pair that held one for so long without moving a byte gives it up, and ends.
+inline constexpr uint32_t kBufferHoldMs = 10000;
 static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");
 static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");
 
@@ -58,11 +60,23 @@ inline constexpr uint32_t kResetDrainTimeoutMs = 10000;  // bytes queued before 
 inline constexpr uint32_t kSweepMs = 5;              // how often pairs that wait for a reset or a stall are looked at
 inline constexpr uint32_t kAcceptPauseMs = 100;      // after EMFILE, nginx uses 500
 
-// --- Tunnel legs: keepalive 10/5/3 s, and no unacknowledged byte older than 20 s -----------------------------------
+// --- Dead peers ----------------------------------------------------------------------------------------------------
+// Tunnel legs: keepalive 10/5/3 s while idle. With bytes under way keepalive is silent: a control channel has
+// TCP_USER_TIMEOUT, and a data channel is looked at by the patrol (relay/pair), which can tell a peer that does not
+// answer from one that does not read.
 inline constexpr int kKeepaliveIdleS = 10;
 inline constexpr int kKeepaliveIntervalS = 5;
 inline constexpr int kKeepaliveProbes = 3;
 inline constexpr int kTcpUserTimeoutMs = 20000;
+inline constexpr int kPeerSilentMs = 20000;
+inline constexpr uint32_t kPatrolMs = 5000;
+// A data channel whose pair has moved nothing for so long has nothing under way: keepalive looks after it.
+inline constexpr uint32_t kPatrolRecentMs = 60000;
+static_assert(kPatrolRecentMs > kPeerSilentMs + 2 * kPatrolMs);
+// Visitors and services: 60 s, then 5 probes 15 s apart.
+inline constexpr int kSlowKeepaliveIdleS = 60;
+inline constexpr int kSlowKeepaliveIntervalS = 15;
+inline constexpr int kSlowKeepaliveProbes = 5;
 
 // --- Wire (docs/protocol.md) ---------------------------------------------------------------------------------------
 inline constexpr size_t kHelloBytes = 64;

@@ -56,13 +56,13 @@ Status Edge::start() {
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
   mailbox_ = std::make_unique<Mailbox>(*loop_);
-  auto listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
+  auto listener = listen_on(options_.bind, {}, kBacklog);
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
   // has to wait that moment, not to fail.
   for (unsigned tries = 0;
        !listener.ok() && listener.error().errno_value == EADDRINUSE && tries < kRestartTries; ++tries) {
     loop_->run_once(20);
-    listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
+    listener = listen_on(options_.bind, {}, kBacklog);
   }
   if (!listener.ok()) return listener.error();
   bound_ = local_address(listener.value().get()).text();
@@ -203,6 +203,7 @@ void Edge::control_conn(int fd, std::string prefix) {
 
 void Edge::accept_control_conn(int fd, const std::string& prefix) {
   Fd owned(fd);
+  apply_options(fd, AF_INET, {.user_timeout = true});  // its listener serves data channels too, and they must not have it
   auto tls = TlsStream::server(*identity_);
   if (!tls.ok()) {
     log_error("no TLS for a new agent", {{"error", tls.error().message}});
@@ -294,7 +295,7 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
                                                                  : wire::Refused::RANGE_EXHAUSTED;
       return out;
     }
-    auto listener = listen_on(options_.public_bind.with_port(answer.port), {}, kBacklog);
+    auto listener = listen_on(options_.public_bind.with_port(answer.port), {.keepalive = Keepalive::kSlow}, kBacklog);
     if (listener.ok()) {
       leases_.mark_live(answer.port, session);
       if (Status kept = store_->remember_lease(client.name, tunnel, answer.port); !kept.ok()) {

@@ -1,7 +1,5 @@
 #include "edge/rendezvous.h"
 
-#include <cstring>
-
 #include "base/check.h"
 #include "base/limits.h"
 #include "control/start_message.h"

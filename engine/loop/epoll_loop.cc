@@ -17,7 +17,7 @@ namespace {
 constexpr unsigned kEventsPerWait = 256;
 
 bool is_writer(const Op& op) {
-  return op.kind == OpKind::kSend || op.kind == OpKind::kConnect ||
+  return op.kind == OpKind::kSend ||
          ((op.kind == OpKind::kPoll || op.kind == OpKind::kPollMulti) && (op.len & POLLOUT) != 0);
 }
 
@@ -60,7 +60,7 @@ Op*& EpollLoop::place(Waiting& at, const Op& op) { return is_writer(op) ? at.wri
 bool EpollLoop::watch(int fd, Waiting& at) {
   if (at.registered) return true;
   epoll_event interest{};
-  interest.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  interest.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
   interest.data.u64 = (static_cast<uint64_t>(at.generation) << 32) | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &interest) != 0) return false;
   at.registered = true;
@@ -86,8 +86,9 @@ void EpollLoop::submit(Op& op) {
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0) at.registered = true;
   }
   // The submitter has just seen EAGAIN: only an edge can change that, and an edge is never lost, because the
-  // descriptor is registered already. Unless its last edge has come: after a hang-up there is no other.
-  if (op.drained && op.kind == OpKind::kPoll && at.registered && !at.hung_up) return;
+  // descriptor is registered already. Unless its last edge has come: after a hang-up there is no other, and a read
+  // that stopped at an urgent mark left bytes behind whose edge has been.
+  if (op.drained && op.kind == OpKind::kPoll && at.registered && !at.hung_up && !at.urgent) return;
   enqueue(op);
 }
 
@@ -142,18 +143,6 @@ bool EpollLoop::perform(Op& op, int32_t& result) {
       }
       result = -errno;
       if (result != -EAGAIN && op.result > 0) result = op.result;  // short, the error comes with the next call
-      break;
-    }
-    case OpKind::kConnect: {
-      if (::connect(op.fd, static_cast<const sockaddr*>(op.data), op.len) == 0 || errno == EISCONN) {
-        result = 0;
-        return true;
-      }
-      result = errno == EINPROGRESS || errno == EALREADY ? -EAGAIN : -errno;
-      // A unix socket whose backlog is full answers EAGAIN and never becomes writable: that is a refusal.
-      if (errno == EAGAIN) {
-        result = static_cast<const sockaddr*>(op.data)->sa_family == AF_UNIX ? -ECONNREFUSED : -EAGAIN;
-      }
       break;
     }
     case OpKind::kPoll:
@@ -236,6 +225,7 @@ void EpollLoop::on_event(const epoll_event& event) {
   if (at.generation != static_cast<uint32_t>(event.data.u64 >> 32)) return;  // of an earlier owner of this number
   const uint32_t both = EPOLLERR | EPOLLHUP;
   if ((event.events & (both | EPOLLRDHUP)) != 0) at.hung_up = true;
+  if ((event.events & EPOLLPRI) != 0) at.urgent = true;
   if (at.reader != nullptr && (event.events & (EPOLLIN | EPOLLRDHUP | both)) != 0) enqueue(*at.reader);
   if (at.writer != nullptr && (event.events & (EPOLLOUT | both)) != 0) enqueue(*at.writer);
 }
@@ -272,7 +262,7 @@ void EpollLoop::close(int fd, bool reset) {
     const linger now{1, 0};
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
   }
-  at.hung_up = false;
+  at.hung_up = at.urgent = false;
   at.registered = false;  // close removes it from the epoll set: nobody duplicates our descriptors
   ++at.generation;
   ::close(fd);
@@ -283,7 +273,7 @@ void EpollLoop::let_go(int fd) {
   NATRP_CHECK(at.reader == nullptr && at.writer == nullptr, "a descriptor goes on after its ops have landed");
   // The next owner of this number in this loop must be watched anew, whoever closed it meanwhile.
   if (at.registered) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-  at.hung_up = false;
+  at.hung_up = at.urgent = false;
   at.registered = false;
   ++at.generation;
 }

@@ -42,6 +42,7 @@ class EpollLoop final : public SystemCallLoop {
     uint32_t generation = 0;
     bool registered = false;
     bool hung_up = false;  // an edge with RDHUP, HUP or ERR came: it will not come again
+    bool urgent = false;   // an edge with PRI came: a read may stop at the urgent mark, with bytes behind it
   };
 
   EpollLoop(Fd epoll, Fd event);

@@ -4,6 +4,7 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -59,6 +60,20 @@ int SystemCallLoop::bytes_unacknowledged(int fd) {
 int SystemCallLoop::bytes_readable(int fd) {
   int bytes = 0;
   return ::ioctl(fd, FIONREAD, &bytes) == 0 ? bytes : -errno;
+}
+
+bool SystemCallLoop::is_reset(int fd) {
+  pollfd p{fd, 0, 0};  // ERR comes unasked
+  return ::poll(&p, 1, 0) > 0 && (p.revents & POLLERR) != 0;
+}
+
+int SystemCallLoop::peer_silent_ms(int fd) {
+  tcp_info info{};
+  socklen_t len = sizeof info;
+  if (::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0) return 0;
+  // One retransmission, or one probe of a closed window, may be a round trip old: two are unanswered.
+  const bool asked = info.tcpi_retransmits >= 2 || info.tcpi_probes >= 2;
+  return asked ? static_cast<int>(info.tcpi_last_ack_recv) : 0;
 }
 
 }  // namespace natrp

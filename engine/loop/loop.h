@@ -54,6 +54,10 @@ class Loop {
   virtual int shutdown_write(int fd) = 0;   // 0 or -errno
   virtual int bytes_unacknowledged(int fd) = 0;  // SIOCOUTQ; ≥ 0 or -errno
   virtual int bytes_readable(int fd) = 0;        // FIONREAD; ≥ 0 or -errno
+  virtual bool is_reset(int fd) = 0;             // the peer has reset it, whether or not bytes are left to read
+  // TCP: how long the peer has answered nothing though it was asked, in ms. 0: nothing is unanswered. A peer that
+  // answers and takes no bytes (a closed window) is not silent.
+  virtual int peer_silent_ms(int fd) = 0;
   // Closes fd, with SO_LINGER {1,0} first when reset is set: the peer sees a RST. No op on fd may be in flight.
   virtual void close(int fd, bool reset) = 0;
   // Forgets fd, which goes on to another thread's loop. No op on fd may be in flight.
@@ -89,6 +93,8 @@ class SystemCallLoop : public Loop {
   int shutdown_write(int fd) override;
   int bytes_unacknowledged(int fd) override;
   int bytes_readable(int fd) override;
+  bool is_reset(int fd) override;
+  int peer_silent_ms(int fd) override;
 };
 
 }  // namespace natrp

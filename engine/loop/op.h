@@ -20,7 +20,6 @@ namespace natrp {
 
 enum class OpKind : uint8_t {
   kAccept,   // multishot: result = a non-blocking, close-on-exec descriptor that the handler owns
-  kConnect,  // data = sockaddr, len = its length; both must live until the handler
   kRecv,     // into data/len
   kRecvBuffer,  // into a buffer of the loop's BufRing, chosen when bytes are there; at most len bytes; see buffer
   kSend,     // from data/len; completes when all of len is queued, or with an error; short only when an error follows

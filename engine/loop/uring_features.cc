@@ -36,8 +36,8 @@ Error explain(int errno_value) {
 Status check_opcodes(io_uring& ring) {
   io_uring_probe* probe = io_uring_get_probe_ring(&ring);
   if (probe == nullptr) return Error{"this kernel's io_uring is too old to be asked what it can do; use --io epoll"};
-  constexpr int kNeeded[] = {IORING_OP_ACCEPT, IORING_OP_CONNECT, IORING_OP_RECV,
-                             IORING_OP_SEND,   IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL};
+  constexpr int kNeeded[] = {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_SEND, IORING_OP_POLL_ADD,
+                             IORING_OP_ASYNC_CANCEL};
   bool all = true;
   for (const int op : kNeeded) all = all && io_uring_opcode_supported(probe, op) != 0;
   io_uring_free_probe(probe);

@@ -87,9 +87,6 @@ bool UringLoop::prepare(Op& op) {
     case OpKind::kAccept:
       io_uring_prep_multishot_accept(sqe, op.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
       break;
-    case OpKind::kConnect:
-      io_uring_prep_connect(sqe, op.fd, static_cast<const sockaddr*>(op.data), op.len);
-      break;
     case OpKind::kRecv:
       io_uring_prep_recv(sqe, op.fd, op.data, op.len, 0);
       break;

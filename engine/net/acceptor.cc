@@ -1,7 +1,5 @@
 #include "net/acceptor.h"
 
-#include <unistd.h>
-
 #include <cerrno>
 
 #include "base/check.h"
@@ -54,7 +52,7 @@ void Acceptor::on_op(Op& op) {
   Acceptor& self = *reinterpret_cast<AcceptOp*>(&op)->self;
   if (op.result >= 0) {
     if (self.stopping_) {
-      ::close(op.result);  // it came while we stopped: the peer sees a clean end, as from a closed backlog
+      self.loop_.close(op.result, true);  // it came while we stopped: a reset, as the kernel gives a closed backlog
     } else {
       self.on_accept_(self.context_, op.result);
     }

@@ -1,5 +1,8 @@
 #include "net/dialer.h"
 
+#include <poll.h>
+#include <sys/socket.h>
+
 #include <cerrno>
 
 #include "base/check.h"
@@ -7,15 +10,16 @@
 namespace natrp {
 
 Dial::Dial(Loop& loop, OnDone on_done, void* context) : loop_(loop), on_done_(on_done), context_(context) {
-  connect_.self = this;
-  connect_.op.kind = OpKind::kConnect;
-  connect_.op.handler = on_op;
+  poll_.self = this;
+  poll_.op.kind = OpKind::kPoll;
+  poll_.op.len = POLLOUT;
+  poll_.op.handler = on_op;
   deadline_.self = this;
   deadline_.timer.handler = on_timer;
 }
 
 Dial::~Dial() {
-  NATRP_CHECK(!connect_.op.in_flight, "a dial is destroyed after its op landed");
+  NATRP_CHECK(!poll_.op.in_flight, "a dial is destroyed after its op landed");
   loop_.timers().disarm(deadline_.timer);
 }
 
@@ -27,14 +31,15 @@ void Dial::start(const std::vector<Address>& addresses, uint32_t timeout_ms, con
   next_ = 0;
   options_ = options;
   last_error_ = EHOSTUNREACH;
+  give_up_ms_ = loop_.turn_ms() + timeout_ms;
   // Nothing to connect with: end through the timer, so that on_done never runs inside start().
-  loop_.timers().arm(deadline_.timer, try_next() ? timeout_ms : 0);
+  if (!try_next()) loop_.timers().arm(deadline_.timer, 0);
 }
 
 void Dial::cancel() {
   if (!running_) return;
   cancelled_ = true;
-  if (connect_.op.in_flight) loop_.cancel(connect_.op);
+  if (poll_.op.in_flight) loop_.cancel(poll_.op);
 }
 
 bool Dial::try_next() {
@@ -46,13 +51,26 @@ bool Dial::try_next() {
       continue;
     }
     fd_ = std::move(made).value();
-    connect_.op.fd = fd_.get();
-    connect_.op.data = const_cast<sockaddr*>(address.get());
-    connect_.op.len = address.length();
-    loop_.submit(connect_.op);
+    // connect(2) once and then SO_ERROR, not connect(2) again: on a socket that was connected and reset meanwhile, the
+    // second call would throw away what the peer had sent.
+    if (::connect(fd_.get(), address.get(), address.length()) != 0 && errno != EINPROGRESS) {
+      // A unix socket whose backlog is full says EAGAIN and never becomes writable: that is a refusal.
+      last_error_ = errno == EAGAIN ? ECONNREFUSED : errno;
+      loop_.close(fd_.release(), false);
+      continue;
+    }
+    poll_.op.fd = fd_.get();
+    loop_.submit(poll_.op);
+    arm_deadline();
     return true;
   }
   return false;
+}
+
+void Dial::arm_deadline() {
+  const uint64_t now = loop_.turn_ms();
+  const uint64_t left = give_up_ms_ > now ? give_up_ms_ - now : 0;
+  loop_.timers().arm(deadline_.timer, left / (1 + addresses_.size() - next_));
 }
 
 void Dial::finish(int fd, int error) {
@@ -61,23 +79,31 @@ void Dial::finish(int fd, int error) {
   on_done_(context_, fd, error);
 }
 
+void Dial::failed(int error) {
+  last_error_ = error;
+  late_ = false;
+  loop_.close(fd_.release(), false);
+  if (cancelled_ || !try_next()) finish(-1, last_error_);
+}
+
 void Dial::on_timer(Timer& timer) {
   Dial& self = *reinterpret_cast<DeadlineTimer*>(&timer)->self;
-  if (!self.connect_.op.in_flight) return self.finish(-1, self.last_error_);
+  if (!self.poll_.op.in_flight) return self.finish(-1, self.last_error_);
   self.late_ = true;
-  self.loop_.cancel(self.connect_.op);
+  self.loop_.cancel(self.poll_.op);
 }
 
 void Dial::on_op(Op& op) {
-  Dial& self = *reinterpret_cast<ConnectOp*>(&op)->self;
-  if (op.result == 0) {
-    const int fd = self.fd_.release();
-    return self.finish(fd, 0);
-  }
-  self.last_error_ = self.late_ ? ETIMEDOUT : -op.result;
-  self.loop_.close(self.fd_.release(), false);
-  if (self.late_ || self.cancelled_) return self.finish(-1, self.last_error_);
-  if (!self.try_next()) self.finish(-1, self.last_error_);
+  Dial& self = *reinterpret_cast<PollOp*>(&op)->self;
+  if (op.result < 0) return self.failed(self.late_ ? ETIMEDOUT : -op.result);
+  int error = 0;
+  socklen_t length = sizeof error;
+  if (getsockopt(op.fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+  // A refused connection says ECONNREFUSED; one that was reset after it had come says these.
+  if (error == EPIPE) error = ECONNRESET;
+  if (error != 0 && error != ECONNRESET) return self.failed(error);
+  const int fd = self.fd_.release();
+  self.finish(fd, error);
 }
 
 }  // namespace natrp

@@ -1,6 +1,7 @@
 // net/dialer.h
 //
-// Dial: one attempt to connect, with a deadline. Tries each address in turn, as ssh does.
+// Dial: one attempt to connect, with a deadline. Tries each address in turn, as ssh does, and gives each its share of
+// the time that is left, so that a silent one does not keep the others from being tried.
 //
 // Life     idle ──start──▶ connecting ──▶ on_done(fd, 0) or on_done(-1, errno)  → idle
 // Thread   its loop's. The addresses are copied in: they live until the end.
@@ -18,8 +19,9 @@ namespace natrp {
 
 class Dial {
  public:
-  // fd ≥ 0 belongs to the receiver; else error is the errno of the last address. The Dial may be reused or
-  // destroyed inside the call.
+  // fd ≥ 0 belongs to the receiver: connected; error is then 0, or ECONNRESET when the peer has reset it already (what
+  // it sent before can still be read). Else error is the errno of the last address. The Dial may be reused or destroyed
+  // inside the call.
   using OnDone = void (*)(void* context, int fd, int error);
   Dial(Loop& loop, OnDone on_done, void* context);
   ~Dial();
@@ -36,12 +38,14 @@ class Dial {
   static void on_op(Op& op);
   static void on_timer(Timer& timer);
   bool try_next();
+  void arm_deadline();
+  void failed(int error);
   void finish(int fd, int error);
 
-  struct ConnectOp {
+  struct PollOp {
     Op op;
     Dial* self;
-  } connect_;
+  } poll_;
   struct DeadlineTimer {
     Timer timer;
     Dial* self;
@@ -51,6 +55,7 @@ class Dial {
   void* context_;
   std::vector<Address> addresses_;  // keeps its capacity: a Dial that is used again does not allocate
   size_t next_ = 0;
+  uint64_t give_up_ms_ = 0;
   Fd fd_;
   SocketOptions options_;
   int last_error_ = 0;

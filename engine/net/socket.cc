@@ -16,12 +16,11 @@ void set_int(int fd, int level, int name, int value) { setsockopt(fd, level, nam
 void apply_options(int fd, int family, const SocketOptions& options) {
   if (family == AF_UNIX) return;
   if (options.no_delay) set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-  if (options.keepalive) {
-    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleS);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalS);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes);
-  }
+  const bool slow = options.keepalive == Keepalive::kSlow;
+  set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, slow ? kSlowKeepaliveIdleS : kKeepaliveIdleS);
+  set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, slow ? kSlowKeepaliveIntervalS : kKeepaliveIntervalS);
+  set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, slow ? kSlowKeepaliveProbes : kKeepaliveProbes);
   if (options.user_timeout) set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, kTcpUserTimeoutMs);
 }
 

@@ -3,16 +3,25 @@
 // Sockets as this engine uses them: non-blocking, close-on-exec, and with every option in one struct.
 #pragma once
 
+#include <cstdint>
+
 #include "base/fd.h"
 #include "base/result.h"
 #include "net/address.h"
 
 namespace natrp {
 
+enum class Keepalive : uint8_t {
+  kTunnel,  // between edge and agent: a dead peer is noticed within half a minute
+  kSlow,    // visitors and services: an idle session of theirs survives what it would survive without a tunnel
+};
+
 struct SocketOptions {
-  bool no_delay = true;       // TCP_NODELAY: a relay never waits for more bytes
-  bool keepalive = true;      // 10/5/3 s, base/limits.h
-  bool user_timeout = false;  // TCP_USER_TIMEOUT 20 s: tunnel legs, where a dead peer may hold unacknowledged bytes
+  bool no_delay = true;  // TCP_NODELAY: a relay never waits for more bytes
+  Keepalive keepalive = Keepalive::kTunnel;
+  // TCP_USER_TIMEOUT 20 s, for control channels only: Linux counts a closed window against it even while the peer
+  // answers every probe, so on a relayed socket it would cut off whoever does not read for a while.
+  bool user_timeout = false;
 };
 
 // Linux hands a listener's options on to the sockets it accepts, so one call per listener serves all its conns.

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <new>
 
@@ -27,7 +28,9 @@ const char* end_reason_text(EndReason reason) {
     case EndReason::kChannelSpoke: return "the data channel sent bytes before a visitor came";
     case EndReason::kSessionEnded: return "the session ended";
     case EndReason::kDrainDeadline: return "the drain ended";
-    case EndReason::kRefused: return "refused";
+    case EndReason::kPeerSilent: return "peer silent";
+    case EndReason::kFailed: return "failed";
+    case EndReason::kBufferReclaimed: return "buffer reclaimed";
     case EndReason::kMoved: return "moved to another worker";
   }
   return "unknown";
@@ -40,14 +43,16 @@ PairTable::PairTable(RelayContext& context, uint32_t capacity, OnEnd on_end, OnE
   NATRP_CHECK(memory != MAP_FAILED, "address space for the pairs");
   madvise(memory, static_cast<size_t>(capacity) * sizeof(Pair), MADV_NOHUGEPAGE);
   slots_ = static_cast<Pair*>(memory);
-  sweep_timer_.self = this;
+  sweep_timer_.self = patrol_timer_.self = this;
   sweep_timer_.timer.handler = on_sweep;
+  patrol_timer_.timer.handler = on_patrol;
   context_.pairs = this;
 }
 
 PairTable::~PairTable() {
   NATRP_CHECK(live_ == 0, "every pair has ended before its table goes");
   context_.loop.timers().disarm(sweep_timer_.timer);
+  context_.loop.timers().disarm(patrol_timer_.timer);
   munmap(slots_, static_cast<size_t>(capacity_) * sizeof(Pair));
 }
 
@@ -85,8 +90,7 @@ Pair* PairTable::start(Conn& front, Conn& back, uint32_t owner) {
   context_.counters.add(Counter::kPairsLive);
   pair->back = context_.conns.index_of(back);
   pair->owner = owner;
-  pair->state = PairState::kFlowing;
-  ++flowing_;
+  began_to_flow(*pair);
   pump_start(context_, pair->up, front);
   pump_start(context_, pair->down, back);
   return pair;
@@ -106,23 +110,18 @@ Pair* PairTable::start_waiting(Conn& back, uint32_t owner) {
   return pair;
 }
 
-void PairTable::take_front(Pair& pair, Conn& front) {
-  NATRP_CHECK(pair.state == PairState::kWaiting && !pair.in_ready, "a visitor meets a ready channel once");
-  pair.front = context_.conns.index_of(front);
-  context_.counters.add(Counter::kPairsLive);
+void PairTable::began_to_flow(Pair& pair) {
   pair.state = PairState::kFlowing;
   ++flowing_;
-  pair.down.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
-}
-
-void PairTable::attach_front(Pair& pair, Conn& front, uint16_t buffer, uint32_t first_bytes) {
-  take_front(pair, front);
-  pump_start_with(context_, pair.up, front, pair.back_conn(), buffer, first_bytes);
-  settle(pair, pair.up);
+  if (!patrol_timer_.timer.armed()) context_.loop.timers().arm(patrol_timer_.timer, kPatrolMs);
 }
 
 void PairTable::attach_front(Pair& pair, Conn& front) {
-  take_front(pair, front);
+  NATRP_CHECK(pair.state == PairState::kWaiting && !pair.in_ready, "a visitor meets a ready channel once");
+  pair.front = context_.conns.index_of(front);
+  context_.counters.add(Counter::kPairsLive);
+  began_to_flow(pair);
+  pair.down.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
   pump_start(context_, pair.up, front);
 }
 
@@ -154,7 +153,13 @@ void PairTable::end_all(EndReason reason, bool force) {
   for (uint32_t i = 0; i < touched_; ++i) {
     Pair& pair = slots_[i];
     if (pair.state == PairState::kWaiting) end(pair, reason, false, false);
-    if (pair.state == PairState::kFlowing && force) end(pair, reason, true, true);
+    if (!force) continue;
+    if (pair.state == PairState::kFlowing) end(pair, reason, true, true);
+    // One that waits to reset does not wait any longer.
+    if (pair.state == PairState::kResetting) {
+      pair.reason = reason;
+      teardown_step(*this, pair);
+    }
   }
 }
 
@@ -184,9 +189,12 @@ void PairTable::on_op(Op& op) {
 
 void PairTable::on_waiting(Pair& pair, Pump& pump) {
   const Op& op = pump.op;
-  if (op.result == -ENOBUFS || op.result == -EAGAIN || op.result == -EINTR) {
+  if (op.result == -ENOBUFS) {
+    // It spoke or ended while no buffer was left. To learn which, none is needed.
+    pump.mode = PumpMode::kCopy;
     return pump_wait(context_, pump, pair.back_conn());
   }
+  if (op.result == -EAGAIN || op.result == -EINTR) return pump_wait(context_, pump, pair.back_conn());
   bool spoke = op.result > 0;
   if (op.kind == OpKind::kRecvBuffer) {
     pump.holds = spoke;
@@ -204,6 +212,7 @@ void PairTable::settle(Pair& pair, Pump& pump) {
     case PumpStatus::kEof: return on_eof(pair, pump);
     case PumpStatus::kSourceReset: return on_source_reset(pair, pump);
     case PumpStatus::kSinkBroken: return on_sink_broken(pair, pump);
+    case PumpStatus::kFailed: return end(pair, EndReason::kFailed, true, true);
   }
 }
 
@@ -227,8 +236,8 @@ void PairTable::on_watch(Pair& pair, Pump& pump) {
   pump.watching = false;
   if (pump.op.result == -ECANCELED) return;
   if ((pump.op.result & POLLERR) != 0 || pair.source(pump).peer_reset) return on_source_reset(pair, pump);
-  // HUP without an error: a unix service that closed. Nothing can be sent to it any more, and that is a clean end.
-  end(pair, EndReason::kCompleted, false, false);
+  // HUP without an error: a unix service that closed. As with a TCP service that did, the other direction finds out when
+  // it has bytes for it, or ends by itself; to close here would cut off what the front has not read yet.
 }
 
 void PairTable::on_source_reset(Pair& pair, Pump& pump) {
@@ -296,11 +305,14 @@ void PairTable::enter_sweep(Pair& pair) {
 void PairTable::leave_sweep(Pair& pair) {
   if (!pair.in_sweep) return;
   pair.in_sweep = false;
+  if (sweep_next_ == index_of(pair)) sweep_next_ = pair.next;
   remove(sweep_list_, pair);
 }
 
 void PairTable::arm_sweep() {
-  const uint64_t delay = resetting_ > 0 ? kSweepMs : kBulkSweepMs;
+  // Each that waits to reset costs two system calls a look: thousands at once are looked at less often.
+  const uint64_t resetting = std::min<uint64_t>(kSweepMs + resetting_ / 16, kBulkSweepMs);
+  const uint64_t delay = resetting_ > 0 ? resetting : kBulkSweepMs;
   Timer& timer = sweep_timer_.timer;
   if (timer.armed() && timer.deadline_ms <= context_.loop.turn_ms() + delay) return;
   context_.loop.timers().arm(timer, delay);
@@ -311,12 +323,17 @@ void PairTable::watch_bulk(Pump& pump) {
   if (context_.kind == PumpKind::kAuto) enter_sweep(pair_of(pump));
 }
 
-void PairTable::on_sweep(Timer& timer) { reinterpret_cast<SweepTimer*>(&timer)->self->sweep(); }
+void PairTable::on_sweep(Timer& timer) { reinterpret_cast<OwnedTimer*>(&timer)->self->sweep(); }
 
 void PairTable::sweep() {
-  for (uint32_t at = sweep_list_.first; at != PairList::kEnd;) {
-    Pair& pair = slots_[at];
-    at = pair.next;
+  bool exhausted = context_.loop.buffers().exhausted();
+  for (sweep_next_ = sweep_list_.first; sweep_next_ != PairList::kEnd;) {
+    Pair& pair = slots_[sweep_next_];
+    sweep_next_ = pair.next;
+    if (exhausted && (pair.up.starved || pair.down.starved)) {
+      exhausted = false;  // once a sweep
+      reclaim_buffers();
+    }
     if (pair.state == PairState::kResetting) {
       teardown_step(*this, pair);
       continue;
@@ -351,12 +368,67 @@ void PairTable::sweep_bulk(Pair& pair, Pump& pump) {
   if (idle_ms < kBulkIdleMs) return;
   static_assert(kBulkIdleMs == kStallMs, "one look serves both: idle goes back to COPY, stalled stays there");
   if (context_.loop.bytes_readable(pair.source(pump).fd) > 0) {
-    // Bytes are there and readiness never came: something outside (a sockmap, a broken kernel) swallows it.
+    // Bytes that came a moment ago may have an event that nobody has fetched yet. Seen twice, readiness never came:
+    // something outside (a sockmap, a broken kernel) swallows it.
+    if (!pump.suspect) {
+      pump.suspect = true;
+      return;
+    }
     pump.copies_for_good = true;
     context_.counters.add(Counter::kPumpStalls);
   }
   pump.demote = true;
   context_.loop.cancel(pump.op);
+}
+
+// --- The patrol: what no op would ever tell ------------------------------------------------------------------------
+
+void PairTable::on_patrol(Timer& timer) {
+  PairTable& self = *reinterpret_cast<OwnedTimer*>(&timer)->self;
+  for (uint32_t i = 0; i < self.touched_; ++i) {
+    if (self.slots_[i].state == PairState::kFlowing) self.patrol(self.slots_[i]);
+  }
+  if (self.flowing_ > 0) self.context_.loop.timers().arm(timer, kPatrolMs);
+}
+
+void PairTable::patrol(Pair& pair) {
+  const auto now = static_cast<uint32_t>(context_.loop.turn_ms());
+  for (Pump* pump : {&pair.up, &pair.down}) {
+    // Its op waits for the sink, and nobody watches the source. A sink that takes nothing for so long after the source
+    // was reset gets the reset without the bytes before it.
+    const bool blocked = pump->status == PumpStatus::kFlowing && pump->pending > 0;
+    if (!blocked || now - pump->progress_ms < kResetDrainTimeoutMs) continue;
+    if (context_.loop.is_reset(pair.source(*pump).fd)) return on_source_reset(pair, *pump);
+  }
+  const bool holds = pair.up.pending > 0 || pair.down.pending > 0;
+  const uint32_t idle_ms = std::min(now - pair.up.progress_ms, now - pair.down.progress_ms);
+  if (!holds && idle_ms > kPatrolRecentMs) return;
+  const bool front = is_silent(pair.front_conn());
+  const bool back = is_silent(pair.back_conn());
+  if (!front && !back) return;
+  context_.counters.add(Counter::kPeersSilent);
+  // The silent one hears nothing anyway: only the other is told, behind the bytes that it was sent.
+  end(pair, EndReason::kPeerSilent, !front, !back);
+}
+
+bool PairTable::is_silent(const Conn& conn) {
+  return conn.role() == ConnRole::kDataChannel && context_.loop.peer_silent_ms(conn.fd) >= kPeerSilentMs;
+}
+
+// Who holds a buffer cannot read, and 16,384 that do not would stop everybody else in this worker for good.
+void PairTable::reclaim_buffers() {
+  const auto now = static_cast<uint32_t>(context_.loop.turn_ms());
+  unsigned reclaimed = 0;
+  for (uint32_t i = 0; i < touched_ && reclaimed < kBuffersOffered; ++i) {
+    Pair& pair = slots_[i];
+    for (const Pump* pump : {&pair.up, &pair.down}) {
+      const bool holds = pair.state == PairState::kFlowing && pump->holds && pump->mode != PumpMode::kSplice;
+      if (!holds || now - pump->progress_ms < kBufferHoldMs) continue;
+      context_.counters.add(Counter::kBuffersReclaimed);
+      ++reclaimed;
+      end(pair, EndReason::kBufferReclaimed, true, true);
+    }
+  }
 }
 
 }  // namespace natrp

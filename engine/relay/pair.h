@@ -30,7 +30,9 @@ enum class EndReason : uint8_t {
   kChannelSpoke,     // a ready data channel sent bytes before a visitor came: not our protocol
   kSessionEnded,     // a ready data channel whose session is over
   kDrainDeadline,    // still flowing when the drain ended
-  kRefused,          // ended by its owner before it flowed
+  kPeerSilent,       // the other host answers nothing any more, though bytes are under way
+  kFailed,           // the kernel could not go on (no memory)
+  kBufferReclaimed,  // it held a buffer without moving a byte when no other pair could have one
   kMoved,            // a ready data channel that went to another worker
 };
 const char* end_reason_text(EndReason reason);
@@ -87,9 +89,7 @@ class PairTable {
   Pair* start(Conn& front, Conn& back, uint32_t owner);
   // A ready data channel: the down pump begins to wait, so its end is noticed and its first byte comes at no cost.
   Pair* start_waiting(Conn& back, uint32_t owner);
-  // The visitor came: first_bytes (in buffer, held by the pair from here on) go to the back before anything else.
-  void attach_front(Pair& pair, Conn& front, uint16_t buffer, uint32_t first_bytes);
-  // The same with nothing to send first.
+  // The visitor came. What its channel must be told before the visitor's bytes was sent already.
   void attach_front(Pair& pair, Conn& front);
   // Ends a pair: both sides are closed, reset where asked. on_end follows, perhaps inside this call: the caller does
   // not touch the pair afterwards. A ready channel leaves its list first (on_unready).
@@ -117,10 +117,14 @@ class PairTable {
   friend void teardown_step(PairTable& table, Pair& pair);
   static void on_op(Op& op);
   static void on_sweep(Timer& timer);
+  static void on_patrol(Timer& timer);
+  void began_to_flow(Pair& pair);
+  void patrol(Pair& pair);
+  bool is_silent(const Conn& conn);
+  void reclaim_buffers();
   Pair* claim();
   void release(Pair& pair);
   void settle(Pair& pair, Pump& pump);
-  void take_front(Pair& pair, Conn& front);
   void on_eof(Pair& pair, Pump& pump);
   void on_source_reset(Pair& pair, Pump& pump);
   void on_sink_broken(Pair& pair, Pump& pump);
@@ -143,11 +147,14 @@ class PairTable {
   uint32_t live_ = 0;
   uint32_t flowing_ = 0;
   PairList sweep_list_;
+  uint32_t sweep_next_ = PairList::kEnd;  // the running sweep's next pair: it may leave while another is looked at
   uint32_t resetting_ = 0;  // pairs in the sweep that want the short interval
-  struct SweepTimer {
+  struct OwnedTimer {
     Timer timer;
     PairTable* self;
-  } sweep_timer_;
+  };
+  OwnedTimer sweep_timer_;
+  OwnedTimer patrol_timer_;
 };
 
 }  // namespace natrp

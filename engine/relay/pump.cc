@@ -37,20 +37,6 @@ void pump_start(RelayContext& context, Pump& pump, Conn& source) {
   pump_wait(context, pump, source);
 }
 
-void pump_start_with(RelayContext& context, Pump& pump, Conn& source, Conn& sink, uint16_t buffer, uint32_t bytes) {
-  pump.status = PumpStatus::kFlowing;
-  pump.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
-  // A splice has no buffer: the first bytes go by copy, and the pump changes its mode when they are gone.
-  const PumpMode mode = pump_copy_mode(context, pump);
-  pump.mode = mode == PumpMode::kSplice ? PumpMode::kCopy : mode;
-  pump.op.buffer = buffer;
-  pump.holds = true;
-  pump.offset = 0;
-  pump.pending = bytes;
-  pump.preface = true;
-  pump_run(context, pump, source, sink);
-}
-
 void pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   switch (pump.mode) {
     case PumpMode::kCopy: return copy_pump_run(context, pump, source, sink);
@@ -85,14 +71,11 @@ void pump_poll(RelayContext& context, Pump& pump, int fd, uint32_t mask, bool dr
 }
 
 void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
-  if (pump.preface) {
-    pump.preface = pump.pending > 0;
-    return;
-  }
   source.bytes_received.store(source.bytes_received.load(std::memory_order_relaxed) + bytes,
                               std::memory_order_relaxed);
   context.counters.add(pump.down ? Counter::kBytesDown : Counter::kBytesUp, bytes);
   pump.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
+  pump.suspect = false;
 }
 
 void pump_drop_buffer(RelayContext& context, Pump& pump) {
@@ -101,13 +84,26 @@ void pump_drop_buffer(RelayContext& context, Pump& pump) {
   pump.offset = 0;
 }
 
-void pump_read_failed(Pump& pump, int) {
+void pump_read_failed(Pump& pump) {
   // ECONNRESET, ETIMEDOUT (keepalive, user timeout), EHOSTUNREACH …: the source is gone without an end of stream,
   // and its reader must not take what it has for the whole.
   pump.status = PumpStatus::kSourceReset;
 }
 
-void pump_write_failed(Pump& pump, Conn& sink, int) {
+void pump_write_failed(Pump& pump, Conn& sink, int error) {
+  switch (error) {
+    case EPIPE:
+    case ECONNRESET:
+    case ECONNABORTED:
+    case ENOTCONN:
+    case ETIMEDOUT:
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case ENETUNREACH:
+    case ENETDOWN: break;
+    // The sink is alive, and half of what it was to get is gone: no direction may go on as if nothing had happened.
+    default: pump.status = PumpStatus::kFailed; return;
+  }
   // The kernel reports a reset once. The other direction's reads on this socket would see a clean end next.
   sink.peer_reset = true;
   pump.status = PumpStatus::kSinkBroken;
@@ -117,11 +113,20 @@ void pump_eof(Pump& pump, const Conn& source) {
   pump.status = source.peer_reset ? PumpStatus::kSourceReset : PumpStatus::kEof;
 }
 
+namespace {
+
+bool enter_splice(RelayContext& context, Pump& pump) {
+  pump.mode = PumpMode::kSplice;
+  pump.op.result = 0;  // a readiness that came was for the read before
+  context.pairs->watch_bulk(pump);
+  return true;
+}
+
+}  // namespace
+
 bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
   if (context.kind == PumpKind::kSplice && !pump.copies_for_good) {
-    pump.mode = PumpMode::kSplice;
-    context.pairs->watch_bulk(pump);
-    return true;
+    return enter_splice(context, pump);
   }
   if (context.kind != PumpKind::kAuto || pump.copies_for_good) return false;
   if (read_bytes < kBulkReadBytes) {
@@ -131,10 +136,8 @@ bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
   if (read_bytes < kBulkFillBytes && ++pump.big_reads < kBulkReads) return false;
   pump.big_reads = 0;
   pump.small_moves = 0;
-  pump.mode = PumpMode::kSplice;
   context.counters.add(Counter::kPromotions);
-  context.pairs->watch_bulk(pump);
-  return true;
+  return enter_splice(context, pump);
 }
 
 void pump_demote(RelayContext& context, Pump& pump) {

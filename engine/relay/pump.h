@@ -42,6 +42,7 @@ enum class PumpStatus : uint8_t {
   kEof,          // the source ended, and every byte before is in the sink's socket
   kSourceReset,  // the source was reset, and every byte before is in the sink's socket
   kSinkBroken,   // the sink takes no more bytes: its peer is gone
+  kFailed,       // the kernel could not move bytes that both peers were ready for (no memory)
 };
 
 struct Pump {
@@ -62,7 +63,7 @@ struct Pump {
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
   bool watching : 1 = false;   // after eof: its op waits for a reset of the source
   bool sending : 1 = false;    // URING: the op in flight is the send
-  bool preface : 1 = false;    // the pending bytes are ours (a Start), not the source's: nobody counts them
+  bool suspect : 1 = false;    // SPLICE: the sweep saw bytes whose readiness had not come; twice is a stall
   uint32_t progress_ms = 0;    // turn time of the last byte, wraps after 49 days
 
   bool landed() const { return !op.in_flight; }
@@ -82,8 +83,6 @@ void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink
 
 // Begins to wait for the source in the mode that the context's kind asks for.
 void pump_start(RelayContext& context, Pump& pump, Conn& source);
-// Begins with bytes that are sent before anything is read: buffer is held by the pump from here on.
-void pump_start_with(RelayContext& context, Pump& pump, Conn& source, Conn& sink, uint16_t buffer, uint32_t bytes);
 // After its op completed: goes on in its mode.
 void pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink);
 // Waits again, in a mode that may have changed; only with nothing pending.
@@ -97,8 +96,7 @@ void pump_release(RelayContext& context, Pump& pump);
 void pump_poll(RelayContext& context, Pump& pump, int fd, uint32_t mask, bool drained);
 void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
 void pump_drop_buffer(RelayContext& context, Pump& pump);
-// A read returned error: sorts it into kSourceReset, or a mode that does not work here.
-void pump_read_failed(Pump& pump, int error);
+void pump_read_failed(Pump& pump);
 void pump_write_failed(Pump& pump, Conn& sink, int error);
 void pump_eof(Pump& pump, const Conn& source);
 // COPY → BULK after reads that look like a stream. True: the mode is SPLICE now.

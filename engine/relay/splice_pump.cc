@@ -5,6 +5,8 @@
 // - EAGAIN from socket → pipe means "socket empty" or "no free slot in the pipe". A pipe has slots, not bytes: at MTU
 //   1500 a 64 KiB pipe is full at 23 KiB. Here the pipe is always empty before it is filled, so EAGAIN means drained.
 // - pipe → socket queues at most 16 segments per call since 6.5 and returns short: call again until EAGAIN.
+// - splice(2) does not pass an urgent mark: EAGAIN for as long as the mark is the next byte, though poll(2) says POLLIN.
+//   recv(2) passes it.
 // - SPLICE_F_NONBLOCK covers the pipe; for the socket its own O_NONBLOCK counts.
 #include <poll.h>
 
@@ -65,6 +67,8 @@ void splice_pump_wait(RelayContext& context, Pump& pump, Conn& source) {
 }
 
 void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
+  const bool said_readable =
+      !pump.holds && pump.op.kind == OpKind::kPoll && pump.op.fd == source.fd && pump.op.result == POLLIN;
   if (pump.holds && !flush(context, pump, source, sink)) return;
   if (!pump.holds) {
     pump.pipe = context.pipes.take();
@@ -90,6 +94,10 @@ void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink
     drop_pipe(context, pump);
     if (n == -EAGAIN) {
       if (moved > 0 && demoted(context, pump, source, moved)) return;
+      if (moved == 0 && said_readable) {
+        pump_demote(context, pump);
+        return pump_wait(context, pump, source);
+      }
       return pump_poll(context, pump, source.fd, POLLIN, true);
     }
     if (n == 0) return pump_eof(pump, source);
@@ -98,7 +106,7 @@ void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink
       pump_demote(context, pump);
       return pump_wait(context, pump, source);
     }
-    return pump_read_failed(pump, static_cast<int>(-n));
+    return pump_read_failed(pump);
   }
   // Its share of this turn is used up; others first.
   drop_pipe(context, pump);

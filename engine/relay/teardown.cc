@@ -45,7 +45,7 @@ void teardown_step(PairTable& table, Pair& pair) {
     const auto waited = static_cast<uint32_t>(context.loop.turn_ms()) - pair.up.progress_ms;
     const bool wait = (pair.reset_front && must_wait(context, pair.front_conn())) ||
                       (pair.reset_back && must_wait(context, pair.back_conn()));
-    if (wait && waited < kResetDrainTimeoutMs) return;
+    if (wait && waited < kResetDrainTimeoutMs && pair.reason != EndReason::kDrainDeadline) return;
     --table.resetting_;
     table.leave_sweep(pair);
   }

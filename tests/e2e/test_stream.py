@@ -1,9 +1,11 @@
 """Bytes arrive: every size, both ways, at once, slowly and in bulk."""
 
+import time
+
 import pytest
 
 from conftest import DATA_PATH
-from rig import GIB, scaled
+from rig import GIB, Setup, scaled
 from sockets import FIN, Content, Task, check_echo, check_received, exchange
 
 pytestmark = pytest.mark.over(DATA_PATH)
@@ -94,3 +96,17 @@ def test_visitors_that_do_not_read_stop_nobody_else(rig):
         check_received(visitor.receive_to_end(), rest, ending=FIN, who="a slow visitor")
     for sender in senders:
         sender.result()
+
+
+@pytest.mark.over([Setup("uring", "auto"), Setup("epoll", "splice")])
+def test_readers_that_pause_for_longer_than_any_timeout_get_all_their_bytes(rig):
+    """A closed window, whose peer answers every probe, is no dead peer: visitors and services may take their time."""
+    content = Content(scaled(48_000_000), 77)
+    download, upload = rig.pair(), rig.pair()
+    ends = [(download[1], download[0]), (upload[0], upload[1])]
+    writers = [Task(writer.send_content, content, finish=True) for writer, _ in ends]
+    time.sleep(25)
+    for _, reader in ends:
+        check_received(reader.receive_to_end(), content)
+    for writer in writers:
+        writer.result()

@@ -47,6 +47,8 @@ class SimLoop final : public Loop {
   int shutdown_write(int fd) override;
   int bytes_unacknowledged(int fd) override;
   int bytes_readable(int fd) override;
+  bool is_reset(int fd) override { return socket(fd).far_reset; }
+  int peer_silent_ms(int) override { return 0; }
   void close(int fd, bool reset) override;
 
   int make_socket(size_t window);

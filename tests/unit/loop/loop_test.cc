@@ -116,27 +116,6 @@ TEST_P(LoopTest, ASendToAResetSocketFails) {
   close(two.near);
 }
 
-TEST_P(LoopTest, AConnectCompletesAndARefusedOneSaysSo) {
-  loopback::Listener listener = loopback::listener();
-  Address refused;
-  {
-    Fd bound(::socket(AF_INET, SOCK_STREAM, 0));
-    sockaddr_in any = loopback::any_port();
-    ASSERT_EQ(::bind(bound.get(), reinterpret_cast<sockaddr*>(&any), sizeof any), 0);
-    refused = local_address(bound.get());
-  }
-  for (const auto& [address, wanted] : {std::pair{listener.address, 0}, {refused, -ECONNREFUSED}}) {
-    auto made = make_stream_socket(AF_INET, {});
-    ASSERT_TRUE(made.ok());
-    Fd fd = std::move(made).value();
-    Recorder connect(OpKind::kConnect, fd.get(), const_cast<sockaddr*>(address.get()), address.length());
-    loop->submit(connect.op);
-    ASSERT_TRUE(until_over(connect));
-    EXPECT_EQ(connect.results[0], wanted);
-    close(fd);
-  }
-}
-
 TEST_P(LoopTest, OneAcceptTakesManyConnsAndEachIsNonBlocking) {
   loopback::Listener listener = loopback::listener();
   Recorder accept(OpKind::kAccept, listener.fd.get());

@@ -1,6 +1,7 @@
 #include "net/dialer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <memory>
 #include <vector>
@@ -95,6 +96,36 @@ TEST_P(DialTest, AUnixServiceThatIsNotThereIsRefused) {
   dial->start({Address::unix_path("/nonexistent/service.sock").value()}, 2000, {});
   ASSERT_TRUE(done());
   EXPECT_EQ(error, ENOENT);
+}
+
+TEST_P(DialTest, ASilentAddressLeavesTheNextOnesTheirShareOfTheTime) {
+  const Address address = silent();
+  loopback::Listener listener = loopback::listener();
+  dial->start({address, listener.address}, 400, {});
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, 0);
+  ASSERT_TRUE(fd.valid());
+  EXPECT_EQ(peer_address(fd.get()).text(), listener.address.text());
+}
+
+TEST_P(DialTest, WhatAPeerSaidBeforeItResetTheConnectionIsNotLost) {
+  loopback::Listener listener = loopback::listener();
+  dial->start({listener.address}, 2000, {});
+  Fd accepted;
+  for (int i = 0; i < 200 && !accepted.valid(); ++i) {
+    accepted.reset(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!accepted.valid()) ::usleep(1000);
+  }
+  ASSERT_TRUE(accepted.valid()) << "connected, though the loop has not looked yet";
+  ASSERT_EQ(::send(accepted.get(), "banner", 6, 0), 6);
+  ::usleep(2000);
+  loopback::reset(accepted);
+  ::usleep(2000);
+  ASSERT_TRUE(done());
+  ASSERT_TRUE(fd.valid());
+  EXPECT_EQ(error, ECONNRESET);
+  char bytes[16];
+  EXPECT_EQ(::recv(fd.get(), bytes, sizeof bytes, MSG_DONTWAIT), 6);
 }
 
 TEST_P(DialTest, AnAddressThatIsSilentIsGivenUpAtTheDeadline) {

@@ -182,6 +182,77 @@ TEST(PairSim, TheCanaryThatLosesOneByteIsCaught) {
   EXPECT_GE(caught, 30);
 }
 
+// What only time shows: the simulated clock makes minutes of it.
+struct SimRig {
+  SimLoop loop{5};
+  Counters counters;
+  ConnShard conns{0, 64};
+  PipePool pipes{counters, 4, 1};
+  RelayContext context;
+  PairTable pairs;
+  std::vector<EndReason> reasons;
+
+  explicit SimRig(PumpKind kind)
+      : context{loop, conns, pipes, counters, kind},
+        pairs(context, 16,
+              [](void* self, Pair& pair) { static_cast<SimRig*>(self)->reasons.push_back(pair.reason); },
+              [](void*, Pair&) {}, this) {}
+  ~SimRig() {
+    pairs.end_all(EndReason::kDrainDeadline, true);
+    for (int i = 0; i < 1000 && pairs.live() > 0; ++i) loop.run_once(0);
+  }
+  void start(int front, int back) {
+    pairs.start(*conns.claim(front, {}, ConnRole::kVisitor, 0), *conns.claim(back, {}, ConnRole::kService, 0), 0);
+  }
+  template <typename Done>
+  bool until(uint64_t seconds, Done done) {
+    const uint64_t end = loop.turn_ms() + seconds * 1000;
+    while (!done() && loop.turn_ms() < end) loop.run_once(0);
+    return done();
+  }
+};
+
+TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
+  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+    SimRig rig(kind);
+    const int front = rig.loop.make_socket(1000);
+    const int back = rig.loop.make_socket(1000);
+    rig.loop.socket(front).inbox = std::string(200'000, 'x');
+    rig.start(front, back);
+    ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox.size() == 1000; }));
+    rig.until(60, [] { return false; });
+    EXPECT_EQ(rig.pairs.live(), 1u) << "a sink that does not read is no reason to end";
+    rig.loop.socket(front).far_reset = true;
+    EXPECT_TRUE(rig.until(40, [&] { return rig.pairs.live() == 0; }));
+    ASSERT_EQ(rig.reasons.size(), 1u);
+    EXPECT_EQ(rig.reasons[0], EndReason::kFrontReset);
+    EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+  }
+}
+
+TEST(PairSim, WhenNoBufferIsLeftAPairThatHoldsOneForLongGivesItUp) {
+  for (const PumpKind kind : {PumpKind::kUring, PumpKind::kCopy}) {
+    SimRig rig(kind);
+    const int hog = rig.loop.make_socket(1000);
+    const int stuck = rig.loop.make_socket(100);
+    rig.loop.socket(hog).inbox = std::string(5000, 'x');
+    std::vector<uint16_t> held;
+    for (uint16_t id = 0; rig.loop.buffers().take(id);) held.push_back(id);
+    rig.loop.buffers().release(held.back());
+    held.pop_back();
+    rig.start(hog, stuck);
+    ASSERT_TRUE(rig.until(5, [&] { return rig.loop.buffers().exhausted(); }));
+    const int front = rig.loop.make_socket(1000);
+    const int back = rig.loop.make_socket(1000);
+    rig.loop.socket(front).inbox = "hello";
+    rig.start(front, back);
+    EXPECT_TRUE(rig.until(60, [&] { return rig.loop.socket(back).outbox == "hello"; }));
+    EXPECT_TRUE(rig.until(20, [&] { return rig.reasons.size() == 1; }));
+    EXPECT_EQ(rig.counters.get(Counter::kBuffersReclaimed), 1u);
+    for (const uint16_t id : held) rig.loop.buffers().release(id);
+  }
+}
+
 TEST(PairSim, ASeedMakesTheSameRunTwice) {
   SimLoop one(77);
   SimLoop two(77);

@@ -141,4 +141,22 @@ inline bool nothing_unacknowledged(Rig& rig, const Peer& peer) {
   return peer.said == peer.say.size() && rig.loop->bytes_unacknowledged(peer.fd.get()) == 0;
 }
 
+// Every backend with every pump; instantiated in pair_test.cc.
+using Kinds = std::tuple<IoKind, PumpKind>;
+
+class PairTest : public testing::TestWithParam<Kinds> {
+ protected:
+  void SetUp() override { make(16); }
+  void make(unsigned pipes_max) {
+    rig.reset();
+    auto made = make_loop(std::get<0>(GetParam()));
+    if (!made.ok()) GTEST_SKIP() << made.error().message;
+    rig = std::make_unique<Rig>(std::move(made.value().loop), kind(), pipes_max);
+  }
+  PumpKind kind() const { return std::get<1>(GetParam()); }
+  uint64_t count(Counter counter) const { return rig->counters.get(counter); }
+  std::mt19937 random{1};
+  std::unique_ptr<Rig> rig;
+};
+
 }  // namespace natrp
