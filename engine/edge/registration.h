@@ -55,6 +55,8 @@ class Registration final : public ControlChannelEvents {
     uint32_t id = 0;
     uint16_t port = 0;
     int listener = -1;
+    uint32_t failures_untold = 0;  // visitors that its service did not get, not in the log yet
+    std::string failure;
   };
   // A Register that waits to learn whether the tunnel's present holder lives.
   struct Contest {
@@ -65,6 +67,9 @@ class Registration final : public ControlChannelEvents {
   };
   void on_hello(const wire::Hello& hello);
   void on_auth(const wire::Auth& auth);
+  void on_service_failed(const wire::ServiceFailed& failed);
+  // One line a second at most, about the tunnel with the most visitors untold.
+  void tell_failures();
   void on_register(const wire::Register& wanted);
   bool take_tunnel(const wire::Register& wanted, Contest* contest);
   void lease_tunnel(const wire::Register& wanted);
@@ -86,6 +91,8 @@ class Registration final : public ControlChannelEvents {
   double visitors_per_tick_ = 0;
   uint32_t ready_told_ = 0;
   uint32_t extra_ = 0;
+  uint64_t failures_ = 0;  // visitors that its services did not get, as it says
+  uint64_t failures_told_again_ms_ = 0;
 };
 
 }  // namespace natrp

@@ -1,0 +1,53 @@
+// One agent at the edge: what it may say, and when.
+#include "edge/live_edge.h"
+
+namespace natrp {
+namespace {
+
+class RegistrationTest : public LiveEdgeTest {};
+
+// --- Failed services ----------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, AStrangerCannotReportAFailedService) {
+  HandAgent& stranger = connect_agent();
+  stranger.service_failed(0, 1000);
+  ASSERT_TRUE(until([&] { return stranger.refused() != nullptr; }));
+  EXPECT_EQ(stranger.refused()->code(), wire::Refused::PROTOCOL);
+  ASSERT_TRUE(until([&] { return stranger.closed(); }));
+  EXPECT_EQ(count(Counter::kServiceFailures), 0u);
+}
+
+TEST_F(RegistrationTest, NoMoreServiceFailuresAreCountedThanVisitorsCameAndTheyAreLoggedOnceASecond) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  ASSERT_NE(port, 0);
+  for (int i = 0; i < 3; ++i) visit(port);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 3; }));
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 500; ++i) agent.service_failed(i % 2, 1000);  // tunnel 1 is none of its own
+  wire::Frame question;
+  question.mutable_register_tunnel()->set_name("web");
+  agent.heard.clear();
+  agent.send(question);  // answered when all before it was read
+  const bool answered = until([&] { return agent.port() == port; });
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(answered);
+  EXPECT_EQ(count(Counter::kServiceFailures), 3u);
+  size_t lines = 0;
+  for (size_t at = 0; (at = log.find("service could not be reached", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_EQ(lines, 1u) << log;
+  EXPECT_NE(log.find("visitors=3"), std::string::npos) << log;
+}
+
+TEST_F(RegistrationTest, AServiceFailureOfAnImpossibleTunnelEndsTheSession) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  agent.service_failed(256, 1);
+  ASSERT_TRUE(until([&] { return agent.closed(); }));
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::PROTOCOL);
+}
+
+}  // namespace
+}  // namespace natrp
