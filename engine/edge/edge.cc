@@ -50,11 +50,11 @@ Status Edge::start() {
   auto store = Store::open(options_.state_dir);
   if (!store.ok()) return store.error();
   store_ = std::make_unique<Store>(std::move(store).value());
-  load_sticky_leases();
   // The control path is cold: epoll serves it, and costs no ring's memory.
   auto loop = make_loop(IoKind::kEpoll);
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
+  load_leases();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   auto listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
@@ -118,16 +118,16 @@ Status Edge::start_workers(uint32_t conns_max) {
   return Done{};
 }
 
-void Edge::load_sticky_leases() {
+void Edge::load_leases() {
   auto leases = store_->list_leases();
   if (!leases.ok()) {
-    log_error("sticky leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
+    log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
     return;
   }
   auto& records = leases.value();
   std::stable_sort(records.begin(), records.end(),
                    [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
-  for (const LeaseRecord& lease : records) leases_.remember_sticky(lease.client, lease.tunnel, lease.port);
+  for (const LeaseRecord& lease : records) leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
 }
 
 void Edge::say_ready() {
