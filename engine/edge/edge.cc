@@ -183,7 +183,15 @@ void Edge::on_store_changed() {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
     auto found = store_->find_by_name(registration.client());
-    if (!found.ok() || (found.value() && found.value()->id == registration.client_id())) continue;
+    if (!found.ok()) continue;
+    if (found.value() && found.value()->id == registration.client_id()) {
+      if (found.value()->token_hash == registration.token_hash()) continue;
+      registration.refuse(wire::Refused::CLIENT_REMOVED,
+                          "the edge's operator gave client '" + registration.client() +
+                              "' a new token: this agent has the old one, ask for the new one",
+                          true);
+      continue;
+    }
     for (const uint16_t port : leases_.remove_client(registration.client())) {
       log_info("lease ended with its client", {{"client", registration.client()}, {"port", static_cast<int>(port)}});
     }

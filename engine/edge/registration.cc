@@ -307,11 +307,16 @@ void Registration::refuse(wire::Refused::Code code, const std::string& message, 
   frame.mutable_refused()->set_final(final);
   channel_.send(frame);
   channel_.close(message);
+  close_ports();
+}
+
+void Registration::close_ports() {
+  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
+  tunnels_.clear();
 }
 
 void Registration::drain(uint32_t seconds) {
-  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
-  tunnels_.clear();
+  close_ports();
   wire::Frame frame;
   frame.mutable_drain()->set_seconds(seconds);
   channel_.send(frame);
@@ -325,8 +330,7 @@ void Registration::probe() {
 
 void Registration::on_closed(const std::string& why, bool) {
   while (!contests_.empty()) end_contest(contests_.begin()->first);
-  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
-  tunnels_.clear();
+  close_ports();
   if (session_) {
     log_info("session ended", {{"client", client_.name}, {"session", session_->id.index()}, {"why", why}});
     session_->ended.store(true, std::memory_order_relaxed);

@@ -27,12 +27,14 @@ class Registration final : public ControlChannelEvents {
 
   const std::string& client() const { return client_.name; }
   int64_t client_id() const { return client_.id; }
+  // Of the token that it has shown.
+  const TokenHash& token_hash() const { return client_.token_hash; }
   SlotId session() const { return session_ ? session_->id : SlotId{}; }
   SessionInfo info() const;
   uint64_t last_heard_ms() const { return channel_.last_heard_ms(); }
   bool closing() const { return channel_.closing(); }
 
-  // Tells the agent and ends the session. final: the agent must stop (exit 2).
+  // Tells the agent and ends the session; its public ports close at once. final: the agent must stop (exit 2).
   void refuse(wire::Refused::Code code, const std::string& message, bool final);
   void close(const std::string& why) { channel_.close(why); }
   // Another session has the tunnel now.
@@ -76,6 +78,7 @@ class Registration final : public ControlChannelEvents {
   void send_leased(uint32_t index, const Tunnel& tunnel);
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);
+  void close_ports();
   static void on_contest(Timer& timer);
   void protocol_error(const std::string& what);
 

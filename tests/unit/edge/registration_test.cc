@@ -49,5 +49,24 @@ TEST_F(RegistrationTest, AServiceFailureOfAnImpossibleTunnelEndsTheSession) {
   EXPECT_EQ(agent.refused()->code(), wire::Refused::PROTOCOL);
 }
 
+// --- Clients that change --------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, ARotatedTokenEndsTheSessionOfTheOldOneAndKeepsItsLease) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  ASSERT_TRUE(store_->rotate("client", token_hash_of("new token"), std::nullopt).ok());
+  ASSERT_TRUE(until([&] { return agent.closed(); }, 3000));
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_TRUE(agent.refused()->final());
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::CLIENT_REMOVED);
+  EXPECT_NE(agent.refused()->message().find("token"), std::string::npos) << agent.refused()->message();
+  EXPECT_EQ(agent.refused()->message().find("removed"), std::string::npos) << agent.refused()->message();
+  EXPECT_FALSE(listening(port));
+  add_client("other");
+  EXPECT_EQ(lease(open_session("other"), "web", port), 0) << "the lease went with the old token";
+  EXPECT_EQ(lease(open_session("new token"), "web"), port);
+}
+
 }  // namespace
 }  // namespace natrp
