@@ -31,8 +31,15 @@ uint64_t hash_owner(const std::string& client, const std::string& tunnel) {
 
 }  // namespace
 
-void PortLeases::remember_sticky(const std::string& client, const std::string& tunnel, uint16_t port) {
-  make_sticky({client, tunnel}, port);
+void PortLeases::restore(const std::string& client, const std::string& tunnel, uint16_t port, uint64_t now_ms) {
+  if (!range_.contains(port)) return;
+  const Owner owner{client, tunnel};
+  // The last word of two about one port, or one tunnel, counts.
+  if (leases_.contains(port)) drop(port);
+  if (const auto other = port_of_.find(owner); other != port_of_.end()) drop(other->second);
+  make_sticky(owner, port);
+  leases_[port] = Lease{client, tunnel, {}, LeaseState::kGrace, now_ms + grace_ms_};
+  port_of_[owner] = port;
 }
 
 void PortLeases::make_sticky(const Owner& owner, uint16_t port) {

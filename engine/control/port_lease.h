@@ -58,8 +58,9 @@ class PortLeases {
  public:
   PortLeases(PortSet range, uint64_t grace_ms) : range_(std::move(range)), grace_ms_(grace_ms) {}
 
-  // At the start of the edge: what the store remembers, the oldest first.
-  void remember_sticky(const std::string& client, const std::string& tunnel, uint16_t port);
+  // At the start of the edge: what the store remembers, the oldest first. Each lease is in grace: its agent may still
+  // be on its way back. A port outside of the range is forgotten.
+  void restore(const std::string& client, const std::string& tunnel, uint16_t port, uint64_t now_ms);
 
   // The tunnel's own lease, in whatever state, goes over to the new session: who may take over is
   // control/registry's question, asked before. Any port: the one it has, else the one it had last, else one

@@ -50,11 +50,11 @@ Status Edge::start() {
   auto store = Store::open(options_.state_dir);
   if (!store.ok()) return store.error();
   store_ = std::make_unique<Store>(std::move(store).value());
-  load_sticky_leases();
   // The control path is cold: epoll serves it, and costs no ring's memory.
   auto loop = make_loop(IoKind::kEpoll);
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
+  load_leases();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   auto listener = listen_on(options_.bind, {}, kBacklog);
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
@@ -118,16 +118,16 @@ Status Edge::start_workers(uint32_t conns_max) {
   return Done{};
 }
 
-void Edge::load_sticky_leases() {
+void Edge::load_leases() {
   auto leases = store_->list_leases();
   if (!leases.ok()) {
-    log_error("sticky leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
+    log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
     return;
   }
   auto& records = leases.value();
   std::stable_sort(records.begin(), records.end(),
                    [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
-  for (const LeaseRecord& lease : records) leases_.remember_sticky(lease.client, lease.tunnel, lease.port);
+  for (const LeaseRecord& lease : records) leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
 }
 
 void Edge::say_ready() {
@@ -183,7 +183,15 @@ void Edge::on_store_changed() {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
     auto found = store_->find_by_name(registration.client());
-    if (!found.ok() || (found.value() && found.value()->id == registration.client_id())) continue;
+    if (!found.ok()) continue;
+    if (found.value() && found.value()->id == registration.client_id()) {
+      if (found.value()->token_hash == registration.token_hash()) continue;
+      registration.refuse(wire::Refused::CLIENT_REMOVED,
+                          "the edge's operator gave client '" + registration.client() +
+                              "' a new token: this agent has the old one, ask for the new one",
+                          true);
+      continue;
+    }
     for (const uint16_t port : leases_.remove_client(registration.client())) {
       log_info("lease ended with its client", {{"client", registration.client()}, {"port", static_cast<int>(port)}});
     }

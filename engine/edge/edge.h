@@ -96,7 +96,7 @@ class Edge final : public EdgeControlPort {
  private:
   Status start_workers(uint32_t conns_max);
   Status listen_control();
-  void load_sticky_leases();
+  void load_leases();
   void watch_store();
   void on_store_changed();
   void accept_control_conn(int fd, const std::string& prefix);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/log.h"
 #include "base/names.h"
@@ -14,6 +15,8 @@ namespace {
 
 constexpr uint32_t kProtocolVersion = 1;
 constexpr uint32_t kContestStepMs = 100;
+// An agent reports as often as it likes; a line of the log comes this often.
+constexpr uint64_t kFailuresLogMs = 1000;
 
 }  // namespace
 
@@ -31,17 +34,7 @@ void Registration::on_frame(const wire::Frame& frame) {
     case wire::Frame::kHello: return on_hello(frame.hello());
     case wire::Frame::kAuth: return on_auth(frame.auth());
     case wire::Frame::kRegisterTunnel: return on_register(frame.register_tunnel());
-    case wire::Frame::kServiceFailed: {
-      const wire::ServiceFailed& failed = frame.service_failed();
-      const auto at = tunnels_.find(failed.tunnel_index());
-      edge_.count_service_failures(std::clamp(failed.count(), 1u, 1000u));
-      log_warning("service could not be reached, visitors were reset",
-                  {{"client", client_.name},
-                   {"tunnel", at != tunnels_.end() ? at->second.name : "?"},
-                   {"reason", failed.reason().substr(0, 200)},
-                   {"visitors", failed.count()}});
-      return;
-    }
+    case wire::Frame::kServiceFailed: return on_service_failed(frame.service_failed());
     case wire::Frame::kDrain:
     case wire::Frame::kBye: return;
     default: return protocol_error("a message that an agent does not send");
@@ -96,6 +89,38 @@ void Registration::on_auth(const wire::Auth& auth) {
   channel_.send(frame);
   channel_.start_heartbeats();
   log_info("session opened", {{"client", client_.name}, {"software", software_}, {"session", session_->id.index()}});
+}
+
+// --- Services that fail -------------------------------------------------------------------------------------------
+
+void Registration::on_service_failed(const wire::ServiceFailed& failed) {
+  if (!session_) return protocol_error("ServiceFailed before Auth");
+  if (failed.tunnel_index() >= kTunnelsPerSessionMax) return protocol_error("ServiceFailed of an impossible tunnel");
+  const auto at = tunnels_.find(failed.tunnel_index());
+  if (at == tunnels_.end()) return;  // another session took it over meanwhile
+  // No more visitors can have been turned away than came.
+  const uint64_t came = session_->visitors.load(std::memory_order_relaxed);
+  const auto count = static_cast<uint32_t>(std::min<uint64_t>(failed.count(), came - failures_));
+  if (count == 0) return;
+  failures_ += count;
+  edge_.count_service_failures(count);
+  at->second.failures_untold += count;
+  at->second.failure = failed.reason().substr(0, 200);
+  tell_failures();
+}
+
+void Registration::tell_failures() {
+  const auto most = std::max_element(tunnels_.begin(), tunnels_.end(), [](const auto& a, const auto& b) {
+    return a.second.failures_untold < b.second.failures_untold;
+  });
+  if (most == tunnels_.end() || most->second.failures_untold == 0 || edge_.now_ms() < failures_told_again_ms_) return;
+  failures_told_again_ms_ = edge_.now_ms() + kFailuresLogMs;
+  Tunnel& tunnel = most->second;
+  log_warning("service could not be reached, visitors were reset",
+              {{"client", client_.name},
+               {"tunnel", tunnel.name},
+               {"reason", tunnel.failure},
+               {"visitors", std::exchange(tunnel.failures_untold, 0)}});
 }
 
 // --- Tunnels ------------------------------------------------------------------------------------------------------
@@ -241,6 +266,7 @@ void Registration::lose_tunnel(const std::string& name, bool tell) {
 void Registration::adjust_demand(bool tick) {
   if (!session_ || channel_.closing() || tunnels_.empty()) return;
   if (tick) {
+    tell_failures();
     const uint64_t visitors = session_->visitors.load(std::memory_order_relaxed);
     // Fast up, slow down: a burst is served from what was dialled for the burst before it.
     const auto sample = static_cast<double>(visitors - visitors_before_);
@@ -281,11 +307,16 @@ void Registration::refuse(wire::Refused::Code code, const std::string& message, 
   frame.mutable_refused()->set_final(final);
   channel_.send(frame);
   channel_.close(message);
+  close_ports();
+}
+
+void Registration::close_ports() {
+  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
+  tunnels_.clear();
 }
 
 void Registration::drain(uint32_t seconds) {
-  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
-  tunnels_.clear();
+  close_ports();
   wire::Frame frame;
   frame.mutable_drain()->set_seconds(seconds);
   channel_.send(frame);
@@ -299,8 +330,7 @@ void Registration::probe() {
 
 void Registration::on_closed(const std::string& why, bool) {
   while (!contests_.empty()) end_contest(contests_.begin()->first);
-  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
-  tunnels_.clear();
+  close_ports();
   if (session_) {
     log_info("session ended", {{"client", client_.name}, {"session", session_->id.index()}, {"why", why}});
     session_->ended.store(true, std::memory_order_relaxed);

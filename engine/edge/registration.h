@@ -27,12 +27,14 @@ class Registration final : public ControlChannelEvents {
 
   const std::string& client() const { return client_.name; }
   int64_t client_id() const { return client_.id; }
+  // Of the token that it has shown.
+  const TokenHash& token_hash() const { return client_.token_hash; }
   SlotId session() const { return session_ ? session_->id : SlotId{}; }
   SessionInfo info() const;
   uint64_t last_heard_ms() const { return channel_.last_heard_ms(); }
   bool closing() const { return channel_.closing(); }
 
-  // Tells the agent and ends the session. final: the agent must stop (exit 2).
+  // Tells the agent and ends the session; its public ports close at once. final: the agent must stop (exit 2).
   void refuse(wire::Refused::Code code, const std::string& message, bool final);
   void close(const std::string& why) { channel_.close(why); }
   // Another session has the tunnel now.
@@ -55,6 +57,8 @@ class Registration final : public ControlChannelEvents {
     uint32_t id = 0;
     uint16_t port = 0;
     int listener = -1;
+    uint32_t failures_untold = 0;  // visitors that its service did not get, not in the log yet
+    std::string failure;
   };
   // A Register that waits to learn whether the tunnel's present holder lives.
   struct Contest {
@@ -65,12 +69,16 @@ class Registration final : public ControlChannelEvents {
   };
   void on_hello(const wire::Hello& hello);
   void on_auth(const wire::Auth& auth);
+  void on_service_failed(const wire::ServiceFailed& failed);
+  // One line a second at most, about the tunnel with the most visitors untold.
+  void tell_failures();
   void on_register(const wire::Register& wanted);
   bool take_tunnel(const wire::Register& wanted, Contest* contest);
   void lease_tunnel(const wire::Register& wanted);
   void send_leased(uint32_t index, const Tunnel& tunnel);
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);
+  void close_ports();
   static void on_contest(Timer& timer);
   void protocol_error(const std::string& what);
 
@@ -86,6 +94,8 @@ class Registration final : public ControlChannelEvents {
   double visitors_per_tick_ = 0;
   uint32_t ready_told_ = 0;
   uint32_t extra_ = 0;
+  uint64_t failures_ = 0;  // visitors that its services did not get, as it says
+  uint64_t failures_told_again_ms_ = 0;
 };
 
 }  // namespace natrp

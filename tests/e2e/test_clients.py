@@ -50,8 +50,7 @@ def test_a_rotated_token_replaces_the_old_one(yard):
     assert code == 0, out + err
     token = out.split()[-1]
     assert token != rig.token
-    if rig.agent.process.alive:
-        rig.agent.process.kill()
+    rig.agent.refused("gave client 'tester' a new token", seconds=1)
     stale = yard.agent(rig.edge, rig.token, rig.service, start="unready")
     stale.refused("token")
     rig.agent.options["token"] = token

@@ -76,6 +76,23 @@ def test_a_port_in_grace_is_kept_from_other_clients(yard):
     rig.check_echo()
 
 
+def test_after_an_edge_restart_no_other_client_gets_the_port_of_an_agent_that_is_late(yard):
+    rig = yard.rig(edge_options={"public_ports": 2})
+    before = rig.address
+    rig.agent.process.kill()
+    rig.edge.process.stop()
+    rig.edge.start()
+    yard.agent(rig.edge, rig.edge.add_client("patient"), rig.service)  # it takes the other port of the two
+    greedy = yard.agent(rig.edge, rig.edge.add_client("greedy"), rig.service, start="unready", remote_port=before[1])
+    greedy.process.wait_for("tunnel refused for now.*kept for another client")
+    full = yard.agent(rig.edge, rig.edge.add_client("full"), rig.service, start="unready")
+    full.process.wait_for("tunnel refused for now")
+    rig.agent.start()
+    assert rig.address == before
+    rig.check_echo()
+    assert not greedy.addresses() and not full.addresses()
+
+
 def test_an_edge_restart_costs_an_agent_one_reconnect(yard):
     rig = yard.rig()
     before, pid = rig.address, rig.agent.process.pid

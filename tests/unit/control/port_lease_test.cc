@@ -86,21 +86,45 @@ TEST(PortLeases, WithoutGraceALostPortIsFreeAtOnce) {
 
 TEST(PortLeases, ATunnelGetsItsLastPortBackAfterAnythingElse) {
   PortLeases leases(ports("20000-20003"), kGraceMs);
-  leases.remember_sticky("a", "web", 20002);
-  // Others come first and take what is nobody's.
+  leases.restore("a", "web", 20002, 0);
+  // Its grace is over. Others come first and take what is nobody's.
   std::set<uint16_t> others;
-  for (uint32_t i = 0; i < 3; ++i) others.insert(lease(leases, request("b", "t" + std::to_string(i), 2)));
+  for (uint32_t i = 0; i < 3; ++i) {
+    others.insert(lease(leases, request("b", "t" + std::to_string(i), 2), kGraceMs));
+  }
   EXPECT_EQ(others, (std::set<uint16_t>{20000, 20001, 20003}));
-  EXPECT_EQ(lease(leases, request("a", "web", 1)), 20002);
+  EXPECT_EQ(lease(leases, request("a", "web", 1), kGraceMs), 20002);
+}
+
+TEST(PortLeases, AfterARestartEveryLeaseIsInGrace) {
+  PortLeases leases(ports("20000-20002"), kGraceMs);
+  for (const uint16_t port : {20000, 20001, 20002, 443}) leases.restore("a", std::to_string(port), port, 5);
+  EXPECT_EQ(leases.size(), 3u) << "a port outside of the range is nobody's";
+  EXPECT_EQ(leases.reserve(request("b", "web", 1, 20001), 6).refusal, LeaseRefusal::kPortInUse);
+  EXPECT_EQ(leases.reserve(request("b", "web", 1), 6).refusal, LeaseRefusal::kRangeExhausted);
+  EXPECT_EQ(lease(leases, request("a", "20001", 2), 6), 20001);
+  EXPECT_EQ(leases.reserve(request("b", "web", 1, 20000), 4 + kGraceMs).refusal, LeaseRefusal::kPortInUse);
+  EXPECT_EQ(lease(leases, request("b", "web", 1, 20000), 5 + kGraceMs), 20000);
+  EXPECT_EQ(leases.find(20001)->state, LeaseState::kLive);
+}
+
+TEST(PortLeases, ARestoredPortIsThatOfTheLastWhoHadIt) {
+  PortLeases leases(ports("20000-20002"), kGraceMs);
+  leases.restore("a", "web", 20000, 0);
+  leases.restore("b", "web", 20000, 0);
+  leases.restore("b", "web", 20001, 0);
+  EXPECT_EQ(leases.size(), 1u);
+  EXPECT_EQ(leases.port_of("b", "web"), 20001);
+  EXPECT_EQ(leases.port_of("a", "web"), std::nullopt);
 }
 
 TEST(PortLeases, AStickyPortGoesToAnotherWhenNothingElseIsFreeTheOldestFirst) {
   PortLeases leases(ports("20000-20001"), kGraceMs);
-  leases.remember_sticky("a", "old", 20001);
-  leases.remember_sticky("a", "young", 20000);
-  EXPECT_EQ(lease(leases, request("b", "web", 1)), 20001);
-  EXPECT_EQ(lease(leases, request("b", "ssh", 1)), 20000);
-  EXPECT_EQ(leases.reserve(request("a", "old", 2), 0).refusal, LeaseRefusal::kRangeExhausted);
+  leases.restore("a", "old", 20001, 0);
+  leases.restore("a", "young", 20000, 0);
+  EXPECT_EQ(lease(leases, request("b", "web", 1), kGraceMs), 20001);
+  EXPECT_EQ(lease(leases, request("b", "ssh", 1), kGraceMs), 20000);
+  EXPECT_EQ(leases.reserve(request("a", "old", 2), kGraceMs).refusal, LeaseRefusal::kRangeExhausted);
 }
 
 TEST(PortLeases, AnyPassesOverAPortThatAnotherProgramHas) {

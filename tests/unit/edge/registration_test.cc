@@ -1,0 +1,72 @@
+// One agent at the edge: what it may say, and when.
+#include "edge/live_edge.h"
+
+namespace natrp {
+namespace {
+
+class RegistrationTest : public LiveEdgeTest {};
+
+// --- Failed services ----------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, AStrangerCannotReportAFailedService) {
+  HandAgent& stranger = connect_agent();
+  stranger.service_failed(0, 1000);
+  ASSERT_TRUE(until([&] { return stranger.refused() != nullptr; }));
+  EXPECT_EQ(stranger.refused()->code(), wire::Refused::PROTOCOL);
+  ASSERT_TRUE(until([&] { return stranger.closed(); }));
+  EXPECT_EQ(count(Counter::kServiceFailures), 0u);
+}
+
+TEST_F(RegistrationTest, NoMoreServiceFailuresAreCountedThanVisitorsCameAndTheyAreLoggedOnceASecond) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  ASSERT_NE(port, 0);
+  for (int i = 0; i < 3; ++i) visit(port);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 3; }));
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 500; ++i) agent.service_failed(i % 2, 1000);  // tunnel 1 is none of its own
+  wire::Frame question;
+  question.mutable_register_tunnel()->set_name("web");
+  agent.heard.clear();
+  agent.send(question);  // answered when all before it was read
+  const bool answered = until([&] { return agent.port() == port; });
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(answered);
+  EXPECT_EQ(count(Counter::kServiceFailures), 3u);
+  size_t lines = 0;
+  for (size_t at = 0; (at = log.find("service could not be reached", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_EQ(lines, 1u) << log;
+  EXPECT_NE(log.find("visitors=3"), std::string::npos) << log;
+}
+
+TEST_F(RegistrationTest, AServiceFailureOfAnImpossibleTunnelEndsTheSession) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  agent.service_failed(256, 1);
+  ASSERT_TRUE(until([&] { return agent.closed(); }));
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::PROTOCOL);
+}
+
+// --- Clients that change --------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, ARotatedTokenEndsTheSessionOfTheOldOneAndKeepsItsLease) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  ASSERT_TRUE(store_->rotate("client", token_hash_of("new token"), std::nullopt).ok());
+  ASSERT_TRUE(until([&] { return agent.closed(); }, 3000));
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_TRUE(agent.refused()->final());
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::CLIENT_REMOVED);
+  EXPECT_NE(agent.refused()->message().find("token"), std::string::npos) << agent.refused()->message();
+  EXPECT_EQ(agent.refused()->message().find("removed"), std::string::npos) << agent.refused()->message();
+  EXPECT_FALSE(listening(port));
+  add_client("other");
+  EXPECT_EQ(lease(open_session("other"), "web", port), 0) << "the lease went with the old token";
+  EXPECT_EQ(lease(open_session("new token"), "web"), port);
+}
+
+}  // namespace
+}  // namespace natrp
