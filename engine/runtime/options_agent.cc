@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/limits.h"
 #include "base/names.h"
 #include "runtime/options.h"
 #include "runtime/options_engine.h"
@@ -195,6 +196,10 @@ TomlList tunnel_list(AgentDraft& draft) {
   list.end_element = [&draft]() -> Status {
     const TunnelOptions& tunnel = draft.tunnel;
     auto& tunnels = draft.options.tunnels;
+    if (tunnels.size() == kTunnelsPerSessionMax) {
+      return Error{"one [[tunnel]] too many: expected at most " + std::to_string(kTunnelsPerSessionMax) +
+                   ", which is what one agent's session carries; give the others to a second agent"};
+    }
     if (tunnel.local.empty()) return Error{"tunnel '" + tunnel.name + "' has no 'local': name its service"};
     const bool twice = std::any_of(tunnels.begin(), tunnels.end(),
                                    [&](const TunnelOptions& other) { return other.name == tunnel.name; });

@@ -396,6 +396,21 @@ TEST_F(OptionsTest, AMistakeInATunnelIsToldWithItsLine) {
   }
 }
 
+TEST_F(OptionsTest, MoreTunnelsThanASessionCarriesAreRefusedWithTheLineOfTheFirstTooMany) {
+  std::string text = "server = \"h:1\"\ntoken = \"" + kToken + "\"\n";
+  for (unsigned i = 0; i < kTunnelsPerSessionMax; ++i) {
+    text += "[[tunnel]]\nname = \"t" + std::to_string(i) + "\"\nlocal = \"h:1\"\n";
+  }
+  ASSERT_TRUE(agent({"--config", file(text)}).run);
+  const std::string path = file(text + "[[tunnel]]\nname = \"more\"\nlocal = \"h:1\"\n");
+  const std::string line = ":" + std::to_string(2 + 3 * kTunnelsPerSessionMax + 1) + ": ";
+  for (const Words& words : {Words{"--config", path}, Words{"--config", path, "--check"}}) {
+    const auto outcome = agent(words);
+    expect_refused(outcome, path + line);
+    expect_refused(outcome, "at most " + std::to_string(kTunnelsPerSessionMax));
+  }
+}
+
 TEST_F(OptionsTest, AFlagsVerificationReplacesTheFiles) {
   const std::string path = file("pin = \"sha256:" + std::string(64, '5') + "\"\n");
   const std::string ca = file("-----BEGIN CERTIFICATE-----\n", "ca.pem");
