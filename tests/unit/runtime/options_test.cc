@@ -305,6 +305,24 @@ TEST_F(OptionsTest, ATokenComesFromFlagsThenTheEnvironmentThenTheFile) {
   expect_refused(agent({"--config", path}), "NATRP_TOKEN");
 }
 
+TEST_F(OptionsTest, OnlyTheSourceThatWinsIsRead) {
+  const std::string path = file("server = \"h:1\"\ntoken_file = \"/nonexistent/of the file\"\n"
+                                "ca = \"/nonexistent/ca of the file\"\n[[tunnel]]\nlocal = \"h:2\"\n");
+  const std::string pin = "sha256:" + std::string(64, '5');
+  const std::string secret = file(kToken, "secret");
+  expect_refused(agent({"--config", path, "--pin", pin}), "of the file");
+  expect_refused(agent({"--config", path, "--token-file", secret}), "ca of the file");
+  const auto outcome = agent({"--config", path, "--token-file", secret, "--pin", pin});
+  ASSERT_TRUE(outcome.run) << outcome.end.text;
+  EXPECT_EQ(outcome.options.token, kToken);
+  setenv("NATRP_TOKEN", kOtherToken.c_str(), 1);
+  EXPECT_EQ(agent({"--config", path, "--pin", pin}).options.token, kOtherToken);
+  setenv("NATRP_TOKEN", "no token", 1);
+  EXPECT_EQ(agent({"--config", path, "--token-file", secret, "--pin", pin}).options.token, kToken);
+  EXPECT_EQ(agent(agent_words()).options.token, kToken);
+  expect_refused(agent({"--config", path, "--pin", pin}), "NATRP_TOKEN");
+}
+
 TEST_F(OptionsTest, NoSentenceRepeatsAToken) {
   const std::string cut = "ntrp1_" + std::string(50, 'S');
   const std::string in_file = file("server = \"h:1\"\ntoken = \"" + cut + "\"\n");
