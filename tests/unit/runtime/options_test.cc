@@ -323,6 +323,31 @@ TEST_F(OptionsTest, OnlyTheSourceThatWinsIsRead) {
   expect_refused(agent({"--config", path, "--pin", pin}), "NATRP_TOKEN");
 }
 
+TEST_F(OptionsTest, AFileThatCannotBeReadIsToldWithCauseAndRemedy) {
+  const std::string secret = file(kToken, "secret");
+  std::filesystem::permissions(dir_, std::filesystem::perms::all);
+  std::filesystem::permissions(secret, std::filesystem::perms::none);
+  const Words start = {"--server", "h:1", "--local", "h:2", "--token-file"};
+  const auto with = [&](const std::string& name) {
+    Words words = start;
+    words.push_back(name);
+    return agent(words);
+  };
+  expect_refused(with(dir_ + "/nowhere"), "No such file or directory; check its name");
+  expect_refused(with("nowhere"), "begins in this folder");
+  expect_refused(with(dir_), "Is a directory; name the file in it");
+  if (geteuid() == 0) {
+    ASSERT_EQ(seteuid(65534), 0);
+  }
+  const auto outcome = with(secret);
+  const std::string uid = "uid " + std::to_string(geteuid());
+  if (getuid() == 0) {
+    ASSERT_EQ(seteuid(0), 0);
+  }
+  expect_refused(outcome, "Permission denied");
+  expect_refused(outcome, uid);
+}
+
 TEST_F(OptionsTest, NoSentenceRepeatsAToken) {
   const std::string cut = "ntrp1_" + std::string(50, 'S');
   const std::string in_file = file("server = \"h:1\"\ntoken = \"" + cut + "\"\n");
