@@ -172,7 +172,11 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--workers"}, "--workers"},
       {{"--workers", "1", "--workers", "2"}, "--workers"},
       {{"--config", "/nonexistent/x.toml"}, "/nonexistent/x.toml"},
-      {{"--config", "/tmp"}, "/tmp"}};
+      {{"--config", "/tmp"}, "/tmp"},
+      {{"--config", ""}, "--config"},
+      {{"--config", "", "--check"}, "--config"},
+      {{"--config=", "--check"}, "--config="},
+      {{"--bind=", "127.0.0.1:1"}, "--bind="}};
   for (const auto& [words, mention] : cases) {
     SCOPED_TRACE(words.front() + " " + (words.size() > 1 ? words[1] : ""));
     expect_refused(edge(words), mention);
@@ -391,6 +395,7 @@ TEST_F(OptionsTest, ABadAgentIsToldWhatIsMissingOrWrong) {
       {{"--server", "h:1", "--local", "h:2", "--token-file", dir_}, dir_},
       {{"--server", "h:1", "--local", "h:2", "--token-file", file("\n", "empty")}, "empty"},
       {agent_words({"--ca", file("nothing", "ca.pem")}), "ca.pem"},
+      {{"-token=", "-local=h:1"}, "--token="},
       {{"--token", "not-a-token"}, "token"}};
   for (const auto& [words, mention] : cases) {
     SCOPED_TRACE(mention);
@@ -498,6 +503,7 @@ TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
       {{"token", "add", "x"}, "--help"},
       {{"client", "add", "a b"}, "a b"},
       {{"client", "list", "more"}, "more"},
+      {{"--state=", "client", "list"}, "--state="},
       {{"client", "add", ""}, "name"}};
   for (const auto& [words, mention] : cases) {
     std::string trace = "natrpctl";
