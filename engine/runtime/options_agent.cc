@@ -47,13 +47,18 @@ Result<std::array<uint8_t, 32>> parse_pin_text(const std::string& text) {
   return pin;
 }
 
-// The shape only, so that --check sees a word that was cut; control/join_token reads it.
+// All that can be known without the edge, so that --check sees a word that was cut or mistyped; control/join_token
+// reads it.
 Status check_token(const std::string& token) {
   const std::string prefix = "ntrp1_";
   bool good = token.rfind(prefix, 0) == 0 && token.size() == prefix.size() + 86;
   for (const char c : token) {
     good = good && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
                     c == '_');
+  }
+  // 86 digits of base64 are 516 bits, a token is 512: the last digit has four that are zero.
+  if (good && std::string("AQgw").find(token.back()) == std::string::npos) {
+    return Error{"the last character of the join token is not the one that was printed: copy it again"};
   }
   if (good) return Done{};
   return Error{"this is no join token: a token begins with ntrp1_ and has " +

@@ -36,7 +36,7 @@ void expect_refused(const Outcome& outcome, const std::string& mention) {
 }
 
 const std::string kToken = "ntrp1_" + std::string(86, 'A');
-const std::string kOtherToken = "ntrp1_" + std::string(86, 'B');
+const std::string kOtherToken = "ntrp1_" + std::string(85, 'B') + "A";
 
 Words agent_words(const Words& more = {}) {
   Words words = {"--server", "127.0.0.1:9", "--token", kToken, "--local", "127.0.0.1:80"};
@@ -396,6 +396,7 @@ TEST_F(OptionsTest, ABadAgentIsToldWhatIsMissingOrWrong) {
       {{"--server", "h:1", "--local", "h:2", "--token-file", file("\n", "empty")}, "empty"},
       {agent_words({"--ca", file("nothing", "ca.pem")}), "ca.pem"},
       {{"-token=", "-local=h:1"}, "--token="},
+      {{"--token", "ntrp1_" + std::string(86, 'B'), "--check"}, "last character"},
       {{"--token", "not-a-token"}, "token"}};
   for (const auto& [words, mention] : cases) {
     SCOPED_TRACE(mention);
