@@ -2,6 +2,7 @@
 
 #include <httplib.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
 #include <chrono>
 
@@ -19,6 +20,12 @@ AdminServer::~AdminServer() { stop(); }
 
 Status AdminServer::start() {
   server_->new_task_queue = [] { return new httplib::ThreadPool(2); };
+  // Instead of the library's own options, which have SO_REUSEPORT: a second edge would share the port, and each
+  // request would reach one or the other.
+  server_->set_socket_options([](socket_t fd) {
+    const int yes = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  });
   server_->set_keep_alive_timeout(2);
   server_->set_read_timeout(5);
   server_->set_payload_max_length(1024);

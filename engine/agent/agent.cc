@@ -79,6 +79,8 @@ Status Agent::start() {
                              {"conns_max", conns_max}});
   resolve_services();
   connect();
+  // An agent is ready when it tries, not when it is connected: an edge that is away must not hold up a boot.
+  notify_systemd(("READY=1\nSTATUS=connecting to the edge " + options_.server_text).c_str());
   return Done{};
 }
 
@@ -192,7 +194,7 @@ void Agent::on_leased(const wire::Leased& leased) {
   // The one thing on standard output: scripts read it.
   std::printf("public address: %s\n", address.c_str());
   std::fflush(stdout);
-  notify_systemd(("READY=1\nSTATUS=public address: " + address).c_str());
+  notify_systemd(("STATUS=public address: " + address).c_str());
 }
 
 void Agent::on_refused(const wire::Refused& refused) {
@@ -252,6 +254,7 @@ void Agent::retry(const std::string& why) {
   backoff_ms_ = backoff_ms_ == 0 ? kBackoffFirstMs : std::min(backoff_ms_ * 2, kBackoffMaxMs);
   const uint32_t wait = std::uniform_int_distribution<uint32_t>(0, backoff_ms_)(random_);
   log_warning(why, {{"retry_ms", wait}});
+  notify_systemd(("STATUS=no session with the edge " + options_.server_text + ", trying again").c_str());
   loop_->timers().arm(retry_timer_.timer, wait);
 }
 

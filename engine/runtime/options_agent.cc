@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/limits.h"
 #include "base/names.h"
 #include "runtime/options.h"
 #include "runtime/options_engine.h"
@@ -11,7 +12,8 @@ namespace natrp {
 namespace {
 
 // What one source (the file, the environment, the flags) says about who we are and who the edge is. A later
-// source replaces an earlier one as a whole: a --token-file is not in conflict with the file's token.
+// source replaces an earlier one as a whole: a --token-file is not in conflict with the file's token. Files are
+// read when the last source has spoken, and only those that won: a flag wins over a file that cannot be read.
 struct Credentials {
   std::string token;
   std::string token_file;
@@ -22,6 +24,7 @@ struct Credentials {
 struct AgentDraft {
   AgentOptions options;
   Credentials credentials;    // of the source that is being read
+  Credentials taken;          // what holds so far, by the sources before it
   TunnelOptions tunnel;       // the [[tunnel]] that is being read, or the flags'
   bool tunnel_flags = false;  // --name or --remote-port was given
 };
@@ -44,13 +47,18 @@ Result<std::array<uint8_t, 32>> parse_pin_text(const std::string& text) {
   return pin;
 }
 
-// The shape only, so that --check sees a word that was cut; control/join_token reads it.
+// All that can be known without the edge, so that --check sees a word that was cut or mistyped; control/join_token
+// reads it.
 Status check_token(const std::string& token) {
   const std::string prefix = "ntrp1_";
   bool good = token.rfind(prefix, 0) == 0 && token.size() == prefix.size() + 86;
   for (const char c : token) {
     good = good && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
                     c == '_');
+  }
+  // 86 digits of base64 are 516 bits, a token is 512: the last digit has four that are zero.
+  if (good && std::string("AQgw").find(token.back()) == std::string::npos) {
+    return Error{"the last character of the join token is not the one that was printed: copy it again"};
   }
   if (good) return Done{};
   return Error{"this is no join token: a token begins with ntrp1_ and has " +
@@ -74,7 +82,7 @@ Status set_token(std::string& to, const std::string& text) {
   return Done{};
 }
 
-// Which of the source's token and verification hold from now on.
+// What the source says about the token and about verification holds from now on.
 Status take_credentials(AgentDraft& draft, const std::string& source) {
   Credentials given = std::move(draft.credentials);
   draft.credentials = {};
@@ -85,27 +93,37 @@ Status take_credentials(AgentDraft& draft, const std::string& source) {
     return Error{source +
                  " give both a pin and a CA file: the edge is verified by one of them, leave one away"};
   }
-  if (!given.token_file.empty()) {
-    const auto text = read_small_file("the token file", given.token_file);
+  Credentials& taken = draft.taken;
+  if (!given.token.empty() || !given.token_file.empty()) {
+    taken.token = std::move(given.token);
+    taken.token_file = std::move(given.token_file);
+  }
+  if (given.pin.has_value() || !given.ca_file.empty()) {
+    taken.pin = given.pin;
+    taken.ca_file = std::move(given.ca_file);
+  }
+  return Done{};
+}
+
+Status read_credentials(AgentDraft& draft) {
+  Credentials& taken = draft.taken;
+  if (!taken.token_file.empty()) {
+    const auto text = read_small_file("the token file", taken.token_file);
     if (!text.ok()) return text.error();
-    if (Status status = set_token(given.token, text.value()); !status.ok()) {
-      return Error{"the token file " + given.token_file + ": " + status.error().message};
+    if (Status status = set_token(taken.token, text.value()); !status.ok()) {
+      return Error{"the token file " + taken.token_file + ": " + status.error().message};
     }
   }
-  if (!given.token.empty()) draft.options.token = given.token;
-  if (given.pin.has_value()) {
-    draft.options.pin = given.pin;
-    draft.options.ca_file.clear();
-  }
-  if (!given.ca_file.empty()) {
-    const auto text = read_small_file("the CA file", given.ca_file);
+  if (!taken.ca_file.empty()) {
+    const auto text = read_small_file("the CA file", taken.ca_file);
     if (!text.ok()) return text.error();
     if (text.value().find("-----BEGIN CERTIFICATE-----") == std::string::npos) {
-      return Error{"the CA file " + given.ca_file + " holds no certificate: it has to be in PEM form"};
+      return Error{"the CA file " + taken.ca_file + " holds no certificate: it has to be in PEM form"};
     }
-    draft.options.ca_file = given.ca_file;
-    draft.options.pin.reset();
   }
+  draft.options.token = taken.token;
+  draft.options.pin = taken.pin;
+  draft.options.ca_file = taken.ca_file;
   return Done{};
 }
 
@@ -195,6 +213,10 @@ TomlList tunnel_list(AgentDraft& draft) {
   list.end_element = [&draft]() -> Status {
     const TunnelOptions& tunnel = draft.tunnel;
     auto& tunnels = draft.options.tunnels;
+    if (tunnels.size() == kTunnelsPerSessionMax) {
+      return Error{"one [[tunnel]] too many: expected at most " + std::to_string(kTunnelsPerSessionMax) +
+                   ", which is what one agent's session carries; give the others to a second agent"};
+    }
     if (tunnel.local.empty()) return Error{"tunnel '" + tunnel.name + "' has no 'local': name its service"};
     const bool twice = std::any_of(tunnels.begin(), tunnels.end(),
                                    [&](const TunnelOptions& other) { return other.name == tunnel.name; });
@@ -220,16 +242,19 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
     if (Status status = read_toml(flags.config, table, &list); !status.ok()) return status;
     if (Status status = take_credentials(draft, "the keys of " + flags.config); !status.ok()) return status;
   }
-  if (const char* token = std::getenv("NATRP_TOKEN"); token != nullptr && token[0] != '\0') {
-    if (Status status = set_token(draft.credentials.token, token); !status.ok()) {
-      return Error{"the environment's NATRP_TOKEN: " + status.error().message};
-    }
-    if (Status status = take_credentials(draft, "the environment"); !status.ok()) return status;
-  }
   draft.tunnel = {};
   draft.tunnel_flags = false;
   if (Status status = apply_flags(flags); !status.ok()) return status;
+  const bool by_flag = !draft.credentials.token.empty() || !draft.credentials.token_file.empty();
+  const char* token = std::getenv("NATRP_TOKEN");
+  if (!by_flag && token != nullptr && token[0] != '\0') {
+    if (Status status = set_token(draft.taken.token, token); !status.ok()) {
+      return Error{"the environment's NATRP_TOKEN: " + status.error().message};
+    }
+    draft.taken.token_file.clear();
+  }
   if (Status status = take_credentials(draft, "the flags"); !status.ok()) return status;
+  if (Status status = read_credentials(draft); !status.ok()) return status;
 
   AgentOptions& options = draft.options;
   if (!draft.tunnel.local.empty()) {

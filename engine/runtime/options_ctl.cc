@@ -83,6 +83,10 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   }
 
   std::vector<std::string> words = words_of(argc, argv);
+  if (const std::string sentence = flag_without_value(words); !sentence.empty()) {
+    outcome.end = refusal(kName, sentence);
+    return outcome;
+  }
   std::reverse(words.begin(), words.end());
   try {
     app.parse(std::move(words));

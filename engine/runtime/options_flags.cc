@@ -94,6 +94,15 @@ std::string unexpected_word(const std::string& program, const OptionTable& table
   return "unknown flag " + flag + see + table.nearest_flag(word);
 }
 
+std::string flag_without_value(const std::vector<std::string>& words) {
+  for (const std::string& word : words) {
+    if (word.rfind("--", 0) != 0 || word.find('=') != word.size() - 1) continue;
+    const std::string flag = word.substr(0, word.size() - 1);
+    return flag + ": nothing is behind the '=': write " + flag + "=VALUE, or leave the flag away";
+  }
+  return "";
+}
+
 BoundFlags::BoundFlags(CLI::App& app, const OptionTable& table) {
   for (const Knob& knob : table.knobs()) bound_.push_back({&knob, add_flag_of(app, knob)});
 }
@@ -116,13 +125,19 @@ Flags read_flags(const ProgramText& program, const OptionTable& table, std::vect
   app.allow_extras();
   app.add_flag("--check", flags.check,
                "Check the flags and the configuration file, say what is wrong, and exit.");
-  app.add_option("--config", flags.config,
-                 "A configuration file (TOML). Its keys are these flags with '_' for '-';\n"
-                 "a flag overrides the file.")
-      ->type_name("FILE");
+  const CLI::Option* config =
+      app.add_option("--config", flags.config,
+                     "A configuration file (TOML). Its keys are these flags with '_' for '-';\n"
+                     "a flag overrides the file.")
+          ->type_name("FILE");
   std::vector<CLI::Option*> options;
   for (const Knob& knob : table.knobs()) options.push_back(add_flag_of(app, knob));
 
+  if (const std::string sentence = flag_without_value(words); !sentence.empty()) {
+    flags.ended = true;
+    flags.end = refusal(program.name, sentence);
+    return flags;
+  }
   std::reverse(words.begin(), words.end());  // as CLI11 wants them
   try {
     app.parse(std::move(words));
@@ -143,6 +158,12 @@ Flags read_flags(const ProgramText& program, const OptionTable& table, std::vect
   if (const auto extras = app.remaining(); !extras.empty()) {
     flags.ended = true;
     flags.end = refusal(program.name, unexpected_word(program.name, table, extras.front()));
+    return flags;
+  }
+  if (config->count() > 0 && flags.config.empty()) {
+    flags.ended = true;
+    flags.end = refusal(program.name,
+                        "--config: the name of the configuration file is empty: name a file, or leave the flag away");
     return flags;
   }
   for (size_t i = 0; i < options.size(); ++i) {

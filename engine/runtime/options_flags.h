@@ -60,6 +60,9 @@ ParseEnd refusal(const std::string& program, const std::string& sentence);
 std::string version_text(const std::string& program);
 // argv without the program's name.
 std::vector<std::string> words_of(int argc, const char* const* argv);
+// What is wrong with a word like "--config=", or nothing. CLI11 would take the next word as its value, and with it a
+// --check or another flag.
+std::string flag_without_value(const std::vector<std::string>& words);
 // A word of the command line that belongs nowhere.
 std::string unexpected_word(const std::string& program, const OptionTable& table, const std::string& word);
 

@@ -145,17 +145,31 @@ class Reader {
   std::string first_;
 };
 
+// What an operator does about a file that cannot be read.
+Error unreadable(const std::string& what, const std::string& path, int errno_value) {
+  Error error = Error::from_errno("cannot read " + what + " " + path, errno_value);
+  if (errno_value == ENOENT) {
+    error.message += path.front() == '/' ? "; check its name" : "; check its name, which begins in this folder";
+  } else if (errno_value == EACCES || errno_value == EPERM) {
+    error.message += "; give the user who runs this (uid " + std::to_string(geteuid()) +
+                     ") the right to read it and to enter its folders, or run as the one who has it";
+  } else if (errno_value == EISDIR) {
+    error.message += "; name the file in it";
+  }
+  return error;
+}
+
 }  // namespace
 
 Result<std::string> read_small_file(const std::string& what, const std::string& path) {
   const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return Error::from_errno("cannot open " + what + " " + path, errno);
+  if (!fd.valid()) return unreadable(what, path, errno);
   std::string text;
   char buffer[4096];
   while (true) {
     const ssize_t got = read(fd.get(), buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Error::from_errno("cannot read " + what + " " + path, errno);
+    if (got < 0) return unreadable(what, path, errno);
     if (got == 0) return text;
     text.append(buffer, static_cast<size_t>(got));
     if (text.size() > kFileBytesMax)

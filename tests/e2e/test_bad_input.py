@@ -90,6 +90,13 @@ def test_an_edge_refuses_an_admin_address_that_is_busy(yard):
         socket.create_server(split_host_port(options["bind"])).close()
 
 
+def test_an_edge_refuses_the_admin_address_of_another_edge(yard):
+    edge = yard.edge()
+    options = yard.edge_options(admin=edge.options["admin"])
+    refused(yard, "natrp-engine", flags(options), edge.options["admin"].replace(".", r"\."), "in use")
+    assert edge.get("/healthz") == "ok\n"
+
+
 def test_an_edge_refuses_a_bind_address_of_another_machine(yard):
     # Only the kernel can tell: the edge's key may have been made by then.
     edge_refused(yard, {"bind": "192.0.2.1:10022"}, r"192\.0\.2\.1", state_untouched=False)

@@ -6,6 +6,7 @@ import pytest
 
 from conftest import CONTROL
 from net import wait_until
+from processes import EXIT_REFUSED
 from sockets import is_refused
 
 
@@ -59,6 +60,16 @@ def test_a_rotated_token_replaces_the_old_one(yard):
     rig.check_echo()
 
 
+@pytest.mark.over(CONTROL[:1])
+def test_the_last_word_is_the_join_token_also_beside_a_plain_token(ctl_edge):
+    for words in (("client", "add", "both", "--plain-token"), ("token", "rotate", "both"),
+                  ("token", "rotate", "tester", "--plain-token")):
+        code, out, err = ctl_edge.ctl(*words)
+        assert code == 0, err
+        assert re.search(r"^[0-9a-f]{64}$", out, re.MULTILINE), f"{words} made no plain token"
+        assert out.split()[-1].startswith("ntrp1_"), words
+
+
 def test_the_list_of_clients_names_them_and_shows_no_token(yard):
     edge = yard.edge()
     tokens = [edge.add_client("alice"), edge.add_client("bob", "--ports", edge.options["ports"])]
@@ -80,7 +91,7 @@ def test_the_list_of_clients_names_them_and_shows_no_token(yard):
     ids=lambda words: " ".join(words))
 def test_natrpctl_says_what_is_wrong(ctl_edge, words):
     code, out, err = ctl_edge.ctl(*words)
-    assert code not in (0, None), f"{words} was accepted: {out}"
+    assert code == EXIT_REFUSED, f"exit code {code} of {words}: {out}"
     assert len(err.split()) >= 4, f"no sentence on standard error: {err!r}"
     assert ctl_edge.ctl("client", "list")[1].count("tester") == 1
     assert "new" not in ctl_edge.ctl("client", "list")[1]

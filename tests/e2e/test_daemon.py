@@ -47,6 +47,17 @@ def test_both_daemons_tell_the_service_manager_when_they_are_ready(yard, manager
     manager.said.clear()
     agent = yard.agent(edge, edge.add_client(), yard.service(), env=environment)
     wait_until(manager.told_ready, 10, lambda: f"READY=1 from the agent; it said {manager.said}")
+    status = "STATUS=public address: {}:{}".format(*agent.address)
+    wait_until(lambda: status in manager.told(), 10, lambda: f"{status}; it said {manager.said}")
+
+
+@pytest.mark.over(AUTO)
+def test_an_agent_whose_edge_is_away_is_ready_all_the_same(yard, manager):
+    edge = yard.edge(start=False)
+    agent = yard.agent(edge, edge.add_client(), "127.0.0.1:9", start="unready", env={"NOTIFY_SOCKET": manager.path})
+    wait_until(manager.told_ready, 10, lambda: f"READY=1 from the agent; it said {manager.said}")
+    wait_until(lambda: any("trying again" in line for line in manager.told()), 10, "a status that says so")
+    assert agent.process.alive
 
 
 def test_an_edge_is_not_ready_before_it_listens(yard, manager):
@@ -59,6 +70,18 @@ def test_the_edge_says_when_it_is_ready_and_where(yard):
     edge = yard.edge()
     assert re.search(rf"edge ready.*{re.escape(edge.server)}", edge.process.err), edge.process.describe()
     assert edge.process.out == "" or "edge ready" not in edge.process.out
+
+
+@pytest.mark.over(AUTO)
+def test_the_edge_logs_its_pin_as_an_agent_takes_it(yard):
+    edge = yard.edge()
+    pin = re.search(r"edge ready.*\bpin=(sha256:[0-9a-f]{64})\b", edge.process.err)
+    assert pin, edge.process.describe()
+    token = edge.add_client()
+    yard.agent(edge, token, yard.service(), pin=pin[1])
+    wrong = yard.agent(edge, token, "127.0.0.1:9", start="unready", name="other",
+                       pin=pin[1][:-1] + ("0" if pin[1][-1] != "0" else "1"))
+    wrong.refused("another key than --pin")
 
 
 def test_the_agent_prints_its_public_address_alone_on_standard_output(yard):

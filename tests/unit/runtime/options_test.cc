@@ -36,7 +36,7 @@ void expect_refused(const Outcome& outcome, const std::string& mention) {
 }
 
 const std::string kToken = "ntrp1_" + std::string(86, 'A');
-const std::string kOtherToken = "ntrp1_" + std::string(86, 'B');
+const std::string kOtherToken = "ntrp1_" + std::string(85, 'B') + "A";
 
 Words agent_words(const Words& more = {}) {
   Words words = {"--server", "127.0.0.1:9", "--token", kToken, "--local", "127.0.0.1:80"};
@@ -172,7 +172,11 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--workers"}, "--workers"},
       {{"--workers", "1", "--workers", "2"}, "--workers"},
       {{"--config", "/nonexistent/x.toml"}, "/nonexistent/x.toml"},
-      {{"--config", "/tmp"}, "/tmp"}};
+      {{"--config", "/tmp"}, "/tmp"},
+      {{"--config", ""}, "--config"},
+      {{"--config", "", "--check"}, "--config"},
+      {{"--config=", "--check"}, "--config="},
+      {{"--bind=", "127.0.0.1:1"}, "--bind="}};
   for (const auto& [words, mention] : cases) {
     SCOPED_TRACE(words.front() + " " + (words.size() > 1 ? words[1] : ""));
     expect_refused(edge(words), mention);
@@ -305,6 +309,49 @@ TEST_F(OptionsTest, ATokenComesFromFlagsThenTheEnvironmentThenTheFile) {
   expect_refused(agent({"--config", path}), "NATRP_TOKEN");
 }
 
+TEST_F(OptionsTest, OnlyTheSourceThatWinsIsRead) {
+  const std::string path = file("server = \"h:1\"\ntoken_file = \"/nonexistent/of the file\"\n"
+                                "ca = \"/nonexistent/ca of the file\"\n[[tunnel]]\nlocal = \"h:2\"\n");
+  const std::string pin = "sha256:" + std::string(64, '5');
+  const std::string secret = file(kToken, "secret");
+  expect_refused(agent({"--config", path, "--pin", pin}), "of the file");
+  expect_refused(agent({"--config", path, "--token-file", secret}), "ca of the file");
+  const auto outcome = agent({"--config", path, "--token-file", secret, "--pin", pin});
+  ASSERT_TRUE(outcome.run) << outcome.end.text;
+  EXPECT_EQ(outcome.options.token, kToken);
+  setenv("NATRP_TOKEN", kOtherToken.c_str(), 1);
+  EXPECT_EQ(agent({"--config", path, "--pin", pin}).options.token, kOtherToken);
+  setenv("NATRP_TOKEN", "no token", 1);
+  EXPECT_EQ(agent({"--config", path, "--token-file", secret, "--pin", pin}).options.token, kToken);
+  EXPECT_EQ(agent(agent_words()).options.token, kToken);
+  expect_refused(agent({"--config", path, "--pin", pin}), "NATRP_TOKEN");
+}
+
+TEST_F(OptionsTest, AFileThatCannotBeReadIsToldWithCauseAndRemedy) {
+  const std::string secret = file(kToken, "secret");
+  std::filesystem::permissions(dir_, std::filesystem::perms::all);
+  std::filesystem::permissions(secret, std::filesystem::perms::none);
+  const Words start = {"--server", "h:1", "--local", "h:2", "--token-file"};
+  const auto with = [&](const std::string& name) {
+    Words words = start;
+    words.push_back(name);
+    return agent(words);
+  };
+  expect_refused(with(dir_ + "/nowhere"), "No such file or directory; check its name");
+  expect_refused(with("nowhere"), "begins in this folder");
+  expect_refused(with(dir_), "Is a directory; name the file in it");
+  if (geteuid() == 0) {
+    ASSERT_EQ(seteuid(65534), 0);
+  }
+  const auto outcome = with(secret);
+  const std::string uid = "uid " + std::to_string(geteuid());
+  if (getuid() == 0) {
+    ASSERT_EQ(seteuid(0), 0);
+  }
+  expect_refused(outcome, "Permission denied");
+  expect_refused(outcome, uid);
+}
+
 TEST_F(OptionsTest, NoSentenceRepeatsAToken) {
   const std::string cut = "ntrp1_" + std::string(50, 'S');
   const std::string in_file = file("server = \"h:1\"\ntoken = \"" + cut + "\"\n");
@@ -348,6 +395,8 @@ TEST_F(OptionsTest, ABadAgentIsToldWhatIsMissingOrWrong) {
       {{"--server", "h:1", "--local", "h:2", "--token-file", dir_}, dir_},
       {{"--server", "h:1", "--local", "h:2", "--token-file", file("\n", "empty")}, "empty"},
       {agent_words({"--ca", file("nothing", "ca.pem")}), "ca.pem"},
+      {{"-token=", "-local=h:1"}, "--token="},
+      {{"--token", "ntrp1_" + std::string(86, 'B'), "--check"}, "last character"},
       {{"--token", "not-a-token"}, "token"}};
   for (const auto& [words, mention] : cases) {
     SCOPED_TRACE(mention);
@@ -396,6 +445,21 @@ TEST_F(OptionsTest, AMistakeInATunnelIsToldWithItsLine) {
   }
 }
 
+TEST_F(OptionsTest, MoreTunnelsThanASessionCarriesAreRefusedWithTheLineOfTheFirstTooMany) {
+  std::string text = "server = \"h:1\"\ntoken = \"" + kToken + "\"\n";
+  for (unsigned i = 0; i < kTunnelsPerSessionMax; ++i) {
+    text += "[[tunnel]]\nname = \"t" + std::to_string(i) + "\"\nlocal = \"h:1\"\n";
+  }
+  ASSERT_TRUE(agent({"--config", file(text)}).run);
+  const std::string path = file(text + "[[tunnel]]\nname = \"more\"\nlocal = \"h:1\"\n");
+  const std::string line = ":" + std::to_string(2 + 3 * kTunnelsPerSessionMax + 1) + ": ";
+  for (const Words& words : {Words{"--config", path}, Words{"--config", path, "--check"}}) {
+    const auto outcome = agent(words);
+    expect_refused(outcome, path + line);
+    expect_refused(outcome, "at most " + std::to_string(kTunnelsPerSessionMax));
+  }
+}
+
 TEST_F(OptionsTest, AFlagsVerificationReplacesTheFiles) {
   const std::string path = file("pin = \"sha256:" + std::string(64, '5') + "\"\n");
   const std::string ca = file("-----BEGIN CERTIFICATE-----\n", "ca.pem");
@@ -440,6 +504,7 @@ TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
       {{"token", "add", "x"}, "--help"},
       {{"client", "add", "a b"}, "a b"},
       {{"client", "list", "more"}, "more"},
+      {{"--state=", "client", "list"}, "--state="},
       {{"client", "add", ""}, "name"}};
   for (const auto& [words, mention] : cases) {
     std::string trace = "natrpctl";
