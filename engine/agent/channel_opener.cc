@@ -163,7 +163,8 @@ void ChannelOpener::started(Channel& channel) {
       services_->services[channel.tunnel_index].addresses.empty()) {
     return fail_service(channel, EHOSTUNREACH);
   }
-  channel.dial->start(services_->services[channel.tunnel_index].addresses, kServiceDialTimeoutMs, {.keepalive = Keepalive::kSlow});
+  channel.dial->start(services_->services[channel.tunnel_index].addresses, kServiceDialTimeoutMs,
+                      {.keepalive = Keepalive::kSlow});
   refill();
 }
 

@@ -212,7 +212,8 @@ void Edge::control_conn(int fd, std::string prefix) {
 
 void Edge::accept_control_conn(int fd, const std::string& prefix) {
   Fd owned(fd);
-  apply_options(fd, AF_INET, {.user_timeout = true});  // its listener serves data channels too, and they must not have it
+  // Not on the listener: data channels come by it too, and must not have it.
+  apply_options(fd, AF_INET, {.user_timeout = true});
   auto tls = TlsStream::server(*identity_);
   if (!tls.ok()) {
     log_error("no TLS for a new agent", {{"error", tls.error().message}});

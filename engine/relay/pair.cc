@@ -236,8 +236,8 @@ void PairTable::on_watch(Pair& pair, Pump& pump) {
   pump.watching = false;
   if (pump.op.result == -ECANCELED) return;
   if ((pump.op.result & POLLERR) != 0 || pair.source(pump).peer_reset) return on_source_reset(pair, pump);
-  // HUP without an error: a unix service that closed. As with a TCP service that did, the other direction finds out when
-  // it has bytes for it, or ends by itself; to close here would cut off what the front has not read yet.
+  // HUP without an error: a unix service that closed. As with a TCP service that did, the other direction finds out
+  // when it has bytes for it, or ends by itself; to close here would cut off what the front has not read yet.
 }
 
 void PairTable::on_source_reset(Pair& pair, Pump& pump) {

@@ -5,8 +5,8 @@
 // - EAGAIN from socket → pipe means "socket empty" or "no free slot in the pipe". A pipe has slots, not bytes: at MTU
 //   1500 a 64 KiB pipe is full at 23 KiB. Here the pipe is always empty before it is filled, so EAGAIN means drained.
 // - pipe → socket queues at most 16 segments per call since 6.5 and returns short: call again until EAGAIN.
-// - splice(2) does not pass an urgent mark: EAGAIN for as long as the mark is the next byte, though poll(2) says POLLIN.
-//   recv(2) passes it.
+// - splice(2) does not pass an urgent mark: EAGAIN for as long as the mark is the next byte, though poll(2) says
+//   POLLIN. recv(2) passes it.
 // - SPLICE_F_NONBLOCK covers the pipe; for the socket its own O_NONBLOCK counts.
 #include <poll.h>
 
