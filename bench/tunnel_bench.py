@@ -84,8 +84,7 @@ class Run:
             if workload.once and round_number > 0:
                 continue
             for contestant in self.contestants:
-                fits = workload.for_variants or not contestant.is_variant
-                if fits and (contestant.has_processes or not workload.needs_processes):
+                if workload.suits(contestant):
                     yield workload, contestant
 
     def run_rounds(self):

@@ -24,6 +24,8 @@ class Contestant:
     # A variant of another contestant runs only the workloads that tell variants apart.
     is_variant = False
     has_processes = True
+    # Names of the workloads that it can take part in; empty: all.
+    only_workloads = ()
 
     def __init__(self, tools):
         self.tools = tools
@@ -358,22 +360,46 @@ class Natrp(Contestant):
 
     def launch(self, service_port):
         port, self.public_port = free_port(), free_port()
+        token = self.launch_edge(port)
+        self.run(self.tools.program("natrp"), "--server", f"127.0.0.1:{port}", "--token-file", token,
+                 "--local", f"127.0.0.1:{service_port}", "--remote-port", self.public_port, *self.settings())
+
+    def settings(self):
+        return ["--workers", 1, "--io", self.io, "--pump", self.pump, "--log-level", "warning", "--drain-seconds", 1]
+
+    def launch_edge(self, port, edge_flags=(), client_flags=()):
+        """An edge with one client, whose one public port is ours; returns the file with the client's last token."""
         state = os.path.join(self.folder, "state")
         os.mkdir(state, mode=0o700)
-        workers = ["--workers", 1, "--io", self.io, "--pump", self.pump, "--log-level", "warning",
-                   "--drain-seconds", 1]
         edge = self.run(self.tools.program("natrp-engine"), "--bind", f"127.0.0.1:{port}",
                         "--public-bind", "127.0.0.1", "--public-address", "127.0.0.1", "--state", state,
-                        "--ports", f"{self.public_port}-{self.public_port}", "--admin", "off", *workers)
+                        "--ports", f"{self.public_port}-{self.public_port}", "--admin", "off", *edge_flags,
+                        *self.settings())
         wait_until(lambda: accepts(port), START_TIMEOUT_S, "the edge listening", [edge])
         added = subprocess.run([self.tools.program("natrpctl"), "--state", state, "client", "add", "bench",
-                                "--conns-max", str(CONNS_MOST)],
+                                "--conns-max", str(CONNS_MOST), *client_flags],
                                capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
         if added.returncode != 0 or not added.stdout.split():
             raise BenchError(f"natrpctl client add failed with code {added.returncode}: {added.stderr.strip()}")
-        token = self.write("token", added.stdout.split()[-1] + "\n")
-        self.run(self.tools.program("natrp"), "--server", f"127.0.0.1:{port}", "--token-file", token,
-                 "--local", f"127.0.0.1:{service_port}", "--remote-port", self.public_port, *workers)
+        return self.write("token", added.stdout.split()[-1] + "\n")
+
+
+class NatrpMsg(Natrp):
+    """The same bytes as the original natrp carries them: our edge, and a client of the original's protocol instead
+    of our agent. One call serves one visitor, and the next call comes after it."""
+    name = "natrp-msg"
+    label = "natrp, original client (gRPC Msg, 16 KiB messages)"
+    only_workloads = ("bulk_1_up", "bulk_1_down")
+
+    def missing(self):
+        client = self.tools.program("original_client")
+        return super().missing() or ("" if os.path.exists(client) else f"{client} is not built")
+
+    def launch(self, service_port):
+        port, self.public_port = free_port(), free_port()
+        token = self.launch_edge(port, ("--natrp-grpc", "on"), ("--plain-token",))
+        self.run(self.tools.program("original_client"), "--server", f"127.0.0.1:{port}", "--token-file", token,
+                 "--local", f"127.0.0.1:{service_port}")
 
 
 NATRP_VARIANTS = [("epoll", "auto"), ("uring", "splice"), ("uring", "uring"), ("uring", "copy"),
@@ -382,7 +408,7 @@ NATRP_VARIANTS = [("epoll", "auto"), ("uring", "splice"), ("uring", "uring"), ("
 
 def all_contestants(tools, suite):
     """Those of a suite, in the order in which a round runs them."""
-    main = [Direct(tools), Floor(tools), Haproxy(tools), Nginx(tools), Natrp(tools)]
+    main = [Direct(tools), Floor(tools), Haproxy(tools), Nginx(tools), Natrp(tools), NatrpMsg(tools)]
     if suite == "main":
         return main + [SshReverse(tools)]
     variants = [Natrp(tools, io, pump) for io, pump in NATRP_VARIANTS]

@@ -169,6 +169,14 @@ class Workload:
     def missing(self):
         return ""
 
+    def suits(self, contestant):
+        """Whether the contestant takes part in it."""
+        if contestant.only_workloads and self.name not in contestant.only_workloads:
+            return False
+        if self.needs_processes and not contestant.has_processes:
+            return False
+        return self.for_variants or not contestant.is_variant
+
 
 class Bulk(Workload):
     def __init__(self, streams, direction, for_variants=False):
