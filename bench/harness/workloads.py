@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 
+from .places import BareCable, Cable, Loopback, LongLine
 from .processes import BenchError, Process, Usage, accepts, free_port, pss_kb, wait_until
 
 GB = 1e9
@@ -48,21 +49,23 @@ class Tools:
 class Session:
     """One contestant, started between a service and a public port. `with Session(...) as session:`"""
 
-    def __init__(self, tools, contestant):
+    def __init__(self, tools, contestant, place=Loopback):
         self.tools = tools
         self.contestant = contestant
+        self.place_kind = place
         self.service = None
         self.cleanup = contextlib.ExitStack()
 
     def __enter__(self):
         try:
             self.folder = self.cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tunnel-bench-"))
+            self.place = self.cleanup.enter_context(self.place_kind(self.tools, self.folder))
             self.service_port = free_port()
             self.start_echo_service()
             contestant_folder = os.path.join(self.folder, "contestant")
             os.mkdir(contestant_folder)
             self.cleanup.callback(self.contestant.stop)
-            self.contestant.start(self.service_port, contestant_folder)
+            self.contestant.start(self.service_port, contestant_folder, self.place)
             time.sleep(0.1)  # what a start leaves to do (channels dialled ahead) is not part of a measurement
         except BaseException:
             self.cleanup.close()
@@ -73,10 +76,12 @@ class Session:
         self.cleanup.close()
 
     def start_echo_service(self):
-        self.service = Process([self.tools.program("echo_service"), "--listen", f"127.0.0.1:{self.service_port}",
-                                *self.tools.congestion_flags()], os.path.join(self.folder, "service.log"))
-        self.cleanup.callback(self.service.stop)
-        wait_until(lambda: accepts(self.service_port), 5, "echo_service listening", [self.service])
+        host = self.place.agent_host
+        with self.place.on_agent():
+            self.service = Process([self.tools.program("echo_service"), "--listen", f"{host}:{self.service_port}",
+                                    *self.tools.congestion_flags()], os.path.join(self.folder, "service.log"))
+            self.cleanup.callback(self.service.stop)
+            wait_until(lambda: accepts(self.service_port, host), 5, "echo_service listening", [self.service])
 
     def replace_service(self, arguments):
         """Another service on the same port: the contestant need not know."""
@@ -110,10 +115,12 @@ class Swarm:
     """One running visitor_swarm. `with` ends it."""
 
     def __init__(self, session, mode, arguments):
-        command = [session.tools.program("visitor_swarm"), mode, "--to", f"127.0.0.1:{session.contestant.public_port}",
-                   *session.tools.congestion_flags(), *[str(argument) for argument in arguments]]
-        self.process = Process(command, os.path.join(session.folder, "swarm.log"), pipe=True,
-                               stdin=subprocess.PIPE)
+        to = f"{session.contestant.public_host}:{session.contestant.public_port}"
+        command = [session.tools.program("visitor_swarm"), mode, "--to", to, *session.tools.congestion_flags(),
+                   *[str(argument) for argument in arguments]]
+        with session.place.on_edge():
+            self.process = Process(command, os.path.join(session.folder, "swarm.log"), pipe=True,
+                                   stdin=subprocess.PIPE)
         self.watchdog = threading.Timer(SWARM_TIMEOUT_S, self.process.popen.kill)
         self.watchdog.start()
 
@@ -162,16 +169,23 @@ class Workload:
     for_variants = False
     once = False  # deterministic enough for one round
     needs_processes = False  # says nothing about a direct connection
+    place = Loopback
+
+    def session(self, tools, contestant):
+        return Session(tools, contestant, self.place)
 
     def measure(self, session, seconds):
         raise NotImplementedError
 
-    def missing(self):
-        return ""
+    def missing(self, tools):
+        """Why it cannot be run here; empty when it can."""
+        return self.place.missing(tools)
 
     def suits(self, contestant):
         """Whether the contestant takes part in it."""
         if contestant.only_workloads and self.name not in contestant.only_workloads:
+            return False
+        if self.place is not Loopback and not contestant.goes_anywhere:
             return False
         if self.needs_processes and not contestant.has_processes:
             return False
@@ -179,10 +193,10 @@ class Workload:
 
 
 class Bulk(Workload):
-    def __init__(self, streams, direction, for_variants=False):
-        self.streams, self.direction, self.for_variants = streams, direction, for_variants
-        self.name = f"bulk_{streams}_{direction}"
-        self.title = f"bulk, {streams} stream{'s' if streams > 1 else ''}, {direction}"
+    def __init__(self, streams, direction, for_variants=False, place=Loopback):
+        self.streams, self.direction, self.for_variants, self.place = streams, direction, for_variants, place
+        self.name = f"{place.prefix}bulk_{streams}_{direction}"
+        self.title = f"bulk, {streams} stream{'s' if streams > 1 else ''}, {direction}{place.words}"
 
     def measure(self, session, seconds):
         result, used = session.measure("bulk", "--streams", self.streams, "--direction", self.direction,
@@ -301,10 +315,10 @@ class FirstByte(Workload):
     """From the visitor's connect to the first byte back. Warm: one visitor at a time, with pauses in which channels
     can be dialled ahead. Cold: bursts of more visitors than any contestant dials ahead for."""
 
-    def __init__(self, warm):
-        self.warm = warm
-        self.name = "first_byte_warm" if warm else "first_byte_cold"
-        self.title = "first byte, one visitor at a time" if warm else "first byte, bursts of 256 visitors"
+    def __init__(self, warm, place=Loopback):
+        self.warm, self.place = warm, place
+        self.name = place.prefix + ("first_byte_warm" if warm else "first_byte_cold")
+        self.title = f"first byte, {'one visitor at a time' if warm else 'bursts of 256 visitors'}{place.words}"
 
     def measure(self, session, seconds):
         rounds = max(int(seconds * 1000 / (25 if self.warm else 200)), 3)
@@ -320,7 +334,7 @@ class Iperf3(Workload):
         self.name = f"iperf3_1_{direction}"
         self.title = f"iperf3, 1 stream, {direction} (independent check)"
 
-    def missing(self):
+    def missing(self, tools):
         return "" if shutil.which("iperf3") else "iperf3 is not installed"
 
     def measure(self, session, seconds):
@@ -344,7 +358,7 @@ class Wrk(Workload):
     name = "wrk_64"
     title = "wrk, HTTP over 64 connections (independent check)"
 
-    def missing(self):
+    def missing(self, tools):
         return "" if shutil.which("wrk") and shutil.which("nginx") else "wrk or nginx is not installed"
 
     def measure(self, session, seconds):
@@ -372,10 +386,14 @@ def all_workloads(suite):
     if suite == "main":
         return [Bulk(1, "up"), Bulk(1, "down"), Bulk(8, "up"), Bulk(8, "down"),
                 Exchange(1), Exchange(64), Churn(32), IdleMemory(1000)]
+    elsewhere = [Bulk(streams, direction, place=place) for place in (Cable, BareCable)
+                 for streams in (1, 8) for direction in ("up", "down")]
+    elsewhere += [Bulk(streams, direction, place=LongLine) for streams in (1, 100) for direction in ("up", "down")]
+    elsewhere += [FirstByte(True, LongLine), FirstByte(False, LongLine)]
     return [Bulk(1, "up", True), Bulk(1, "down", True), Bulk(1, "both"),
             Bulk(8, "up", True), Bulk(8, "down", True), Bulk(8, "both"),
             Bulk(64, "up"), Bulk(64, "down"), Bulk(64, "both"),
             Exchange(1, for_variants=True), Exchange(64, for_variants=True), Exchange(1000),
             Exchange(1, 1024), Exchange(64, 1024), Exchange(1000, 1024), Exchange(64, rate=10_000),
             Churn(32), Mixed(), IdleMemory(1000), IdleAndActive(), FirstByte(True), FirstByte(False),
-            Iperf3("up"), Iperf3("down"), Wrk()]
+            *elsewhere, Iperf3("up"), Iperf3("down"), Wrk()]
