@@ -78,6 +78,7 @@ class Run:
         self.workloads = [one for one in workloads if one.name not in self.absent_workloads]
         self.runs = []
         self.rounds_done = 0
+        self.once_s = 0.0  # of this round, for workloads that only one round does
 
     def measurements(self, round_number):
         for workload in self.workloads:
@@ -89,7 +90,7 @@ class Run:
 
     def run_rounds(self):
         began = time.monotonic()
-        longest = 0.0
+        longest = 0.0  # round, without what only the first one does
         for round_number in range(self.arguments.rounds):
             round_began = time.monotonic()
             if round_number and round_began - began + longest > self.arguments.budget_minutes * 60:
@@ -97,10 +98,12 @@ class Run:
                 break
             for workload, contestant in self.measurements(round_number):
                 self.measure(round_number, workload, contestant)
-            longest = max(longest, time.monotonic() - round_began)
+            longest = max(longest, time.monotonic() - round_began - self.once_s)
+            self.once_s = 0.0
             self.rounds_done += 1
 
     def measure(self, round_number, workload, contestant):
+        began = time.monotonic()
         entry = {"round": round_number, "workload": workload.name, "contestant": contestant.name}
         try:
             with workload.session(self.tools, contestant) as session:
@@ -110,6 +113,7 @@ class Run:
         except (BenchError, OSError, ValueError, subprocess.SubprocessError) as error:
             entry["error"] = str(error)
             text = f"FAILED: {error}"
+        self.once_s += time.monotonic() - began if workload.once else 0.0
         self.runs.append(entry)
         progress = f"[{round_number + 1}/{self.arguments.rounds}]"
         print(f"{progress} {workload.name:<22} {contestant.name:<18} {text}", flush=True)

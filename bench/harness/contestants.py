@@ -29,6 +29,12 @@ class Contestant:
     only_workloads = ()
     # Whether it can be started elsewhere than on loopback without delay.
     goes_anywhere = False
+    # What its processes are, in the order of their start, for figures of each; and whether their allocations can be
+    # counted: not those of a program that does not use the C library's allocator, or drops its environment.
+    roles = ()
+    allocates_countably = False
+    is_ours = False
+    period_s = 0  # what it does by itself from time to time comes this often
 
     def __init__(self, tools):
         self.tools = tools
@@ -36,6 +42,7 @@ class Contestant:
         self.place = None
         self.public_host, self.public_port = "127.0.0.1", 0
         self.folder = ""
+        self.allocation_counter = None  # when its processes shall be counted
 
     def missing(self):
         """Why it cannot run here; empty when it can."""
@@ -74,6 +81,9 @@ class Contestant:
             process.require_alive()
 
     def run(self, *arguments, **options):
+        if self.allocation_counter:
+            role = self.roles[len(self.processes)]
+            options["env"] = self.allocation_counter.environment(role, options.get("env"))
         process = Process([str(argument) for argument in arguments],
                           os.path.join(self.folder, f"{len(self.processes)}.log"), **options)
         self.processes.append(process)
@@ -91,6 +101,8 @@ class Chain(Contestant):
     """Two equal relays one behind the other: the first in the agent's half, before the service; the second in the
     edge's half, before the visitors. Subclasses start one in relay()."""
     goes_anywhere = True
+    roles = ("agent", "edge")
+    allocates_countably = True
 
     def launch(self, service_port):
         place = self.place
@@ -353,6 +365,10 @@ class Natrp(Contestant):
     name = "natrp"
     label = "natrp"
     goes_anywhere = True
+    is_ours = True
+    period_s = 5  # heartbeats
+    roles = ("edge", "agent")
+    allocates_countably = True
 
     def __init__(self, tools, io="auto", pump="auto"):
         super().__init__(tools)

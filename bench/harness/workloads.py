@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 
+from . import counters
 from .places import BareCable, Cable, Loopback, LongLine
 from .processes import BenchError, Process, Usage, accepts, free_port, pss_kb, wait_until
 
@@ -49,10 +50,11 @@ class Tools:
 class Session:
     """One contestant, started between a service and a public port. `with Session(...) as session:`"""
 
-    def __init__(self, tools, contestant, place=Loopback):
+    def __init__(self, tools, contestant, place=Loopback, count_allocations=False):
         self.tools = tools
         self.contestant = contestant
         self.place_kind = place
+        self.count_allocations = count_allocations
         self.service = None
         self.cleanup = contextlib.ExitStack()
 
@@ -64,6 +66,9 @@ class Session:
             self.start_echo_service()
             contestant_folder = os.path.join(self.folder, "contestant")
             os.mkdir(contestant_folder)
+            self.contestant.allocation_counter = (
+                counters.AllocationCounter(self.tools.program("libcount_alloc.so"), self.folder)
+                if self.count_allocations else None)
             self.cleanup.callback(self.contestant.stop)
             self.contestant.start(self.service_port, contestant_folder, self.place)
             time.sleep(0.1)  # what a start leaves to do (channels dialled ahead) is not part of a measurement
@@ -96,6 +101,10 @@ class Session:
     def pss_kb(self):
         return pss_kb(self.contestant.roots())
 
+    def allocations(self):
+        """role -> how many so far"""
+        return {role: self.contestant.allocation_counter.read(role) for role in self.contestant.roles}
+
     def swarm(self, mode, *arguments):
         return Swarm(self, mode, arguments)
 
@@ -109,6 +118,17 @@ class Session:
             used = self.usage().since(before)
         self.contestant.require_alive()
         return result, used
+
+    def measure_allocations(self, mode, *arguments):
+        """(the result of visitor_swarm, role -> how many allocations its process made meanwhile)"""
+        with self.swarm(mode, "--wait", "on", *arguments) as swarm:
+            swarm.wait_for_line()
+            before = self.allocations()
+            swarm.say("measure")
+            result = swarm.wait_for_result()
+            after = self.allocations()
+        self.contestant.require_alive()
+        return result, {role: after[role] - before[role] for role in after}
 
 
 class Swarm:
@@ -272,6 +292,63 @@ class IdleMemory(Workload):
                 "pss_bytes_per_visitor": (held_kb - base_kb) * 1024 / self.connections}
 
 
+class Allocations(Workload):
+    """What the processes ask their allocators for after a warm-up of the same: per million messages of connections that
+    stay (an exchange is two messages), and per connection that comes, exchanges and closes.
+
+    What a contestant allocates without any visitor (heartbeats and the like) is measured before and subtracted from the
+    messages' share; both times hold whole periods of it.
+    """
+    name = "allocations"
+    title = "allocations after warm-up (64 B messages of 64 connections; new connections, 32 at once)"
+    for_variants = True
+    once = True
+    needs_processes = True
+    WARM_UP_S = 1.0
+    EXCHANGE = ("exchange", "--connections", 64, "--seconds")
+    CHURN = ("churn", "--at-once", 32, "--seconds")
+
+    def __init__(self, ours_only=False):
+        self.ours_only = ours_only
+
+    def missing(self, tools):
+        programs = [tools.program(name) for name in ("libcount_alloc.so", "count_alloc_control")]
+        return counters.allocations_uncountable(*programs)
+
+    def suits(self, contestant):
+        if self.ours_only and not contestant.is_ours:
+            return False
+        return contestant.allocates_countably and super().suits(contestant)
+
+    def session(self, tools, contestant):
+        return Session(tools, contestant, count_allocations=True)
+
+    def measure(self, session, seconds):
+        period_s = session.contestant.period_s or seconds
+        session.measure(*self.EXCHANGE, self.WARM_UP_S)
+        time.sleep(SETTLE_S / 2)
+        before = session.allocations()
+        time.sleep(period_s)
+        after = session.allocations()
+        idle_per_s = {role: (after[role] - before[role]) / period_s for role in after}
+
+        result, made = session.measure_allocations(*self.EXCHANGE, period_s)
+        millions = 2 * max(result["exchanges"], 1) / 1e6
+        per_million = {role: max(count - idle_per_s[role] * result["seconds"], 0) / millions
+                       for role, count in made.items()}
+        session.measure(*self.CHURN, self.WARM_UP_S)
+        result, made = session.measure_allocations(*self.CHURN, seconds)
+        per_connection = {role: count / max(result["cycles"], 1) for role, count in made.items()}
+
+        figures = {}
+        for figure, of in (("allocations_per_million_messages", per_million),
+                           ("allocations_per_connection", per_connection),
+                           ("allocations_per_s_idle", idle_per_s)):
+            figures[figure] = sum(of.values())
+            figures.update({f"{role}_{figure}": value for role, value in of.items()})
+        return figures
+
+
 class IdleAndActive(Workload):
     """Many visitors that only stay, and a few that talk."""
 
@@ -385,7 +462,7 @@ def all_workloads(suite):
     """Those of a suite, in the order in which a round runs them."""
     if suite == "main":
         return [Bulk(1, "up"), Bulk(1, "down"), Bulk(8, "up"), Bulk(8, "down"),
-                Exchange(1), Exchange(64), Churn(32), IdleMemory(1000)]
+                Exchange(1), Exchange(64), Churn(32), IdleMemory(1000), Allocations(ours_only=True)]
     elsewhere = [Bulk(streams, direction, place=place) for place in (Cable, BareCable)
                  for streams in (1, 8) for direction in ("up", "down")]
     elsewhere += [Bulk(streams, direction, place=LongLine) for streams in (1, 100) for direction in ("up", "down")]
@@ -395,5 +472,5 @@ def all_workloads(suite):
             Bulk(64, "up"), Bulk(64, "down"), Bulk(64, "both"),
             Exchange(1, for_variants=True), Exchange(64, for_variants=True), Exchange(1000),
             Exchange(1, 1024), Exchange(64, 1024), Exchange(1000, 1024), Exchange(64, rate=10_000),
-            Churn(32), Mixed(), IdleMemory(1000), IdleAndActive(), FirstByte(True), FirstByte(False),
+            Churn(32), Mixed(), IdleMemory(1000), Allocations(), IdleAndActive(), FirstByte(True), FirstByte(False),
             *elsewhere, Iperf3("up"), Iperf3("down"), Wrk()]
