@@ -4,17 +4,18 @@
     bench/bench_check.py --build build [--rounds N] [--seconds S] [--baseline bench/baseline.json] [--write]
 
 It measures figures that depend little on the machine: ours divided by the floor (two bare splice relays) in the same
-round, memory per idle visitor, wake-ups per GB, system calls per GB and per exchange, instructions per exchange where
-perf can count them. Each is compared with the baseline; one that is worse by more than its tolerance fails the check.
-A workload with such a figure is measured a second time as often before it is believed. Better ones are reported, so
-that the baseline can follow. --write makes the measured figures the baseline (tolerances
-that the file already states are kept).
+round, memory per idle visitor, wake-ups per GB, allocations, system calls per GB and per exchange, instructions per
+exchange where perf can count them. Each is compared with the baseline; one that is worse by more than its tolerance (a
+share of the baseline) and its slack (an amount, for figures near 0) fails the check. A workload with such a figure is
+measured a second time as often before it is believed. Better ones are reported, so that the baseline can follow.
+--write makes the measured figures the baseline (tolerances and slacks that the file already states are kept).
 
 Exit code: 0 nothing got worse; 1 something did, or could not be measured though the baseline has it; 2 the check could
 not be run. A figure that this machine has no instrument for is left out, with the reason.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -26,34 +27,49 @@ sys.dont_write_bytecode = True
 from harness import counters, environment
 from harness.contestants import Floor, Natrp
 from harness.processes import BenchError
-from harness.workloads import GB, Bulk, Churn, Exchange, IdleMemory, Session, Tools
+from harness.workloads import GB, Allocations, Bulk, Churn, Exchange, IdleMemory, Session, Tools
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.dirname(HERE)
 CONGESTION = "cubic"
 COUNTED_BYTES = 2_000_000_000
 
-# figure of a workload -> (name of the ratio to the floor, which way is better, tolerance)
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """How far a figure may get worse: by the share `tolerance` of the baseline, and by `slack` in any case."""
+    better: str  # "higher" or "lower"
+    tolerance: float
+    slack: float = 0.0
+
+
+# figure of a workload -> (name of the ratio to the floor, judgement)
 RATIOS = {
-    "gbps": ("gbps_over_floor", "higher", 0.15),
-    "cpu_s_per_gb": ("cpu_per_gb_over_floor", "lower", 0.15),
-    "rate_per_s": ("rate_over_floor", "higher", 0.15),
-    "cpu_us_per_exchange": ("cpu_per_exchange_over_floor", "lower", 0.15),
-    "cpu_us_per_cycle": ("cpu_per_connection_over_floor", "lower", 0.15),
+    "gbps": ("gbps_over_floor", Judgement("higher", 0.15)),
+    "cpu_s_per_gb": ("cpu_per_gb_over_floor", Judgement("lower", 0.15)),
+    "rate_per_s": ("rate_over_floor", Judgement("higher", 0.15)),
+    "cpu_us_per_exchange": ("cpu_per_exchange_over_floor", Judgement("lower", 0.15)),
+    "cpu_us_per_cycle": ("cpu_per_connection_over_floor", Judgement("lower", 0.15)),
 }
-# figures taken as they are. Wake-ups depend on how the scheduler lets the ends alternate: hence the wide tolerance.
+# figures taken as they are. Wake-ups depend on how the scheduler lets the ends alternate: hence the wide tolerance. The
+# data path shall allocate nothing after warm-up: the slack is what a heartbeat more or less gives.
 ABSOLUTE = {
-    "wakeups_per_gb": ("lower", 1.00),
-    "pss_bytes_per_visitor": ("lower", 0.25),
-    "base_pss_kb": ("lower", 0.25),
+    "wakeups_per_gb": Judgement("lower", 1.00),
+    "pss_bytes_per_visitor": Judgement("lower", 0.25),
+    "base_pss_kb": Judgement("lower", 0.25),
+    "edge_allocations_per_million_messages": Judgement("lower", 0.50, 200),
+    "agent_allocations_per_million_messages": Judgement("lower", 0.50, 200),
+    "edge_allocations_per_connection": Judgement("lower", 0.20, 0.1),
+    "agent_allocations_per_connection": Judgement("lower", 0.20, 0.1),
 }
 COUNTED = {
-    "syscalls_per_gb": ("lower", 0.40),
-    "syscalls_per_exchange": ("lower", 0.15),
-    "instructions_per_exchange": ("lower", 0.10),
+    "syscalls_per_gb": Judgement("lower", 0.40),
+    "syscalls_per_exchange": Judgement("lower", 0.15),
+    "instructions_per_exchange": Judgement("lower", 0.10),
 }
 
 INTERLEAVED = [Bulk(1, "up"), Bulk(1, "down"), Bulk(8, "up"), Bulk(8, "down"), Exchange(1), Exchange(64), Churn(32)]
+ALONE = [IdleMemory(1000), Allocations()]
 
 
 def parse_arguments():
@@ -73,25 +89,21 @@ class Check:
         self.tools, self.rounds, self.seconds = tools, rounds, seconds
         self.series = {}
         self.left_out = {}
-        self.better = {}
-        self.tolerance = {}
+        self.judgements = {}
 
     @property
     def figures(self):
         return {name: statistics.median(values) for name, values in sorted(self.series.items())}
 
-    def add(self, workload, figure, value, better, tolerance):
+    def add(self, workload, figure, value, judgement):
         name = f"{workload}.{figure}"
         self.series.setdefault(name, []).append(value)
-        self.better[name], self.tolerance[name] = better, tolerance
+        self.judgements[name] = judgement
 
     def measure_all(self):
         self.measure_rounds(INTERLEAVED)
-        memory = IdleMemory(1000)
-        with Session(self.tools, Natrp(self.tools)) as session:
-            for figure, value in memory.measure(session, self.seconds).items():
-                if figure in ABSOLUTE:
-                    self.add(memory.name, figure, value, *ABSOLUTE[figure])
+        for workload in ALONE:
+            self.measure_alone(workload)
         self.count_all()
 
     def measure_rounds(self, workloads):
@@ -99,6 +111,16 @@ class Check:
             for workload in workloads:
                 self.measure_beside_floor(workload, ours_first=number % 2 == 1)
             print(f"round {number + 1} of {self.rounds} done", flush=True)
+
+    def measure_alone(self, workload):
+        reason = workload.missing(self.tools)
+        if reason:
+            self.left_out[workload.name] = reason
+            return
+        with workload.session(self.tools, Natrp(self.tools)) as session:
+            for figure, value in workload.measure(session, self.seconds).items():
+                if figure in ABSOLUTE:
+                    self.add(workload.name, figure, value, ABSOLUTE[figure])
 
     def measure_again(self, baseline):
         """The workloads of which a figure got worse, as many rounds once more: one busy moment is no regression."""
@@ -108,6 +130,10 @@ class Check:
         if workloads:
             print(f"worse at first sight, measured again: {', '.join(workload.name for workload in workloads)}")
             self.measure_rounds(workloads)
+        for workload in ALONE:
+            if workload.name in doubtful:
+                print(f"worse at first sight, measured again: {workload.name}")
+                self.measure_alone(workload)
 
     def measure_beside_floor(self, workload, ours_first):
         figures = {}
@@ -118,10 +144,10 @@ class Check:
         for figure, ours in figures["natrp"].items():
             floor = figures["floor"].get(figure)
             if figure in RATIOS and floor:
-                name, better, tolerance = RATIOS[figure]
-                self.add(workload.name, name, ours / floor, better, tolerance)
+                name, judgement = RATIOS[figure]
+                self.add(workload.name, name, ours / floor, judgement)
             if figure in ABSOLUTE:
-                self.add(workload.name, figure, ours, *ABSOLUTE[figure])
+                self.add(workload.name, figure, ours, ABSOLUTE[figure])
 
     def count_all(self):
         """System calls and instructions, each in a run of its own: counting slows down what is counted."""
@@ -136,7 +162,7 @@ class Check:
             with Session(self.tools, Natrp(self.tools)) as session:
                 with counters.syscall_counter(method, session.contestant.roots(), session.folder) as counter:
                     result, _ = session.measure("bulk", "--direction", direction, "--bytes", COUNTED_BYTES)
-            self.add(name, figure, counter.count / (result["bytes"] / GB), *COUNTED["syscalls_per_gb"])
+            self.add(name, figure, counter.count / (result["bytes"] / GB), COUNTED["syscalls_per_gb"])
         for name, connections in exchanges:
             figure = f"syscalls_per_exchange.{method}"
             if method:
@@ -156,17 +182,17 @@ class Check:
             with make_counter(session.contestant.roots(), session.folder) as counter:
                 result, _ = session.measure("exchange", "--connections", connections, "--seconds", self.seconds)
         # Each visitor also did one exchange when it connected.
-        self.add(name, figure, counter.count / (result["exchanges"] + connections), *judgement)
+        self.add(name, figure, counter.count / (result["exchanges"] + connections), judgement)
 
 
 def write_baseline(path, check, record):
-    tolerances = {}
+    figures = {name: {"value": float(f"{value:.4g}"), **dataclasses.asdict(check.judgements[name])}
+               for name, value in check.figures.items()}
     if os.path.exists(path):
         with open(path) as file:
-            tolerances = {name: entry["tolerance"] for name, entry in json.load(file)["figures"].items()}
-    figures = {name: {"value": float(f"{value:.4g}"), "better": check.better[name],
-                      "tolerance": tolerances.get(name, check.tolerance[name])}
-               for name, value in check.figures.items()}
+            for name, entry in json.load(file)["figures"].items():
+                if name in figures:
+                    figures[name].update({word: entry[word] for word in ("tolerance", "slack") if word in entry})
     with open(path, "w") as file:
         json.dump({"environment": record, "rounds": check.rounds, "seconds": check.seconds, "figures": figures,
                    "left_out": check.left_out}, file, indent=1)
@@ -174,35 +200,37 @@ def write_baseline(path, check, record):
     print(f"written: {path}, {len(figures)} figures")
 
 
+def allowed_change(entry):
+    return abs(entry["value"]) * entry["tolerance"] + entry.get("slack", 0.0)
+
+
 def verdict(entry, value):
-    """(worse beyond the tolerance, sentence)"""
-    base, tolerance = entry["value"], entry["tolerance"]
-    change = (value - base) / base if base else 0.0
-    worse = change < -tolerance if entry["better"] == "higher" else change > tolerance
-    better = change > tolerance if entry["better"] == "higher" else change < -tolerance
-    return worse, "WORSE" if worse else "better: consider --write" if better else "ok"
+    """(worse beyond what is allowed, sentence)"""
+    change = value - entry["value"] if entry["better"] == "lower" else entry["value"] - value
+    allowed = allowed_change(entry)
+    return change > allowed, "WORSE" if change > allowed else "better: consider --write" if -change > allowed else "ok"
 
 
 def compare(baseline, check):
     """Prints the table; returns how many figures fail."""
     measured = check.figures
     failed = 0
-    print(f"{'figure':<52} {'baseline':>10} {'now':>10} {'change':>8} {'allowed':>8}  verdict")
+    print(f"{'figure':<52} {'baseline':>10} {'now':>10} {'change':>8} {'limit':>10}  verdict")
     for name, entry in sorted(baseline["figures"].items()):
         if name not in measured:
             reason = next((reason for key, reason in check.left_out.items() if name.startswith(key)), "")
             failed += 0 if reason else 1
-            print(f"{name:<52} {entry['value']:>10.4g} {'–':>10} {'':>8} {'':>8}  "
+            print(f"{name:<52} {entry['value']:>10.4g} {'–':>10} {'':>8} {'':>10}  "
                   + (f"left out: {reason}" if reason else "NOT MEASURED, though the baseline has it"))
             continue
         worse, sentence = verdict(entry, measured[name])
         failed += worse
         change = (measured[name] - entry["value"]) / entry["value"] if entry["value"] else 0.0
-        sign = "-" if entry["better"] == "higher" else "+"
+        limit = entry["value"] + allowed_change(entry) * (-1 if entry["better"] == "higher" else 1)
         print(f"{name:<52} {entry['value']:>10.4g} {measured[name]:>10.4g} {change:>+8.1%} "
-              f"{sign + format(entry['tolerance'], '.0%'):>8}  {sentence}")
+              f"{limit:>10.4g}  {sentence}")
     for name in sorted(set(measured) - set(baseline["figures"])):
-        print(f"{name:<52} {'–':>10} {measured[name]:>10.4g} {'':>8} {'':>8}  new: not in the baseline")
+        print(f"{name:<52} {'–':>10} {measured[name]:>10.4g} {'':>8} {'':>10}  new: not in the baseline")
     for name, reason in check.left_out.items():
         print(f"{name}: left out, {reason}")
     return failed

@@ -25,7 +25,7 @@ sys.dont_write_bytecode = True
 from harness import environment, plots, report, results
 from harness.contestants import all_contestants
 from harness.processes import BenchError
-from harness.workloads import Session, Tools, all_workloads
+from harness.workloads import Tools, all_workloads
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONGESTION = "cubic"
@@ -74,23 +74,23 @@ class Run:
         self.tools = tools
         self.absent = {one.name: one.missing() for one in contestants if one.missing()}
         self.contestants = [one for one in contestants if not one.missing()]
-        self.absent_workloads = {one.name: one.missing() for one in workloads if one.missing()}
-        self.workloads = [one for one in workloads if not one.missing()]
+        self.absent_workloads = {one.name: one.missing(tools) for one in workloads if one.missing(tools)}
+        self.workloads = [one for one in workloads if one.name not in self.absent_workloads]
         self.runs = []
         self.rounds_done = 0
+        self.once_s = 0.0  # of this round, for workloads that only one round does
 
     def measurements(self, round_number):
         for workload in self.workloads:
             if workload.once and round_number > 0:
                 continue
             for contestant in self.contestants:
-                fits = workload.for_variants or not contestant.is_variant
-                if fits and (contestant.has_processes or not workload.needs_processes):
+                if workload.suits(contestant):
                     yield workload, contestant
 
     def run_rounds(self):
         began = time.monotonic()
-        longest = 0.0
+        longest = 0.0  # round, without what only the first one does
         for round_number in range(self.arguments.rounds):
             round_began = time.monotonic()
             if round_number and round_began - began + longest > self.arguments.budget_minutes * 60:
@@ -98,22 +98,25 @@ class Run:
                 break
             for workload, contestant in self.measurements(round_number):
                 self.measure(round_number, workload, contestant)
-            longest = max(longest, time.monotonic() - round_began)
+            longest = max(longest, time.monotonic() - round_began - self.once_s)
+            self.once_s = 0.0
             self.rounds_done += 1
 
     def measure(self, round_number, workload, contestant):
+        began = time.monotonic()
         entry = {"round": round_number, "workload": workload.name, "contestant": contestant.name}
         try:
-            with Session(self.tools, contestant) as session:
+            with workload.session(self.tools, contestant) as session:
                 entry["figures"] = workload.measure(session, self.arguments.seconds)
             text = ", ".join(f"{report.figure_name(name)} {report.figure_text(name, value)}"
                              for name, value in entry["figures"].items() if name in report.FIGURES)
         except (BenchError, OSError, ValueError, subprocess.SubprocessError) as error:
             entry["error"] = str(error)
             text = f"FAILED: {error}"
+        self.once_s += time.monotonic() - began if workload.once else 0.0
         self.runs.append(entry)
         progress = f"[{round_number + 1}/{self.arguments.rounds}]"
-        print(f"{progress} {workload.name:<18} {contestant.name:<18} {text}", flush=True)
+        print(f"{progress} {workload.name:<22} {contestant.name:<18} {text}", flush=True)
 
     def result(self, environment_record, suite):
         return {
@@ -158,7 +161,7 @@ def main():
         for one in contestants:
             print(f"{one.name:<20} {one.missing() or one.label}")
         for one in workloads:
-            print(f"{one.name:<20} {one.title}" + (f" ({one.missing()})" if one.missing() else ""))
+            print(f"{one.name:<26} {one.title}" + (f" ({one.missing(tools)})" if one.missing(tools) else ""))
         return 0
     for program in ("visitor_swarm", "echo_service"):
         if not os.path.exists(tools.program(program)):

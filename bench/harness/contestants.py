@@ -1,7 +1,8 @@
 """The contestants: how each is started between a service and a public port, always in the same way.
 
 Life of a contestant: made -> start(service_port) -> its public port echoes -> stop(). It is started anew for each
-measurement. What is counted as its cost is roots() and all that descends from them.
+measurement. What is counted as its cost is roots() and all that descends from them. Where its halves stand, and what
+lies between them, is its place's to say (places.py).
 """
 
 import os
@@ -24,12 +25,24 @@ class Contestant:
     # A variant of another contestant runs only the workloads that tell variants apart.
     is_variant = False
     has_processes = True
+    # Names of the workloads that it can take part in; empty: all.
+    only_workloads = ()
+    # Whether it can be started elsewhere than on loopback without delay.
+    goes_anywhere = False
+    # What its processes are, in the order of their start, for figures of each; and whether their allocations can be
+    # counted: not those of a program that does not use the C library's allocator, or drops its environment.
+    roles = ()
+    allocates_countably = False
+    is_ours = False
+    period_s = 0  # what it does by itself from time to time comes this often
 
     def __init__(self, tools):
         self.tools = tools
         self.processes = []
-        self.public_port = 0
+        self.place = None
+        self.public_host, self.public_port = "127.0.0.1", 0
         self.folder = ""
+        self.allocation_counter = None  # when its processes shall be counted
 
     def missing(self):
         """Why it cannot run here; empty when it can."""
@@ -41,14 +54,16 @@ class Contestant:
     def launch(self, service_port):
         raise NotImplementedError
 
-    def start(self, service_port, folder):
+    def start(self, service_port, folder, place):
         """Returns when one byte has gone through and come back. `folder` is empty, private and kept until stop()."""
-        self.folder = folder
+        self.folder, self.place = folder, place
+        self.public_host = place.edge_host
         self.processes = []
         try:
             self.launch(service_port)
-            wait_until(lambda: echoes(self.public_port), START_TIMEOUT_S,
-                       f"the first echo through {self.name}", self.processes)
+            with place.on_edge():
+                wait_until(lambda: echoes(self.public_port, self.public_host), START_TIMEOUT_S,
+                           f"the first echo through {self.name}", self.processes)
         except BaseException:
             self.stop()
             raise
@@ -66,6 +81,9 @@ class Contestant:
             process.require_alive()
 
     def run(self, *arguments, **options):
+        if self.allocation_counter:
+            role = self.roles[len(self.processes)]
+            options["env"] = self.allocation_counter.environment(role, options.get("env"))
         process = Process([str(argument) for argument in arguments],
                           os.path.join(self.folder, f"{len(self.processes)}.log"), **options)
         self.processes.append(process)
@@ -79,17 +97,38 @@ class Contestant:
         return path
 
 
+class Chain(Contestant):
+    """Two equal relays one behind the other: the first in the agent's half, before the service; the second in the
+    edge's half, before the visitors. Subclasses start one in relay()."""
+    goes_anywhere = True
+    roles = ("agent", "edge")
+    allocates_countably = True
+
+    def launch(self, service_port):
+        place = self.place
+        agent_port, self.public_port = free_port(), free_port()
+        with place.on_agent():
+            self.relay("0", place.agent_host, agent_port, place.agent_host, service_port)
+        with place.on_edge():
+            self.relay("1", place.edge_host, self.public_port, *place.path(place.agent_host, agent_port))
+
+    def relay(self, name, host, port, to_host, to_port):
+        raise NotImplementedError
+
+
 class Direct(Contestant):
     """No tunnel at all: what the visitors, the service and the kernel can do by themselves."""
     name = "direct"
     label = "direct"
     has_processes = False
+    goes_anywhere = True
 
     def launch(self, service_port):
-        self.public_port = service_port
+        with self.place.on_edge():
+            self.public_host, self.public_port = self.place.path(self.place.agent_host, service_port)
 
 
-class Floor(Contestant):
+class Floor(Chain):
     """Two chained bare splice relays."""
     name = "floor"
     label = "floor (two bare splice relays)"
@@ -97,16 +136,11 @@ class Floor(Contestant):
     def missing(self):
         return "" if os.path.exists(self.tools.floor_relay) else f"{self.tools.floor_relay} is not built"
 
-    def launch(self, service_port):
-        to = service_port
-        for _ in range(2):
-            port = free_port()
-            self.run(self.tools.floor_relay, "--listen", f"127.0.0.1:{port}", "--to", f"127.0.0.1:{to}")
-            to = port
-        self.public_port = to
+    def relay(self, name, host, port, to_host, to_port):
+        self.run(self.tools.floor_relay, "--listen", f"{host}:{port}", "--to", f"{to_host}:{to_port}")
 
 
-class Haproxy(Contestant):
+class Haproxy(Chain):
     """Two chained haproxies, one thread each, splicing when a stream is worth it."""
     name = "haproxy"
     label = "haproxy x2 (splice-auto)"
@@ -117,31 +151,26 @@ class Haproxy(Contestant):
     def version(self):
         return environment.first_line(["haproxy", "-v"])
 
-    def launch(self, service_port):
-        to = service_port
+    def relay(self, name, host, port, to_host, to_port):
         conns_most = min(CONNS_MOST, (self.tools.fd_limit - 200) // 3)
-        for hop in range(2):
-            port = free_port()
-            config = self.write(f"haproxy{hop}.cfg", f"""\
-                global
-                    nbthread 1
-                    maxconn {conns_most}
-                defaults
-                    mode tcp
-                    option splice-auto
-                    timeout connect 5s
-                    timeout client 1h
-                    timeout server 1h
-                listen bench
-                    bind 127.0.0.1:{port}
-                    server next 127.0.0.1:{to}
-                """)
-            self.run(shutil.which("haproxy"), "-db", "-f", config)
-            to = port
-        self.public_port = to
+        config = self.write(f"haproxy{name}.cfg", f"""\
+            global
+                nbthread 1
+                maxconn {conns_most}
+            defaults
+                mode tcp
+                option splice-auto
+                timeout connect 5s
+                timeout client 1h
+                timeout server 1h
+            listen bench
+                bind {host}:{port}
+                server next {to_host}:{to_port}
+            """)
+        self.run(shutil.which("haproxy"), "-db", "-f", config)
 
 
-class Nginx(Contestant):
+class Nginx(Chain):
     """Two chained nginx stream proxies, one worker each."""
     name = "nginx"
     label = "nginx stream x2"
@@ -158,34 +187,29 @@ class Nginx(Contestant):
     def version(self):
         return environment.first_line(["nginx", "-v"])
 
-    def launch(self, service_port):
-        to = service_port
+    def relay(self, name, host, port, to_host, to_port):
         user = "user root;" if os.geteuid() == 0 else ""
-        for hop in range(2):
-            port = free_port()
-            prefix = os.path.join(self.folder, f"nginx{hop}")
-            os.mkdir(prefix)
-            config = self.write(f"nginx{hop}.conf", f"""\
-                load_module {self.module()};
-                {user}
-                daemon off;
-                worker_processes 1;
-                worker_rlimit_nofile {self.tools.fd_limit};
-                pid {prefix}/pid;
-                error_log stderr error;
-                events {{ worker_connections {2 * CONNS_MOST}; }}
-                stream {{
-                    server {{
-                        listen 127.0.0.1:{port} backlog=4096;
-                        proxy_pass 127.0.0.1:{to};
-                        proxy_timeout 1h;
-                        proxy_half_close on;
-                    }}
+        prefix = os.path.join(self.folder, f"nginx{name}")
+        os.mkdir(prefix)
+        config = self.write(f"nginx{name}.conf", f"""\
+            load_module {self.module()};
+            {user}
+            daemon off;
+            worker_processes 1;
+            worker_rlimit_nofile {self.tools.fd_limit};
+            pid {prefix}/pid;
+            error_log stderr error;
+            events {{ worker_connections {2 * CONNS_MOST}; }}
+            stream {{
+                server {{
+                    listen {host}:{port} backlog=4096;
+                    proxy_pass {to_host}:{to_port};
+                    proxy_timeout 1h;
+                    proxy_half_close on;
                 }}
-                """)
-            self.run(shutil.which("nginx"), "-p", prefix, "-e", "stderr", "-c", config)
-            to = port
-        self.public_port = to
+            }}
+            """)
+        self.run(shutil.which("nginx"), "-p", prefix, "-e", "stderr", "-c", config)
 
 
 class SshReverse(Contestant):
@@ -340,6 +364,11 @@ class Natrp(Contestant):
     """Ours: an edge and an agent, one worker each."""
     name = "natrp"
     label = "natrp"
+    goes_anywhere = True
+    is_ours = True
+    period_s = 5  # heartbeats
+    roles = ("edge", "agent")
+    allocates_countably = True
 
     def __init__(self, tools, io="auto", pump="auto"):
         super().__init__(tools)
@@ -357,23 +386,53 @@ class Natrp(Contestant):
         return environment.first_line([self.tools.program("natrp-engine"), "--version"])
 
     def launch(self, service_port):
+        edge, token = self.launch_edge()
+        self.launch_agent("natrp", edge, token, service_port, "--remote-port", self.public_port, *self.settings())
+
+    def settings(self):
+        return ["--workers", 1, "--io", self.io, "--pump", self.pump, "--log-level", "warning", "--drain-seconds", 1]
+
+    def launch_edge(self, edge_flags=(), client_flags=()):
+        """An edge with one client, whose one public port is ours. Returns (host, port) of the edge, and the file with
+        the client's last token."""
+        host = self.place.edge_host
         port, self.public_port = free_port(), free_port()
         state = os.path.join(self.folder, "state")
         os.mkdir(state, mode=0o700)
-        workers = ["--workers", 1, "--io", self.io, "--pump", self.pump, "--log-level", "warning",
-                   "--drain-seconds", 1]
-        edge = self.run(self.tools.program("natrp-engine"), "--bind", f"127.0.0.1:{port}",
-                        "--public-bind", "127.0.0.1", "--public-address", "127.0.0.1", "--state", state,
-                        "--ports", f"{self.public_port}-{self.public_port}", "--admin", "off", *workers)
-        wait_until(lambda: accepts(port), START_TIMEOUT_S, "the edge listening", [edge])
+        with self.place.on_edge():
+            edge = self.run(self.tools.program("natrp-engine"), "--bind", f"{host}:{port}",
+                            "--public-bind", host, "--public-address", host, "--state", state,
+                            "--ports", f"{self.public_port}-{self.public_port}", "--admin", "off", *edge_flags,
+                            *self.settings())
+            wait_until(lambda: accepts(port, host), START_TIMEOUT_S, "the edge listening", [edge])
         added = subprocess.run([self.tools.program("natrpctl"), "--state", state, "client", "add", "bench",
-                                "--conns-max", str(CONNS_MOST)],
+                                "--conns-max", str(CONNS_MOST), *client_flags],
                                capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
         if added.returncode != 0 or not added.stdout.split():
             raise BenchError(f"natrpctl client add failed with code {added.returncode}: {added.stderr.strip()}")
-        token = self.write("token", added.stdout.split()[-1] + "\n")
-        self.run(self.tools.program("natrp"), "--server", f"127.0.0.1:{port}", "--token-file", token,
-                 "--local", f"127.0.0.1:{service_port}", "--remote-port", self.public_port, *workers)
+        return (host, port), self.write("token", added.stdout.split()[-1] + "\n")
+
+    def launch_agent(self, program, edge, token, service_port, *more):
+        with self.place.on_agent():
+            host, port = self.place.path(*edge)
+            self.run(self.tools.program(program), "--server", f"{host}:{port}", "--token-file", token,
+                     "--local", f"{self.place.agent_host}:{service_port}", *more)
+
+
+class NatrpMsg(Natrp):
+    """The same bytes as the original natrp carries them: our edge, and a client of the original's protocol instead
+    of our agent. One call serves one visitor, and the next call comes after it."""
+    name = "natrp-msg"
+    label = "natrp, original client (gRPC Msg, 16 KiB messages)"
+    only_workloads = ("bulk_1_up", "bulk_1_down")
+
+    def missing(self):
+        client = self.tools.program("original_client")
+        return super().missing() or ("" if os.path.exists(client) else f"{client} is not built")
+
+    def launch(self, service_port):
+        edge, token = self.launch_edge(("--natrp-grpc", "on"), ("--plain-token",))
+        self.launch_agent("original_client", edge, token, service_port)
 
 
 NATRP_VARIANTS = [("epoll", "auto"), ("uring", "splice"), ("uring", "uring"), ("uring", "copy"),
@@ -382,7 +441,7 @@ NATRP_VARIANTS = [("epoll", "auto"), ("uring", "splice"), ("uring", "uring"), ("
 
 def all_contestants(tools, suite):
     """Those of a suite, in the order in which a round runs them."""
-    main = [Direct(tools), Floor(tools), Haproxy(tools), Nginx(tools), Natrp(tools)]
+    main = [Direct(tools), Floor(tools), Haproxy(tools), Nginx(tools), Natrp(tools), NatrpMsg(tools)]
     if suite == "main":
         return main + [SshReverse(tools)]
     variants = [Natrp(tools, io, pump) for io, pump in NATRP_VARIANTS]

@@ -1,11 +1,15 @@
 """System calls and instructions of a group of processes, counted from outside: by perf where the kernel lets it, by
-strace otherwise. Both attach to running processes and detach again."""
+strace otherwise. Both attach to running processes and detach again. Allocations are counted by libcount_alloc.so, which
+a process is started with."""
 
+import functools
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 
 from .processes import BenchError, tree_of
@@ -89,3 +93,45 @@ def syscall_method():
 
 def syscall_counter(method, roots, folder):
     return PerfCounter(roots, "raw_syscalls:sys_enter", folder) if method == "perf" else StraceCounter(roots, folder)
+
+
+class AllocationCounter:
+    """Counts what the processes ask their allocator for that are started with environment(name). One per session."""
+
+    def __init__(self, library, folder):
+        self.library, self.folder = library, folder
+
+    def path(self, name):
+        return os.path.join(self.folder, f"allocations.{name}")
+
+    def environment(self, name, base=None):
+        return dict(os.environ if base is None else base, LD_PRELOAD=self.library, NATRP_COUNT_ALLOC=self.path(name))
+
+    def read(self, name):
+        try:
+            with open(self.path(name), "rb") as file:
+                return int.from_bytes(file.read(8), sys.byteorder)
+        except OSError as error:
+            raise BenchError(f"nothing counts the allocations of {name}: {error}") from error
+
+
+@functools.lru_cache(maxsize=None)
+def allocations_uncountable(library, control):
+    """Why allocations cannot be counted here, or an empty text: `control`, a program that knows how many it makes, is
+    counted without them and with a thousand of each kind."""
+    for path in (library, control):
+        if not os.path.exists(path):
+            return f"{path} is not built"
+    counted, made = [], []
+    with tempfile.TemporaryDirectory(prefix="tunnel-bench-") as folder:
+        counter = AllocationCounter(library, folder)
+        for rounds in (0, 1000):
+            done = subprocess.run([control, str(rounds)], env=counter.environment(str(rounds)), capture_output=True,
+                                  text=True, timeout=20, check=False)
+            if done.returncode != 0:
+                return f"{os.path.basename(control)} ended with code {done.returncode}: {done.stderr.strip()[-200:]}"
+            made.append(int(done.stdout))
+            counted.append(counter.read(str(rounds)))
+    if made[1] == 0 or counted[1] - counted[0] != made[1] - made[0]:
+        return f"of {made[1] - made[0]} allocations made, {counted[1] - counted[0]} were counted"
+    return ""

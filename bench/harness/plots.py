@@ -110,6 +110,11 @@ def draw_all(result, folder, prefix):
     idle = [name for name in names if name in ("idle_1000",)]
     paths = []
     paths += grouped_bars(pyplot, result, "Throughput", "Gb/s", bulk, "gbps", f"{place}-throughput")
+    for prefix, where in (("cable_", "over a cable of MTU 1500"), ("bare_cable_", "over a cable without offloads"),
+                          ("rtt_", "with a round trip of 50 ms")):
+        there = [name for name in names if name.startswith(f"{prefix}bulk_")]
+        paths += grouped_bars(pyplot, result, f"Throughput {where}", "Gb/s", there, "gbps",
+                              f"{place}-{prefix.replace('_', '-')}throughput")
     paths += grouped_bars(pyplot, result, "CPU of the contestant", "CPU seconds per GB", bulk, "cpu_s_per_gb",
                           f"{place}-cpu-per-gb")
     paths += grouped_bars(pyplot, result, "Exchanges", "per second", exchange, "rate_per_s", f"{place}-exchange-rate")

@@ -146,17 +146,17 @@ def wait_until(condition, timeout_s, what, watched=()):
         time.sleep(0.01)
 
 
-def accepts(port):
-    """Whether somebody listens on 127.0.0.1:port."""
+def accepts(port, host="127.0.0.1"):
+    """Whether somebody listens there."""
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
-def echoes(port):
-    """Whether one byte sent to 127.0.0.1:port comes back: the whole path stands."""
+def echoes(port, host="127.0.0.1"):
+    """Whether one byte sent there comes back: the whole path stands."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as visitor:
+        with socket.create_connection((host, port), timeout=1) as visitor:
             visitor.settimeout(1)
             visitor.sendall(b"E")
             return visitor.recv(1) == b"E"

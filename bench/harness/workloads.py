@@ -15,6 +15,8 @@ import tempfile
 import threading
 import time
 
+from . import counters
+from .places import BareCable, Cable, Loopback, LongLine
 from .processes import BenchError, Process, Usage, accepts, free_port, pss_kb, wait_until
 
 GB = 1e9
@@ -48,21 +50,27 @@ class Tools:
 class Session:
     """One contestant, started between a service and a public port. `with Session(...) as session:`"""
 
-    def __init__(self, tools, contestant):
+    def __init__(self, tools, contestant, place=Loopback, count_allocations=False):
         self.tools = tools
         self.contestant = contestant
+        self.place_kind = place
+        self.count_allocations = count_allocations
         self.service = None
         self.cleanup = contextlib.ExitStack()
 
     def __enter__(self):
         try:
             self.folder = self.cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tunnel-bench-"))
+            self.place = self.cleanup.enter_context(self.place_kind(self.tools, self.folder))
             self.service_port = free_port()
             self.start_echo_service()
             contestant_folder = os.path.join(self.folder, "contestant")
             os.mkdir(contestant_folder)
+            self.contestant.allocation_counter = (
+                counters.AllocationCounter(self.tools.program("libcount_alloc.so"), self.folder)
+                if self.count_allocations else None)
             self.cleanup.callback(self.contestant.stop)
-            self.contestant.start(self.service_port, contestant_folder)
+            self.contestant.start(self.service_port, contestant_folder, self.place)
             time.sleep(0.1)  # what a start leaves to do (channels dialled ahead) is not part of a measurement
         except BaseException:
             self.cleanup.close()
@@ -73,10 +81,12 @@ class Session:
         self.cleanup.close()
 
     def start_echo_service(self):
-        self.service = Process([self.tools.program("echo_service"), "--listen", f"127.0.0.1:{self.service_port}",
-                                *self.tools.congestion_flags()], os.path.join(self.folder, "service.log"))
-        self.cleanup.callback(self.service.stop)
-        wait_until(lambda: accepts(self.service_port), 5, "echo_service listening", [self.service])
+        host = self.place.agent_host
+        with self.place.on_agent():
+            self.service = Process([self.tools.program("echo_service"), "--listen", f"{host}:{self.service_port}",
+                                    *self.tools.congestion_flags()], os.path.join(self.folder, "service.log"))
+            self.cleanup.callback(self.service.stop)
+            wait_until(lambda: accepts(self.service_port, host), 5, "echo_service listening", [self.service])
 
     def replace_service(self, arguments):
         """Another service on the same port: the contestant need not know."""
@@ -90,6 +100,10 @@ class Session:
 
     def pss_kb(self):
         return pss_kb(self.contestant.roots())
+
+    def allocations(self):
+        """role -> how many so far"""
+        return {role: self.contestant.allocation_counter.read(role) for role in self.contestant.roles}
 
     def swarm(self, mode, *arguments):
         return Swarm(self, mode, arguments)
@@ -105,15 +119,28 @@ class Session:
         self.contestant.require_alive()
         return result, used
 
+    def measure_allocations(self, mode, *arguments):
+        """(the result of visitor_swarm, role -> how many allocations its process made meanwhile)"""
+        with self.swarm(mode, "--wait", "on", *arguments) as swarm:
+            swarm.wait_for_line()
+            before = self.allocations()
+            swarm.say("measure")
+            result = swarm.wait_for_result()
+            after = self.allocations()
+        self.contestant.require_alive()
+        return result, {role: after[role] - before[role] for role in after}
+
 
 class Swarm:
     """One running visitor_swarm. `with` ends it."""
 
     def __init__(self, session, mode, arguments):
-        command = [session.tools.program("visitor_swarm"), mode, "--to", f"127.0.0.1:{session.contestant.public_port}",
-                   *session.tools.congestion_flags(), *[str(argument) for argument in arguments]]
-        self.process = Process(command, os.path.join(session.folder, "swarm.log"), pipe=True,
-                               stdin=subprocess.PIPE)
+        to = f"{session.contestant.public_host}:{session.contestant.public_port}"
+        command = [session.tools.program("visitor_swarm"), mode, "--to", to, *session.tools.congestion_flags(),
+                   *[str(argument) for argument in arguments]]
+        with session.place.on_edge():
+            self.process = Process(command, os.path.join(session.folder, "swarm.log"), pipe=True,
+                                   stdin=subprocess.PIPE)
         self.watchdog = threading.Timer(SWARM_TIMEOUT_S, self.process.popen.kill)
         self.watchdog.start()
 
@@ -162,19 +189,34 @@ class Workload:
     for_variants = False
     once = False  # deterministic enough for one round
     needs_processes = False  # says nothing about a direct connection
+    place = Loopback
+
+    def session(self, tools, contestant):
+        return Session(tools, contestant, self.place)
 
     def measure(self, session, seconds):
         raise NotImplementedError
 
-    def missing(self):
-        return ""
+    def missing(self, tools):
+        """Why it cannot be run here; empty when it can."""
+        return self.place.missing(tools)
+
+    def suits(self, contestant):
+        """Whether the contestant takes part in it."""
+        if contestant.only_workloads and self.name not in contestant.only_workloads:
+            return False
+        if self.place is not Loopback and not contestant.goes_anywhere:
+            return False
+        if self.needs_processes and not contestant.has_processes:
+            return False
+        return self.for_variants or not contestant.is_variant
 
 
 class Bulk(Workload):
-    def __init__(self, streams, direction, for_variants=False):
-        self.streams, self.direction, self.for_variants = streams, direction, for_variants
-        self.name = f"bulk_{streams}_{direction}"
-        self.title = f"bulk, {streams} stream{'s' if streams > 1 else ''}, {direction}"
+    def __init__(self, streams, direction, for_variants=False, place=Loopback):
+        self.streams, self.direction, self.for_variants, self.place = streams, direction, for_variants, place
+        self.name = f"{place.prefix}bulk_{streams}_{direction}"
+        self.title = f"bulk, {streams} stream{'s' if streams > 1 else ''}, {direction}{place.words}"
 
     def measure(self, session, seconds):
         result, used = session.measure("bulk", "--streams", self.streams, "--direction", self.direction,
@@ -250,6 +292,63 @@ class IdleMemory(Workload):
                 "pss_bytes_per_visitor": (held_kb - base_kb) * 1024 / self.connections}
 
 
+class Allocations(Workload):
+    """What the processes ask their allocators for after a warm-up of the same: per million messages of connections that
+    stay (an exchange is two messages), and per connection that comes, exchanges and closes.
+
+    What a contestant allocates without any visitor (heartbeats and the like) is measured before and subtracted from the
+    messages' share; both times hold whole periods of it.
+    """
+    name = "allocations"
+    title = "allocations after warm-up (64 B messages of 64 connections; new connections, 32 at once)"
+    for_variants = True
+    once = True
+    needs_processes = True
+    WARM_UP_S = 1.0
+    EXCHANGE = ("exchange", "--connections", 64, "--seconds")
+    CHURN = ("churn", "--at-once", 32, "--seconds")
+
+    def __init__(self, ours_only=False):
+        self.ours_only = ours_only
+
+    def missing(self, tools):
+        programs = [tools.program(name) for name in ("libcount_alloc.so", "count_alloc_control")]
+        return counters.allocations_uncountable(*programs)
+
+    def suits(self, contestant):
+        if self.ours_only and not contestant.is_ours:
+            return False
+        return contestant.allocates_countably and super().suits(contestant)
+
+    def session(self, tools, contestant):
+        return Session(tools, contestant, count_allocations=True)
+
+    def measure(self, session, seconds):
+        period_s = session.contestant.period_s or seconds
+        session.measure(*self.EXCHANGE, self.WARM_UP_S)
+        time.sleep(SETTLE_S / 2)
+        before = session.allocations()
+        time.sleep(period_s)
+        after = session.allocations()
+        idle_per_s = {role: (after[role] - before[role]) / period_s for role in after}
+
+        result, made = session.measure_allocations(*self.EXCHANGE, period_s)
+        millions = 2 * max(result["exchanges"], 1) / 1e6
+        per_million = {role: max(count - idle_per_s[role] * result["seconds"], 0) / millions
+                       for role, count in made.items()}
+        session.measure(*self.CHURN, self.WARM_UP_S)
+        result, made = session.measure_allocations(*self.CHURN, seconds)
+        per_connection = {role: count / max(result["cycles"], 1) for role, count in made.items()}
+
+        figures = {}
+        for figure, of in (("allocations_per_million_messages", per_million),
+                           ("allocations_per_connection", per_connection),
+                           ("allocations_per_s_idle", idle_per_s)):
+            figures[figure] = sum(of.values())
+            figures.update({f"{role}_{figure}": value for role, value in of.items()})
+        return figures
+
+
 class IdleAndActive(Workload):
     """Many visitors that only stay, and a few that talk."""
 
@@ -293,10 +392,10 @@ class FirstByte(Workload):
     """From the visitor's connect to the first byte back. Warm: one visitor at a time, with pauses in which channels
     can be dialled ahead. Cold: bursts of more visitors than any contestant dials ahead for."""
 
-    def __init__(self, warm):
-        self.warm = warm
-        self.name = "first_byte_warm" if warm else "first_byte_cold"
-        self.title = "first byte, one visitor at a time" if warm else "first byte, bursts of 256 visitors"
+    def __init__(self, warm, place=Loopback):
+        self.warm, self.place = warm, place
+        self.name = place.prefix + ("first_byte_warm" if warm else "first_byte_cold")
+        self.title = f"first byte, {'one visitor at a time' if warm else 'bursts of 256 visitors'}{place.words}"
 
     def measure(self, session, seconds):
         rounds = max(int(seconds * 1000 / (25 if self.warm else 200)), 3)
@@ -312,7 +411,7 @@ class Iperf3(Workload):
         self.name = f"iperf3_1_{direction}"
         self.title = f"iperf3, 1 stream, {direction} (independent check)"
 
-    def missing(self):
+    def missing(self, tools):
         return "" if shutil.which("iperf3") else "iperf3 is not installed"
 
     def measure(self, session, seconds):
@@ -336,7 +435,7 @@ class Wrk(Workload):
     name = "wrk_64"
     title = "wrk, HTTP over 64 connections (independent check)"
 
-    def missing(self):
+    def missing(self, tools):
         return "" if shutil.which("wrk") and shutil.which("nginx") else "wrk or nginx is not installed"
 
     def measure(self, session, seconds):
@@ -363,11 +462,15 @@ def all_workloads(suite):
     """Those of a suite, in the order in which a round runs them."""
     if suite == "main":
         return [Bulk(1, "up"), Bulk(1, "down"), Bulk(8, "up"), Bulk(8, "down"),
-                Exchange(1), Exchange(64), Churn(32), IdleMemory(1000)]
+                Exchange(1), Exchange(64), Churn(32), IdleMemory(1000), Allocations(ours_only=True)]
+    elsewhere = [Bulk(streams, direction, place=place) for place in (Cable, BareCable)
+                 for streams in (1, 8) for direction in ("up", "down")]
+    elsewhere += [Bulk(streams, direction, place=LongLine) for streams in (1, 100) for direction in ("up", "down")]
+    elsewhere += [FirstByte(True, LongLine), FirstByte(False, LongLine)]
     return [Bulk(1, "up", True), Bulk(1, "down", True), Bulk(1, "both"),
             Bulk(8, "up", True), Bulk(8, "down", True), Bulk(8, "both"),
             Bulk(64, "up"), Bulk(64, "down"), Bulk(64, "both"),
             Exchange(1, for_variants=True), Exchange(64, for_variants=True), Exchange(1000),
             Exchange(1, 1024), Exchange(64, 1024), Exchange(1000, 1024), Exchange(64, rate=10_000),
-            Churn(32), Mixed(), IdleMemory(1000), IdleAndActive(), FirstByte(True), FirstByte(False),
-            Iperf3("up"), Iperf3("down"), Wrk()]
+            Churn(32), Mixed(), IdleMemory(1000), Allocations(), IdleAndActive(), FirstByte(True), FirstByte(False),
+            *elsewhere, Iperf3("up"), Iperf3("down"), Wrk()]

@@ -1,4 +1,4 @@
-// The connection table: find, claim + release, and what a reader that scans the shard costs its owner.
+// The connection table: find, claim + release, and what readers cost writers and writers cost a reader.
 #include <benchmark/benchmark.h>
 
 #include <atomic>
@@ -24,6 +24,15 @@ void find_a_live_conn(benchmark::State& state) {
   }
 }
 BENCHMARK(find_a_live_conn);
+
+void find_a_conn_that_is_gone(benchmark::State& state) {
+  natrp::ConnShard shard(0, kSlots);
+  natrp::Conn* conn = shard.claim(7, {}, natrp::ConnRole::kVisitor, 0);
+  const natrp::SlotId id = shard.id_of(*conn);
+  shard.release(*conn);
+  for (auto _ : state) benchmark::DoNotOptimize(shard.find(id));
+}
+BENCHMARK(find_a_conn_that_is_gone);
 
 void claim_and_release(benchmark::State& state) {
   natrp::ConnShard shard(0, kSlots);
@@ -61,6 +70,52 @@ void claim_and_release_while_others_scan(benchmark::State& state) {
   for (auto& reader : readers) reader.join();
 }
 BENCHMARK(claim_and_release_while_others_scan)->Arg(1)->Arg(8);
+
+// A reader lists 1,000 conns in each of 8 shards while so many of their owners claim, count bytes and release. One
+// item is one conn that was listed; the writers share the CPUs with the reader.
+void scan_while_owners_write(benchmark::State& state) {
+  constexpr size_t kShards = 8;
+  constexpr int kLive = 1000;
+  natrp::ConnTable table;
+  const natrp::Address peer = natrp::Address::parse("127.0.0.1:1").value();
+  std::vector<natrp::Conn*> first;  // of each shard
+  for (size_t i = 0; i < kShards; ++i) {
+    natrp::ConnShard& shard = table.add_shard(kSlots);
+    for (int fd = 0; fd < kLive; ++fd) {
+      natrp::Conn* conn = shard.claim(fd, peer, natrp::ConnRole::kVisitor, 1);
+      if (fd == 0) first.push_back(conn);
+    }
+  }
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> writes{0};
+  std::vector<std::thread> owners;
+  for (size_t i = 0; i < static_cast<size_t>(state.range(0)); ++i) {
+    owners.emplace_back([&, i] {
+      natrp::ConnShard& shard = table.shard(i);
+      uint64_t done = 0;
+      for (; !stop.load(std::memory_order_relaxed); ++done) {
+        natrp::Conn* conn = shard.claim(7, peer, natrp::ConnRole::kVisitor, 1);
+        first[i]->bytes_received.fetch_add(64, std::memory_order_relaxed);
+        shard.release(*conn);
+      }
+      writes += done;
+    });
+  }
+  uint64_t listed = 0;
+  for (auto _ : state) {
+    uint64_t bytes = 0;
+    table.for_each([&](const natrp::ConnView& view) {
+      bytes += view.bytes_received;
+      ++listed;
+    });
+    benchmark::DoNotOptimize(bytes);
+  }
+  stop = true;
+  for (auto& owner : owners) owner.join();
+  state.SetItemsProcessed(static_cast<int64_t>(listed));
+  state.counters["writes"] = benchmark::Counter(static_cast<double>(writes), benchmark::Counter::kIsRate);
+}
+BENCHMARK(scan_while_owners_write)->Arg(0)->Arg(1)->Arg(8)->UseRealTime();
 
 }  // namespace
 

@@ -78,6 +78,46 @@ void a_letter_there_and_back(benchmark::State& state) {
 }
 BENCHMARK(a_letter_there_and_back)->UseRealTime();
 
+// Many threads post to one owner, as workers do to the control thread. One item is one letter, made, handed over, run
+// and freed; the posts of a burst that find the box filled wake nobody.
+void letters_of_many_threads(benchmark::State& state) {
+  constexpr uint64_t kBurst = 64;
+  const auto senders = static_cast<size_t>(state.range(0));
+  auto here = natrp::make_loop(natrp::IoKind::kAuto);
+  natrp::Mailbox box(*here.value().loop);
+  std::atomic<uint64_t> turn{0};
+  std::atomic<bool> stop{false};
+  uint64_t delivered = 0;  // the owner's
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < senders; ++i) {
+    threads.emplace_back([&] {
+      for (uint64_t seen = 0; !stop.load();) {
+        const uint64_t now = turn.load();
+        if (now == seen) {
+          turn.wait(now);
+          continue;
+        }
+        seen = now;
+        for (uint64_t letter = 0; letter < kBurst; ++letter) box.post([&delivered] { ++delivered; });
+      }
+    });
+  }
+  uint64_t expected = 0;
+  for (auto _ : state) {
+    expected += kBurst * senders;
+    ++turn;
+    turn.notify_all();
+    while (delivered < expected) here.value().loop->run_once(-1);
+  }
+  stop = true;
+  ++turn;
+  turn.notify_all();
+  for (auto& thread : threads) thread.join();
+  box.deliver();
+  state.SetItemsProcessed(static_cast<int64_t>(expected));
+}
+BENCHMARK(letters_of_many_threads)->Arg(1)->Arg(8)->UseRealTime();
+
 }  // namespace
 
 BENCHMARK_MAIN();

@@ -17,6 +17,16 @@ void borrow_a_warm_pipe(benchmark::State& state) {
 }
 BENCHMARK(borrow_a_warm_pipe);
 
+// More pairs want one than there may be: each asks, is refused, and copies.
+void ask_for_a_pipe_when_none_is_left(benchmark::State& state) {
+  natrp::Counters counters;
+  natrp::PipePool pool(counters, 1, 1);
+  const uint16_t pipe = pool.take();
+  for (auto _ : state) benchmark::DoNotOptimize(pool.take());
+  pool.give_back(pipe, false);
+}
+BENCHMARK(ask_for_a_pipe_when_none_is_left);
+
 void make_and_close_a_pipe(benchmark::State& state) {
   natrp::Counters counters;
   natrp::PipePool pool(counters, 8, 1);

@@ -1,0 +1,457 @@
+// delay_relay: a TCP relay that hands on every byte a fixed time after it came, each way. It stands in for a
+// long line where the kernel has no netem.
+//
+//     delay_relay --listen ADDR:PORT --to ADDR:PORT [--delay-ms 25] [--cc cubic]
+//
+// What it models: the time that bytes, FINs, resets and the opening of a conn take. What it does not: the
+// handshake, the acknowledgements and the windows of TCP end here, at once, on both sides; nothing is lost,
+// reordered or queued elsewhere. A sender is therefore never stopped by a window that is too small for the
+// line, only by the bounds below.
+//
+// Bytes wait in pipes, moved by splice(2) and never copied, so that the relay costs about as much as
+// floor_relay. Bounds: kHeldBytesMax per direction (20 Gb/s for 25 ms is 63 MB), beyond which it does not
+// read; and kPipesMax pipes over all, beyond which it gives up, since it would be what is measured. Dues are
+// exact to the time that this one thread takes to come to them. It prints one line,
+// {"listening":"ADDRESS:PORT"}, and exits 0 on SIGTERM.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "load_generator/flags.h"
+#include "load_generator/json_object.h"
+#include "load_generator/ready_loop.h"
+#include "load_generator/sockets.h"
+
+namespace natrp::bench {
+namespace {
+
+constexpr int kPipeBytes = 1 << 20;
+constexpr size_t kSpliceBytes = 1 << 20;
+constexpr size_t kHeldBytesMax = 128 << 20;
+constexpr size_t kPipesMax = 4096;
+constexpr int kAcceptsPerTurn = 64;
+constexpr int kReadsPerTurn = 4;
+constexpr uint64_t kFdsWanted = 200'000;
+
+struct Pipe {
+    Fd out;  // read end
+    Fd in;   // write end
+    size_t filled = 0;
+};
+
+// Empty pipes, made when none is there.
+class PipeShelf {
+public:
+    std::unique_ptr<Pipe> take() {
+        if (!pipes_.empty()) {
+            auto pipe = std::move(pipes_.back());
+            pipes_.pop_back();
+            return pipe;
+        }
+        if (made_ == kPipesMax) {
+            refuse("more than " + std::to_string(kPipesMax) + " pipes would be needed");
+        }
+        int ends[2];
+        if (::pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0) {
+            refuse(std::string("no pipe to be had: ") + std::strerror(errno));
+        }
+        ::fcntl(ends[0], F_SETPIPE_SZ, kPipeBytes);  // refused to the unprivileged at some point: smaller then
+        ++made_;
+        return std::make_unique<Pipe>(Pipe{Fd(ends[0]), Fd(ends[1])});
+    }
+    void give_back(std::unique_ptr<Pipe> pipe) { pipes_.push_back(std::move(pipe)); }
+    // With bytes in it: of no more use.
+    void drop(std::unique_ptr<Pipe>) { --made_; }
+
+private:
+    std::vector<std::unique_ptr<Pipe>> pipes_;
+    size_t made_ = 0;
+};
+
+class Relay;
+
+// What comes due. All wait equally long, so that the order of coming is the order of leaving.
+struct Due {
+    enum class What { dial, bytes, eof, reset };
+    uint64_t at_ns;
+    Relay* relay;
+    What what;
+    bool up;
+    size_t bytes;
+};
+
+// One direction. Bytes are read (held) -> due (released) -> written. Never touches a clock.
+class Line {
+public:
+    enum class Outcome { ok, blocked, eof, broken };
+
+    // Moves what the socket has into the pipes; `moved` of it, whatever the outcome.
+    Outcome read(int from, PipeShelf& shelf, size_t& moved) {
+        moved = 0;
+        for (int i = 0; i < kReadsPerTurn; ++i) {
+            if (held_ >= kHeldBytesMax) {
+                return Outcome::ok;
+            }
+            if (tail_full_ || pipes_.empty()) {
+                pipes_.push_back(shelf.take());
+                tail_full_ = false;
+            }
+            Pipe& pipe = *pipes_.back();
+            const ssize_t got = ::splice(from, nullptr, pipe.in.get(), nullptr, kSpliceBytes,
+                                         SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+            if (got > 0) {
+                pipe.filled += static_cast<size_t>(got);
+                held_ += static_cast<size_t>(got);
+                moved += static_cast<size_t>(got);
+                continue;
+            }
+            const int error = errno;
+            // The socket is empty, or the pipe is full: only an empty pipe tells which.
+            tail_full_ = got < 0 && error == EAGAIN && pipe.filled > 0;
+            if (pipe.filled == 0) {
+                shelf.give_back(std::move(pipes_.back()));
+                pipes_.pop_back();
+            }
+            if (got == 0) {
+                return Outcome::eof;
+            }
+            if (error != EAGAIN && error != EINTR) {
+                return Outcome::broken;
+            }
+            if (!tail_full_) {
+                return Outcome::ok;
+            }
+        }
+        return Outcome::ok;
+    }
+
+    void release(size_t bytes) { released_ += bytes; }
+
+    Outcome write(int to, PipeShelf& shelf) {
+        while (released_ > 0) {
+            Pipe& pipe = *pipes_.front();
+            const ssize_t put = ::splice(pipe.out.get(), nullptr, to, nullptr, std::min(released_, pipe.filled),
+                                         SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+            if (put < 0 && errno == EINTR) {
+                continue;
+            }
+            if (put <= 0) {
+                return put < 0 && errno == EAGAIN ? Outcome::blocked : Outcome::broken;
+            }
+            pipe.filled -= static_cast<size_t>(put);
+            held_ -= static_cast<size_t>(put);
+            released_ -= static_cast<size_t>(put);
+            if (pipe.filled == 0) {
+                tail_full_ = tail_full_ && pipes_.size() > 1;
+                shelf.give_back(std::move(pipes_.front()));
+                pipes_.pop_front();
+            }
+        }
+        return Outcome::ok;
+    }
+
+    void drop(PipeShelf& shelf) {
+        for (auto& pipe : pipes_) {
+            shelf.drop(std::move(pipe));
+        }
+        pipes_.clear();
+    }
+
+    bool has_room() const { return held_ < kHeldBytesMax; }
+    size_t held() const { return held_; }
+
+    bool eof_read = false;  // and waiting to be due
+    bool eof_due = false;
+    bool ended = false;  // the other side has its FIN
+
+private:
+    std::deque<std::unique_ptr<Pipe>> pipes_;
+    size_t held_ = 0;
+    size_t released_ = 0;
+    bool tail_full_ = false;
+};
+
+class DelayRelay;
+
+// One socket of a relay.
+struct Side final : ReadyHandler {
+    Side(Relay& its_relay, bool front) : relay(its_relay), is_front(front) {}
+    void on_ready(uint32_t events) override;
+
+    Relay& relay;
+    const bool is_front;
+    Fd fd;
+    uint32_t wanted = 0;
+    bool watched = false;
+};
+
+// A conn that came and the one that it goes on to.
+// Life: accepted -> dialled when due -> flowing -> both ended, or reset -> over; swept when nothing that
+// waits in the queue names it.
+class Relay {
+public:
+    Relay(DelayRelay& owner, Fd front_fd) : owner_(owner), front_(*this, true), back_(*this, false) {
+        front_.fd = std::move(front_fd);
+    }
+
+    void start();
+    void on_due(const Due& due);
+    void on_side_ready(Side& side, uint32_t events);
+
+    bool may_be_swept() const { return over_ && waiting_ == 0; }
+
+private:
+    void queue(Due::What what, bool up, size_t bytes);
+    void read(bool up);
+    void write(bool up);
+    void finish(bool reset);
+    void update();
+    void watch(Side& side, bool watched, uint32_t events);
+
+    Line& line(bool up) { return up ? up_ : down_; }
+    Side& source(bool up) { return up ? front_ : back_; }
+    Side& sink(bool up) { return up ? back_ : front_; }
+
+    DelayRelay& owner_;
+    Side front_;
+    Side back_;
+    Line up_;
+    Line down_;
+    size_t waiting_ = 0;  // entries of the queue that name this
+    bool blocked_up_ = false;
+    bool blocked_down_ = false;
+    bool reset_waits_ = false;
+    bool over_ = false;
+};
+
+class DelayRelay final : public ReadyHandler {
+public:
+    DelayRelay(const Address& listen, const Address& to, uint64_t delay_ns, std::string congestion)
+        : to_(to), delay_ns_(delay_ns), congestion_(std::move(congestion)), listener_(listen_on(listen, congestion_)) {
+        loop_.add(listener_.get(), *this, EPOLLIN);
+    }
+
+    std::string where() const { return format_address(local_address(listener_)); }
+
+    void run(int stop_fd) {
+        struct Stop final : ReadyHandler {
+            void on_ready(uint32_t) override { raised = true; }
+            bool raised = false;
+        } stop;
+        loop_.add(stop_fd, stop, EPOLLIN);
+        while (!stop.raised) {
+            uint64_t timeout_ns = ReadyLoop::kForever;
+            if (!queue_.empty()) {
+                const uint64_t now = now_ns();
+                timeout_ns = queue_.front().at_ns > now ? queue_.front().at_ns - now : 0;
+            }
+            loop_.wait(timeout_ns);
+            for (const uint64_t now = now_ns(); !queue_.empty() && queue_.front().at_ns <= now;) {
+                const Due due = queue_.front();
+                queue_.pop_front();
+                due.relay->on_due(due);
+            }
+            std::erase_if(relays_, [](const auto& relay) { return relay->may_be_swept(); });
+        }
+    }
+
+    void on_ready(uint32_t) override {
+        for (int i = 0; i < kAcceptsPerTurn; ++i) {
+            Fd front(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+            if (!front) {
+                return;
+            }
+            set_no_delay(front.get());
+            relays_.push_back(std::make_unique<Relay>(*this, std::move(front)));
+            relays_.back()->start();
+        }
+    }
+
+    void queue(Relay& relay, Due::What what, bool up, size_t bytes) {
+        queue_.push_back({now_ns() + delay_ns_, &relay, what, up, bytes});
+    }
+    Fd dial() { return begin_connect(to_, 0, 0, congestion_); }
+    ReadyLoop& loop() { return loop_; }
+    PipeShelf& shelf() { return shelf_; }
+
+private:
+    Address to_;
+    uint64_t delay_ns_;
+    std::string congestion_;
+    Fd listener_;
+    ReadyLoop loop_;
+    PipeShelf shelf_;
+    std::deque<Due> queue_;
+    std::vector<std::unique_ptr<Relay>> relays_;
+};
+
+void Side::on_ready(uint32_t events) {
+    relay.on_side_ready(*this, events);
+}
+
+void Relay::start() {
+    queue(Due::What::dial, true, 0);
+    update();
+}
+
+void Relay::queue(Due::What what, bool up, size_t bytes) {
+    ++waiting_;
+    owner_.queue(*this, what, up, bytes);
+}
+
+void Relay::on_due(const Due& due) {
+    --waiting_;
+    if (over_) {
+        return;
+    }
+    switch (due.what) {
+        case Due::What::dial:
+            back_.fd = owner_.dial();
+            if (!back_.fd) {
+                return finish(true);
+            }
+            break;
+        case Due::What::bytes:
+            line(due.up).release(due.bytes);
+            write(due.up);
+            break;
+        case Due::What::eof:
+            line(due.up).eof_due = true;
+            write(due.up);
+            break;
+        case Due::What::reset:
+            return finish(true);
+    }
+    if (!over_) {
+        update();
+    }
+}
+
+void Relay::on_side_ready(Side& side, uint32_t events) {
+    if (over_) {
+        return;  // ended earlier in this batch of events
+    }
+    if ((events & EPOLLOUT) != 0) {
+        write(!side.is_front);
+    }
+    if (!over_ && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) {
+        read(side.is_front);
+    }
+    if (!over_) {
+        update();
+    }
+}
+
+void Relay::read(bool up) {
+    Line& from = line(up);
+    Line::Outcome outcome = Line::Outcome::broken;  // an error behind the FIN
+    size_t moved = 0;
+    if (!from.eof_read) {
+        outcome = from.read(source(up).fd.get(), owner_.shelf(), moved);
+    }
+    if (moved > 0) {
+        queue(Due::What::bytes, up, moved);
+    }
+    if (outcome == Line::Outcome::eof) {
+        from.eof_read = true;
+        queue(Due::What::eof, up, 0);
+    } else if (outcome == Line::Outcome::broken) {
+        from.eof_read = true;
+        reset_waits_ = true;
+        queue(Due::What::reset, up, 0);
+    }
+}
+
+void Relay::write(bool up) {
+    Line& to = line(up);
+    const Line::Outcome outcome = to.write(sink(up).fd.get(), owner_.shelf());
+    (up ? blocked_up_ : blocked_down_) = outcome == Line::Outcome::blocked;
+    if (outcome == Line::Outcome::broken) {
+        return finish(true);
+    }
+    if (to.eof_due && to.held() == 0 && !to.ended) {
+        to.ended = true;
+        ::shutdown(sink(up).fd.get(), SHUT_WR);
+        if (up_.ended && down_.ended) {
+            finish(false);
+        }
+    }
+}
+
+void Relay::finish(bool reset) {
+    over_ = true;
+    for (Side* side : {&front_, &back_}) {
+        if (side->fd && reset) {
+            reset_on_close(side->fd.get());
+        }
+        side->fd.reset();
+    }
+    up_.drop(owner_.shelf());
+    down_.drop(owner_.shelf());
+}
+
+// What epoll shall tell: bytes while there is room for them, room while bytes are due.
+void Relay::update() {
+    for (const bool up : {true, false}) {
+        Side& side = source(up);
+        const bool reads = !line(up).eof_read && line(up).has_room();
+        const bool writes = up ? blocked_down_ : blocked_up_;
+        // A socket that is broken, or done with both ways, tells so again and again.
+        const bool done = reset_waits_ || (line(up).eof_read && line(!up).ended);
+        watch(side, !done, (reads ? EPOLLIN : 0U) | (writes ? EPOLLOUT : 0U));
+    }
+}
+
+void Relay::watch(Side& side, bool watched, uint32_t events) {
+    if (!side.fd) {
+        return;
+    }
+    if (watched && !side.watched) {
+        owner_.loop().add(side.fd.get(), side, events);
+    } else if (!watched && side.watched) {
+        owner_.loop().remove(side.fd.get());
+    } else if (watched && side.wanted != events) {
+        owner_.loop().change(side.fd.get(), side, events);
+    }
+    side.watched = watched;
+    side.wanted = events;
+}
+
+}  // namespace
+}  // namespace natrp::bench
+
+int main(int argc, char** argv) {
+    using namespace natrp::bench;
+    Flags flags(argc, argv, 1);
+    const Address listen = parse_address(flags.required("listen"));
+    const Address to = parse_address(flags.required("to"));
+    const double delay_ms = flags.number("delay-ms", 25, 0, 1000);
+    const std::string congestion = flags.text("cc", "");
+    flags.reject_unknown();
+
+    raise_fd_limit(kFdsWanted);
+    ::signal(SIGPIPE, SIG_IGN);
+    sigset_t stop_set;
+    sigemptyset(&stop_set);
+    sigaddset(&stop_set, SIGTERM);
+    sigaddset(&stop_set, SIGINT);
+    ::sigprocmask(SIG_BLOCK, &stop_set, nullptr);
+    const Fd stop(::signalfd(-1, &stop_set, SFD_CLOEXEC));
+
+    DelayRelay relay(listen, to, static_cast<uint64_t>(delay_ms * 1e6), congestion);
+    JsonObject().text("listening", relay.where()).print();
+    relay.run(stop.get());
+    return 0;
+}
