@@ -336,7 +336,7 @@ class Rathole(Contestant):
         return "" if os.path.exists(os.environ.get("RATHOLE", "")) else "RATHOLE does not name a binary"
 
     def version(self):
-        return environment.first_line([os.environ["RATHOLE"], "--version"])
+        return "rathole " + environment.version_of([os.environ["RATHOLE"], "--version"])
 
     def launch(self, service_port):
         port, self.public_port = free_port(), free_port()

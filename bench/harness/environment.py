@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 import platform
+import re
 import resource
 import subprocess
 
@@ -28,6 +29,16 @@ def first_line(command):
         return lines[0] if lines else ""
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+def version_of(command):
+    """The first a.b.c that a program says of itself, on whatever line."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"\b\d+\.\d+\.\d+\b", done.stdout + done.stderr)
+    return found[0] if found else ""
 
 
 def commit_name(repository):
