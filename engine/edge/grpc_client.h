@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/limits.h"
 #include "control/auth.h"
@@ -63,6 +64,8 @@ struct GrpcTokens {
   // By SHA-256 of a join token's secret, or of a plain token's text. How long a search takes tells something of a hash
   // and nothing of a token: both are 256 random bits.
   std::unordered_map<Sha256, std::shared_ptr<GrpcClient>, FirstWord> clients;
+  // Those, by the store's id, whose tokens are others than before: what was opened with the old ones ends.
+  std::unordered_set<uint64_t> rotated;
 };
 
 }  // namespace natrp

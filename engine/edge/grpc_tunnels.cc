@@ -33,6 +33,9 @@ void GrpcTunnels::read_store() {
     Tunnel& tunnel = tunnels_[id];
     if (!tunnel.shared) {
       tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, client.conns_max, edge_.next_tunnel_id());
+    } else if (tunnel.client.token_hash != client.token_hash ||
+               tunnel.client.plain_token_hash != client.plain_token_hash) {
+      tokens->rotated.insert(id);
     }
     found.insert(id);
     tokens->clients[client.token_hash] = tunnel.shared;
