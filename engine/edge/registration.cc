@@ -128,8 +128,18 @@ void Registration::tell_failures() {
 void Registration::on_register(const wire::Register& wanted) {
   if (!session_) return protocol_error("Register before Auth");
   const uint32_t index = wanted.tunnel_index();
-  if (index >= kTunnelsPerSessionMax || !check_name("tunnel", wanted.name()).ok() || wanted.wanted_port() > 65535) {
-    return protocol_error("a tunnel with an impossible number, name or port");
+  if (index >= kTunnelsPerSessionMax) {
+    return refuse_tunnel(index, wire::Refused::TOO_MANY_TUNNELS,
+                         "a session has at most " + std::to_string(kTunnelsPerSessionMax) +
+                             " tunnels: run another agent for the others",
+                         true);
+  }
+  if (const Status named = check_name("tunnel", wanted.name()); !named.ok()) {
+    return refuse_tunnel(index, wire::Refused::PROTOCOL, named.error().message, true);
+  }
+  if (wanted.wanted_port() > 65535) {
+    return refuse_tunnel(index, wire::Refused::PORT_NOT_ALLOWED,
+                         std::to_string(wanted.wanted_port()) + " is no port: ask for one below 65536, or for any", true);
   }
   if (const auto at = tunnels_.find(index); at != tunnels_.end()) return send_leased(index, at->second);
   if (contests_.count(index) != 0) return;

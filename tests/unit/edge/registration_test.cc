@@ -6,7 +6,7 @@ namespace {
 
 class RegistrationTest : public LiveEdgeTest {};
 
-// --- Failed services ----------------------------------------------------------------------------------------------
+// --- Failed services ------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AStrangerCannotReportAFailedService) {
   HandAgent& stranger = connect_agent();
@@ -66,6 +66,23 @@ TEST_F(RegistrationTest, ARotatedTokenEndsTheSessionOfTheOldOneAndKeepsItsLease)
   add_client("other");
   EXPECT_EQ(lease(open_session("other"), "web", port), 0) << "the lease went with the old token";
   EXPECT_EQ(lease(open_session("new token"), "web"), port);
+}
+
+// --- Tunnels that are not given -------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const auto refusal = [&](uint32_t index, const std::string& name, uint32_t port) {
+    EXPECT_EQ(lease(agent, name, port, index), 0);
+    EXPECT_FALSE(agent.closed());
+    const wire::Refused* refused = agent.refused();
+    return refused != nullptr && refused->final() ? refused->code() : wire::Refused::UNSPECIFIED;
+  };
+  EXPECT_EQ(refusal(256, "one-too-many", 0), wire::Refused::TOO_MANY_TUNNELS);
+  EXPECT_EQ(refusal(1, "not a name", 0), wire::Refused::PROTOCOL);
+  EXPECT_EQ(refusal(2, "web", 70000), wire::Refused::PORT_NOT_ALLOWED);
+  EXPECT_NE(lease(agent, "web"), 0);
 }
 
 }  // namespace
