@@ -199,7 +199,7 @@ void Registration::on_contest(Timer& timer) {
   auto& contest = *reinterpret_cast<Contest*>(&timer);
   Registration& self = *contest.self;
   const wire::Register wanted = contest.wanted;
-  if (self.channel_.closing()) return self.end_contest(wanted.tunnel_index());
+  if (self.channel_.closing() || self.edge_.draining()) return self.end_contest(wanted.tunnel_index());
   const bool taken = self.take_tunnel(wanted, &contest);
   if (!taken && contest.timer.armed()) return;  // the holder still has time to answer
   self.end_contest(wanted.tunnel_index());
@@ -326,6 +326,11 @@ void Registration::close_ports() {
 }
 
 void Registration::drain(uint32_t seconds) {
+  while (!contests_.empty()) {
+    const uint32_t index = contests_.begin()->first;
+    refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
+    end_contest(index);
+  }
   close_ports();
   wire::Frame frame;
   frame.mutable_drain()->set_seconds(seconds);

@@ -85,5 +85,34 @@ TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
   EXPECT_NE(lease(agent, "web"), 0);
 }
 
+// --- Two agents -----------------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
+  options_.drain_seconds = 4;
+  stop();
+  start();
+  add_client("client");
+  HandAgent& holder = open_session("client", "one process here", *second_loop_);
+  const uint16_t port = lease(holder, "web");
+  ASSERT_NE(port, 0);
+  holder.open_channel();  // and a visitor that flows: the edge does not end before its deadline
+  visit(port);
+  ASSERT_TRUE(until([&] { return count(Counter::kPairsLive) == 1; }));
+  HandAgent& rival = open_session("client", "another process.");
+  rival.heard.clear();
+  second_loop_turns_ = false;
+  rival.wish(0, "web");
+  until([] { return false; }, 300);
+  terminate();
+  EXPECT_TRUE(until([&] { return rival.refused() != nullptr; }, 1500));
+  ASSERT_NE(rival.refused(), nullptr);
+  EXPECT_EQ(rival.refused()->code(), wire::Refused::DRAINING);
+  EXPECT_FALSE(rival.refused()->final());
+  until([] { return false; }, 2500);
+  EXPECT_EQ(rival.port(), 0) << "a public port was opened during the drain";
+  EXPECT_FALSE(listening(port));
+  thread_.join();
+}
+
 }  // namespace
 }  // namespace natrp
