@@ -206,6 +206,13 @@ std::vector<uint16_t> PortLeases::remove_client(const std::string& client) {
   return ports;
 }
 
+std::set<std::string> PortLeases::clients() const {
+  std::set<std::string> names;
+  for (const auto& [port, lease] : leases_) names.insert(lease.client);
+  for (const auto& [owner, port] : sticky_port_of_) names.insert(owner.first);
+  return names;
+}
+
 std::vector<uint16_t> PortLeases::expire(uint64_t now_ms) {
   std::vector<uint16_t> ports;
   for (const auto& [port, lease] : leases_) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -77,6 +78,8 @@ class PortLeases {
   uint16_t release(const std::string& client, const std::string& tunnel, SlotId session);
   // The client was removed: frees all it has and forgets what it had. Gives the ports of its leases.
   std::vector<uint16_t> remove_client(const std::string& client);
+  // Those that have a lease, or had one last.
+  std::set<std::string> clients() const;
   // Ends graces that are over. Gives their ports, for the log.
   std::vector<uint16_t> expire(uint64_t now_ms);
 

@@ -55,6 +55,7 @@ Status Edge::start() {
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
   load_leases();
+  forget_removed_clients();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   auto listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
@@ -72,7 +73,7 @@ Status Edge::start() {
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
                 {});
-    grpc_ = std::make_unique<GrpcTunnels>(*this, leases_);
+    grpc_ = std::make_unique<GrpcTunnels>(*this);
     grpc_->read_store();
   }
   control_listener_ = ports_->open_control(std::move(listener).value());
@@ -179,6 +180,7 @@ void Edge::on_store_changed() {
   auto version = store_->data_version();
   if (!version.ok() || version.value() == store_version_) return;
   store_version_ = version.value();
+  forget_removed_clients();
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
@@ -192,15 +194,29 @@ void Edge::on_store_changed() {
                           true);
       continue;
     }
-    for (const uint16_t port : leases_.remove_client(registration.client())) {
-      log_info("lease ended with its client", {{"client", registration.client()}, {"port", static_cast<int>(port)}});
-    }
     registration.refuse(wire::Refused::CLIENT_REMOVED,
                         "client '" + registration.client() +
                             "' was removed by the edge's operator; ask for a new token",
                         true);
   }
   if (grpc_) grpc_->read_store();
+}
+
+// Their leases and what they had last: nobody's. One that was added again under its name is another client.
+void Edge::forget_removed_clients() {
+  auto clients = store_->list_clients();
+  if (!clients.ok()) return;
+  std::map<std::string, int64_t> ids;
+  for (const ClientRecord& client : clients.value()) ids[client.name] = client.id;
+  for (const std::string& name : leases_.clients()) {
+    const auto now = ids.find(name);
+    const auto before = client_ids_.find(name);
+    if (now != ids.end() && (before == client_ids_.end() || before->second == now->second)) continue;
+    for (const uint16_t port : leases_.remove_client(name)) {
+      log_info("lease ended with its client", {{"client", name}, {"port", static_cast<int>(port)}});
+    }
+  }
+  client_ids_ = std::move(ids);
 }
 
 // --- Sessions -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -99,6 +100,8 @@ class Edge final : public EdgeControlPort {
   void load_leases();
   void watch_store();
   void on_store_changed();
+  void forget_removed_clients();
+  Result<Fd> listen_public(uint16_t port);
   void accept_control_conn(int fd, const std::string& prefix);
   void on_signal(int signal);
   void on_tick();
@@ -138,6 +141,7 @@ class Edge final : public EdgeControlPort {
   Fd store_events_;
   OwnedOp<Edge> store_op_{};
   int64_t store_version_ = 0;
+  std::map<std::string, int64_t> client_ids_;  // as the store had them when it last changed
   TickTimer tick_{};
   std::string bound_;  // where the control port listens, for the log
   int control_listener_ = -1;

@@ -49,12 +49,7 @@ void GrpcTunnels::read_store() {
       continue;
     }
     tunnel.shared->removed.store(true);
-    if (tunnel.session.valid()) {
-      for (const uint16_t port : leases_.remove_client(tunnel.client.name)) {
-        log_info("lease ended with its client", {{"client", tunnel.client.name}, {"port", static_cast<int>(port)}});
-      }
-      close(tunnel);
-    }
+    if (tunnel.session.valid()) close(tunnel);
     at = tunnels_.erase(at);
   }
   edge_.post_to_workers([tokens](EdgeWorker& role) {

@@ -68,6 +68,30 @@ TEST_F(RegistrationTest, ARotatedTokenEndsTheSessionOfTheOldOneAndKeepsItsLease)
   EXPECT_EQ(lease(open_session("new token"), "web"), port);
 }
 
+TEST_F(RegistrationTest, ARemovedClientLeavesNoLeaseInGrace) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  end(agent);
+  HandAgent& other = open_session("other");
+  EXPECT_EQ(lease(other, "web", port), 0) << "a port in grace was given away";
+  ASSERT_TRUE(store_->remove_client("client").ok());
+  EXPECT_TRUE(until([&] { return lease(other, "web", port) == port; }, 3000));
+}
+
+TEST_F(RegistrationTest, AClientAddedAgainUnderItsNameDoesNotInheritThePorts) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web", ports_[3]);
+  end(agent);
+  ASSERT_TRUE(store_->remove_client("client").ok());
+  add_client("client");
+  add_client("other");
+  HandAgent& other = open_session("other");
+  EXPECT_TRUE(until([&] { return lease(other, "web", port) == port; }, 3000));
+}
+
 // --- Tunnels that are not given -------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
