@@ -1,5 +1,7 @@
 #include "control/port_lease.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace natrp {
@@ -211,6 +213,24 @@ std::set<std::string> PortLeases::clients() const {
   for (const auto& [port, lease] : leases_) names.insert(lease.client);
   for (const auto& [owner, port] : sticky_port_of_) names.insert(owner.first);
   return names;
+}
+
+std::vector<uint16_t> PortLeases::make_room(const std::string& client, const std::string& tunnel, uint32_t most) {
+  std::vector<std::pair<uint64_t, uint16_t>> in_grace;
+  size_t others = 0;
+  for (const auto& [port, lease] : leases_) {
+    if (lease.client != client || lease.tunnel == tunnel) continue;
+    ++others;
+    if (lease.state == LeaseState::kGrace) in_grace.emplace_back(lease.grace_ends_ms, port);
+  }
+  std::sort(in_grace.begin(), in_grace.end());
+  std::vector<uint16_t> ports;
+  for (const auto& [ends_ms, port] : in_grace) {
+    if (others-- < most) break;
+    drop(port);
+    ports.push_back(port);
+  }
+  return ports;
 }
 
 std::vector<uint16_t> PortLeases::expire(uint64_t now_ms) {

@@ -80,6 +80,9 @@ class PortLeases {
   std::vector<uint16_t> remove_client(const std::string& client);
   // Those that have a lease, or had one last.
   std::set<std::string> clients() const;
+  // Makes room for one more tunnel of a client that may have most leases: frees those in grace that are in the way, the
+  // oldest first. Its lease of tunnel itself is not in the way. Gives the ports.
+  std::vector<uint16_t> make_room(const std::string& client, const std::string& tunnel, uint32_t most);
   // Ends graces that are over. Gives their ports, for the log.
   std::vector<uint16_t> expire(uint64_t now_ms);
 

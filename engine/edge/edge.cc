@@ -307,6 +307,11 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
     if (!policy.ok()) return {0, -1, wire::Refused::INTERNAL, "the client's ports cannot be read", false};
     request.policy = std::move(policy).value();
   }
+  if (client.tunnels_max != 0) {
+    for (const uint16_t port : leases_.make_room(client.name, tunnel, client.tunnels_max)) {
+      log_info("lease free", {{"client", client.name}, {"port", static_cast<int>(port)}});
+    }
+  }
   LeasedPort out;
   for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
     const LeaseAnswer answer = leases_.reserve(request, now_ms());

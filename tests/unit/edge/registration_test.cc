@@ -109,6 +109,23 @@ TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
   EXPECT_NE(lease(agent, "web"), 0);
 }
 
+// --- Bounds of a client ---------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
+  ClientRecord client = client_record("client");
+  client.tunnels_max = 1;
+  add_client(client);
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  const uint16_t first = lease(agent, "first", ports_[0]);
+  ASSERT_NE(first, 0);
+  end(agent);
+  HandAgent& again = open_session("client");
+  EXPECT_EQ(lease(again, "second", ports_[1]), ports_[1]);
+  // The limit is one port, so the first is anybody's again.
+  EXPECT_EQ(lease(open_session("other"), "web", first), first);
+}
+
 // --- Two agents -----------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
