@@ -171,6 +171,13 @@ bool PortLeases::mark_live(uint16_t port, SlotId session) {
   return true;
 }
 
+void PortLeases::suspend(uint16_t port, SlotId session, uint64_t now_ms) {
+  const auto lease = leases_.find(port);
+  if (lease == leases_.end() || !(lease->second.session == session)) return;
+  lease->second.state = LeaseState::kGrace;
+  lease->second.grace_ends_ms = now_ms + grace_ms_;
+}
+
 void PortLeases::mark_taken(uint16_t port, SlotId session, uint64_t now_ms) {
   taken_until_ms_[port] = now_ms + kTakenMs;
   const Lease* lease = find(port);

@@ -69,6 +69,8 @@ class PortLeases {
   LeaseAnswer reserve(const LeaseRequest& request, uint64_t now_ms);
   // Its listener is open. False: the lease is no longer this session's, close the listener.
   bool mark_live(uint16_t port, SlotId session);
+  // Its listener could not be opened now, and the port is nobody else's: the lease waits in grace.
+  void suspend(uint16_t port, SlotId session, uint64_t now_ms);
   // bind() said that another process has the port. The lease is free; `any` passes it over for kTakenMs.
   void mark_taken(uint16_t port, SlotId session, uint64_t now_ms);
   // The session's leases go into grace. Gives their ports: their listeners close. Leases taken over by a

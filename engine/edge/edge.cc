@@ -66,6 +66,9 @@ Status Edge::start() {
     listener = listen_on(options_.bind, {.user_timeout = true}, kBacklog);
   }
   if (!listener.ok()) return listener.error();
+  if (auto probe = listen_on(options_.public_bind.with_port(0), {}, 1); !probe.ok()) {
+    return Error{"--public-bind: " + probe.error().message};
+  }
   bound_ = local_address(listener.value().get()).text();
   conns_max_ = conns_for_descriptors(descriptors, options_.workers);
   if (Status started = start_workers(conns_max_); !started.ok()) return started;
@@ -333,10 +336,15 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
       out.listener = ports_->open(std::move(listener).value(), shared);
       return out;
     }
+    out.sentence = "port " + std::to_string(answer.port) + ": " + listener.error().message;
+    if (listener.error().errno_value != EADDRINUSE) {
+      // No descriptor, no right, no address: another port would fare no better, and this one is still the tunnel's.
+      leases_.suspend(answer.port, session, now_ms());
+      out.code = wire::Refused::INTERNAL;
+      return out;
+    }
     leases_.mark_taken(answer.port, session, now_ms());
     out.code = wire::Refused::PORT_IN_USE;
-    out.sentence = "port " + std::to_string(answer.port) + ": " + listener.error().message;
-    out.final = false;
     if (wanted != 0) return out;
   }
   return out;

@@ -1,4 +1,6 @@
 // One agent at the edge: what it may say, and when.
+#include <sys/resource.h>
+
 #include "edge/live_edge.h"
 
 namespace natrp {
@@ -107,6 +109,42 @@ TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
   EXPECT_EQ(refusal(1, "not a name", 0), wire::Refused::PROTOCOL);
   EXPECT_EQ(refusal(2, "web", 70000), wire::Refused::PORT_NOT_ALLOWED);
   EXPECT_NE(lease(agent, "web"), 0);
+}
+
+TEST_F(RegistrationTest, APortThatCannotBeOpenedForAnotherReasonStaysTheTunnels) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  end(agent);
+  HandAgent& again = open_session("client");
+  HandAgent& other = open_session("other");
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit none{3, before.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &none);
+  EXPECT_EQ(lease(again, "web"), 0);
+  setrlimit(RLIMIT_NOFILE, &before);
+  ASSERT_NE(again.refused(), nullptr);
+  EXPECT_EQ(again.refused()->code(), wire::Refused::INTERNAL);
+  EXPECT_FALSE(again.refused()->final());
+  EXPECT_NE(again.refused()->message().find("Too many open files"), std::string::npos) << again.refused()->message();
+  EXPECT_EQ(lease(other, "web", port), 0) << "another client took the port meanwhile";
+  EXPECT_EQ(lease(again, "web"), port);
+}
+
+TEST_F(RegistrationTest, APublicAddressThatThisHostDoesNotHaveIsSaidAtTheStart) {
+  stop();
+  EdgeOptions options = options_;
+  options.public_bind = Address::parse("192.0.2.1:0").value();
+  {
+    Edge edge(options);
+    const Status status = edge.start();
+    ASSERT_FALSE(status.ok());
+    EXPECT_NE(status.error().message.find("--public-bind"), std::string::npos) << status.error().message;
+    EXPECT_NE(status.error().message.find("192.0.2.1"), std::string::npos) << status.error().message;
+  }
+  start();
 }
 
 // --- Bounds of a client ---------------------------------------------------------------------------------------------
