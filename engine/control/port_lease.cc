@@ -64,9 +64,13 @@ bool PortLeases::allowed(const LeaseRequest& request, uint16_t port) const {
   return range_.contains(port) && (request.policy.empty() || request.policy.contains(port));
 }
 
-LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
+LeaseAnswer PortLeases::ask(const LeaseRequest& request, uint64_t now_ms) {
   expire(now_ms);
-  LeaseAnswer answer = request.wanted != 0 ? reserve_wanted(request) : choose_any(request);
+  return request.wanted != 0 ? reserve_wanted(request) : choose_any(request);
+}
+
+LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
+  LeaseAnswer answer = ask(request, now_ms);
   if (!answer.ok()) return answer;
 
   const Owner owner{request.client, request.tunnel};

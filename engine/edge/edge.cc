@@ -301,15 +301,57 @@ void Edge::listener_landed(int listener_fd) {
 
 // --- Leases -------------------------------------------------------------------------------------------------------
 
+namespace {
+
+Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
+                                SlotId session) {
+  LeaseRequest request{client.name, tunnel, session, wanted, {}};
+  if (client.ports.empty()) return request;
+  auto policy = PortSet::parse(client.ports);
+  if (!policy.ok()) return Error{"the client's ports cannot be read"};
+  request.policy = std::move(policy).value();
+  return request;
+}
+
+Edge::LeasedPort refusal_of(const LeaseAnswer& answer) {
+  const bool final = answer.refusal == LeaseRefusal::kPortNotAllowed;
+  const auto code = final                                         ? wire::Refused::PORT_NOT_ALLOWED
+                    : answer.refusal == LeaseRefusal::kPortInUse ? wire::Refused::PORT_IN_USE
+                                                                  : wire::Refused::RANGE_EXHAUSTED;
+  return {0, -1, code, answer.sentence, final};
+}
+
+// Only a port in use is its port's fault. No descriptor, no right, no address: another port would fare no better.
+Edge::LeasedPort refusal_of(uint16_t port, const Error& error) {
+  const auto code = error.errno_value == EADDRINUSE ? wire::Refused::PORT_IN_USE : wire::Refused::INTERNAL;
+  return {0, -1, code, "port " + std::to_string(port) + ": " + error.message, false};
+}
+
+}  // namespace
+
+Result<Fd> Edge::listen_public(uint16_t port) {
+  return listen_on(options_.public_bind.with_port(port), {}, kBacklog);
+}
+
+Edge::LeasedPort Edge::check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
+  auto request = request_of(client, tunnel, wanted, {});
+  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
+  const LeaseAnswer answer = leases_.ask(request.value(), now_ms());
+  if (!answer.ok()) return refusal_of(answer);
+  const Lease* lease = leases_.find(answer.port);
+  if (lease == nullptr || lease->state != LeaseState::kLive) {
+    if (auto probe = listen_public(answer.port); !probe.ok()) return refusal_of(answer.port, probe.error());
+  }
+  LeasedPort out;
+  out.port = answer.port;
+  return out;
+}
+
 Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
                                   SlotId session, const EdgeTunnel& shared) {
   if (grpc_) grpc_->give_way(client.name, tunnel, session);
-  LeaseRequest request{client.name, tunnel, session, wanted, {}};
-  if (!client.ports.empty()) {
-    auto policy = PortSet::parse(client.ports);
-    if (!policy.ok()) return {0, -1, wire::Refused::INTERNAL, "the client's ports cannot be read", false};
-    request.policy = std::move(policy).value();
-  }
+  auto request = request_of(client, tunnel, wanted, session);
+  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
   if (client.tunnels_max != 0) {
     for (const uint16_t port : leases_.make_room(client.name, tunnel, client.tunnels_max)) {
       log_info("lease free", {{"client", client.name}, {"port", static_cast<int>(port)}});
@@ -317,16 +359,9 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
   }
   LeasedPort out;
   for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
-    const LeaseAnswer answer = leases_.reserve(request, now_ms());
-    if (!answer.ok()) {
-      out.sentence = answer.sentence;
-      out.final = answer.refusal == LeaseRefusal::kPortNotAllowed;
-      out.code = answer.refusal == LeaseRefusal::kPortNotAllowed ? wire::Refused::PORT_NOT_ALLOWED
-                 : answer.refusal == LeaseRefusal::kPortInUse    ? wire::Refused::PORT_IN_USE
-                                                                 : wire::Refused::RANGE_EXHAUSTED;
-      return out;
-    }
-    auto listener = listen_on(options_.public_bind.with_port(answer.port), {}, kBacklog);
+    const LeaseAnswer answer = leases_.reserve(request.value(), now_ms());
+    if (!answer.ok()) return refusal_of(answer);
+    auto listener = listen_public(answer.port);
     if (listener.ok()) {
       leases_.mark_live(answer.port, session);
       if (Status kept = store_->remember_lease(client.name, tunnel, answer.port); !kept.ok()) {
@@ -336,15 +371,12 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
       out.listener = ports_->open(std::move(listener).value(), shared);
       return out;
     }
-    out.sentence = "port " + std::to_string(answer.port) + ": " + listener.error().message;
-    if (listener.error().errno_value != EADDRINUSE) {
-      // No descriptor, no right, no address: another port would fare no better, and this one is still the tunnel's.
+    out = refusal_of(answer.port, listener.error());
+    if (out.code == wire::Refused::INTERNAL) {
       leases_.suspend(answer.port, session, now_ms());
-      out.code = wire::Refused::INTERNAL;
       return out;
     }
     leases_.mark_taken(answer.port, session, now_ms());
-    out.code = wire::Refused::PORT_IN_USE;
     if (wanted != 0) return out;
   }
   return out;

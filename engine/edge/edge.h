@@ -73,6 +73,8 @@ class Edge final : public EdgeControlPort {
   }
   LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
                         const EdgeTunnel& shared);
+  // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
+  LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
   void close_listener(int listener) { ports_->close(listener); }
   void session_over(SlotId session);
   // One has begun or ended.

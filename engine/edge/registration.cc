@@ -159,6 +159,15 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   Registry& registry = edge_.registry();
   const uint64_t now = edge_.now_ms();
   const SlotId holder = registry.holder(client_.name, wanted.name());
+  if (holder.valid() && !(holder == session_->id)) {
+    // Nobody loses a tunnel to one who could not have it.
+    const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
+    if (possible.port == 0) {
+      log_warning("tunnel refused: " + possible.sentence, {{"client", client_.name}, {"tunnel", wanted.name()}});
+      refuse_tunnel(wanted.tunnel_index(), possible.code, possible.sentence, possible.final);
+      return false;
+    }
+  }
   Registration* rival = holder.valid() ? edge_.find_registration(holder) : nullptr;
   if (rival != nullptr) {
     // A living agent is silent between two heartbeats, so its silence means something only after it was asked.

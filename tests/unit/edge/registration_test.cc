@@ -8,7 +8,7 @@ namespace {
 
 class RegistrationTest : public LiveEdgeTest {};
 
-// --- Failed services ------------------------------------------------------------------------------------------------
+// --- Failed services ----------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AStrangerCannotReportAFailedService) {
   HandAgent& stranger = connect_agent();
@@ -102,8 +102,7 @@ TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
   const auto refusal = [&](uint32_t index, const std::string& name, uint32_t port) {
     EXPECT_EQ(lease(agent, name, port, index), 0);
     EXPECT_FALSE(agent.closed());
-    const wire::Refused* refused = agent.refused();
-    return refused != nullptr && refused->final() ? refused->code() : wire::Refused::UNSPECIFIED;
+    return agent.refused() != nullptr && agent.refused()->final() ? agent.refused()->code() : wire::Refused::UNSPECIFIED;
   };
   EXPECT_EQ(refusal(256, "one-too-many", 0), wire::Refused::TOO_MANY_TUNNELS);
   EXPECT_EQ(refusal(1, "not a name", 0), wire::Refused::PROTOCOL);
@@ -147,7 +146,7 @@ TEST_F(RegistrationTest, APublicAddressThatThisHostDoesNotHaveIsSaidAtTheStart) 
   start();
 }
 
-// --- Bounds of a client ---------------------------------------------------------------------------------------------
+// --- Bounds of a client -----------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
   ClientRecord client = client_record("client");
@@ -164,7 +163,30 @@ TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
   EXPECT_EQ(lease(open_session("other"), "web", first), first);
 }
 
-// --- Two agents -----------------------------------------------------------------------------------------------------
+// --- Two agents -------------------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, AReplacementThatMayNotHaveItsPortLeavesTheLivingAgentAlone) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client", "one process here");
+  const uint16_t port = lease(agent, "web", ports_[0]);
+  ASSERT_EQ(lease(open_session("other"), "web", ports_[1]), ports_[1]);
+  auto busy = listen_on(options_.public_bind.with_port(ports_[2]), {}, 1);
+  ASSERT_TRUE(busy.ok());
+  HandAgent& rival = open_session("client", "another process.");
+  const std::vector<std::pair<uint32_t, wire::Refused::Code>> wishes{{1, wire::Refused::PORT_NOT_ALLOWED},
+                                                                     {ports_[1], wire::Refused::PORT_IN_USE},
+                                                                     {ports_[2], wire::Refused::PORT_IN_USE}};
+  for (const auto& [wanted, code] : wishes) {
+    EXPECT_EQ(lease(rival, "web", wanted, 0, true), 0);
+    ASSERT_NE(rival.refused(), nullptr);
+    EXPECT_EQ(rival.refused()->code(), code) << wanted;
+  }
+  EXPECT_EQ(agent.refused(), nullptr) << "it was replaced by an agent that got nothing";
+  EXPECT_TRUE(listening(port));
+  EXPECT_EQ(lease(rival, "web", 0, 0, true), port);
+  EXPECT_TRUE(until([&] { return agent.refused() != nullptr; }));
+}
 
 TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
   options_.drain_seconds = 4;
