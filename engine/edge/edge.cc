@@ -220,6 +220,7 @@ void Edge::forget_removed_clients() {
     }
   }
   client_ids_ = std::move(ids);
+  std::erase_if(client_conns_, [](const auto& each) { return each.second.expired(); });
 }
 
 // --- Sessions -----------------------------------------------------------------------------------------------------
@@ -255,6 +256,13 @@ Registration* Edge::find_registration(SlotId session) {
 
 void Edge::count_sessions() {
   sessions_live_.store(by_session_.size() + (grpc_ ? grpc_->live() : 0), std::memory_order_relaxed);
+}
+
+ClientConns Edge::client_conns(int64_t client) {
+  auto& known = client_conns_[client];
+  ClientConns conns = known.lock();
+  if (!conns) known = conns = std::make_shared<std::atomic<uint32_t>>(0);
+  return conns;
 }
 
 void Edge::session_over(SlotId session) {

@@ -80,6 +80,8 @@ class Edge final : public EdgeControlPort {
   // One has begun or ended.
   void count_sessions();
   void forget(Registration& registration);
+  // By the store's id; the same for all who ask while one of them has it.
+  ClientConns client_conns(int64_t client);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
   // For the tunnels of original natrp clients. letter: void(EdgeWorker&), run in each worker.
@@ -147,6 +149,7 @@ class Edge final : public EdgeControlPort {
   TickTimer tick_{};
   std::string bound_;  // where the control port listens, for the log
   int control_listener_ = -1;
+  std::unordered_map<int64_t, std::weak_ptr<std::atomic<uint32_t>>> client_conns_;
   uint32_t next_session_ = 1;
   uint32_t next_tunnel_ = 1;
   bool demand_pending_ = false;

@@ -134,6 +134,7 @@ void GrpcAgents::publish(GrpcClientHere& client) {
   auto& place = client.shared->places[worker().index()];
   place.ready.store(client.ready_count);
   place.agents.store(client.agents);
+  place.flowing.store(client.flowing);
 }
 
 void GrpcAgents::set_tokens(std::shared_ptr<const GrpcTokens> tokens) {
@@ -309,7 +310,14 @@ void GrpcAgents::give_visitor(const std::shared_ptr<GrpcClient>& client, unsigne
   if (ParkedVisitor* parked = parked_.front_still_there(its->parked)) move(*its, *parked, to_worker);
 }
 
+void GrpcAgents::visitor_came(GrpcClientHere& client) {
+  ++client.flowing;
+  publish(client);
+}
+
 void GrpcAgents::visitor_gone(GrpcClientHere& client) {
+  --client.flowing;
+  publish(client);
   client.shared->conns_live.fetch_sub(1, std::memory_order_relaxed);
 }
 

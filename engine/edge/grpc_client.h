@@ -23,9 +23,17 @@
 
 namespace natrp {
 
+// How many visitors a client has, over all of its sessions: what its conns_max bounds.
+using ClientConns = std::shared_ptr<std::atomic<uint32_t>>;
+
 struct GrpcClient {
-  GrpcClient(int64_t store_id, std::string client_name, uint32_t most_conns, uint32_t tunnel_id)
-      : id(store_id), name(std::move(client_name)), conns_max(most_conns), tunnel(tunnel_id) {}
+  GrpcClient(int64_t store_id, std::string client_name, uint32_t most_conns, uint32_t tunnel_id,
+             ClientConns client_conns = std::make_shared<std::atomic<uint32_t>>(0))
+      : id(store_id),
+        name(std::move(client_name)),
+        conns_max(most_conns),
+        tunnel(tunnel_id),
+        conns(std::move(client_conns)) {}
 
   const int64_t id;  // the store's: never given again
   const std::string name;
@@ -33,7 +41,8 @@ struct GrpcClient {
   const uint32_t tunnel;     // the edge's own number of its tunnel
   std::atomic<bool> leased{false};   // its public port is open
   std::atomic<bool> removed{false};  // it is not in the store any more
-  std::atomic<uint32_t> conns_live{0};
+  const ClientConns conns;
+  std::atomic<uint32_t>& conns_live{*conns};
   std::atomic<uint64_t> visitors{0};
 
   // Each cell is written by one worker. A worker that publishes what it has, and then looks what others have, finds
@@ -41,6 +50,7 @@ struct GrpcClient {
   struct alignas(64) Place {
     std::atomic<uint32_t> ready{0};
     std::atomic<uint32_t> parked{0};
+    std::atomic<uint32_t> flowing{0};  // visitors that have a stream
     std::atomic<uint32_t> agents{0};  // connections that have shown its token
   };
   std::array<Place, kWorkersMax> places;
@@ -48,6 +58,12 @@ struct GrpcClient {
   uint32_t agents() const {
     uint32_t count = 0;
     for (const Place& place : places) count += place.agents.load();
+    return count;
+  }
+  // Its own, while conns_live is of all of the client's sessions.
+  uint32_t visitors_live() const {
+    uint32_t count = 0;
+    for (const Place& place : places) count += place.parked.load() + place.flowing.load();
     return count;
   }
 };

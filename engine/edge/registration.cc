@@ -79,7 +79,7 @@ void Registration::on_auth(const wire::Auth& auth) {
   }
   client_ = *found.value();
   session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
-                                           client_.conns_max);
+                                           client_.conns_max, edge_.client_conns(client_.id));
   edge_.registry().open_session(session_->id, client_.name, instance_, edge_.now_ms());
   edge_.open_session(session_);
   wire::Frame frame;
@@ -311,7 +311,7 @@ SessionInfo Registration::info() const {
   info.client = client_.name;
   info.software = software_;
   info.session = session_->id.index();
-  info.visitors_live = session_->conns_live.load(std::memory_order_relaxed);
+  info.visitors_live = session_->visitors_live();
   info.visitors_total = session_->visitors.load(std::memory_order_relaxed);
   for (const auto& [index, tunnel] : tunnels_) info.tunnels.push_back({tunnel.name, tunnel.id, tunnel.port});
   return info;

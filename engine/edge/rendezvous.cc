@@ -51,7 +51,9 @@ void Rendezvous::forget_if_over(uint32_t index) {
 }
 
 void Rendezvous::publish(Session& session) {
-  session.shared->places[edge_.worker().index()].ready.store(session.ready.size, std::memory_order_relaxed);
+  auto& place = session.shared->places[edge_.worker().index()];
+  place.ready.store(session.ready.size, std::memory_order_relaxed);
+  place.flowing.store(session.pairs - session.ready.size, std::memory_order_relaxed);
 }
 
 void Rendezvous::left(Session& session) { session.shared->conns_live.fetch_sub(1, std::memory_order_relaxed); }
@@ -140,6 +142,7 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   if (ParkedVisitor* parked = parked_.front(session->parked)) {
     const uint32_t tunnel_index = parked->tunnel_index;
     const uint64_t deadline_ms = parked->deadline_ms;
+    publish(*session);
     return meet(*session, *pair, parked_.unpark(*parked), tunnel_index, deadline_ms);
   }
   pair->in_ready = true;
@@ -187,6 +190,7 @@ void Rendezvous::on_pair_end(Pair& pair) {
     edge_.worker().counters().add(Counter::kChannelsLost);
   }
   --session.pairs;
+  publish(session);
   forget_if_over(pair.owner);
 }
 

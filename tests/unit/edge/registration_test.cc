@@ -163,6 +163,25 @@ TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
   EXPECT_EQ(lease(open_session("other"), "web", first), first);
 }
 
+TEST_F(RegistrationTest, AClientsMostVisitorsAreThoseOfAllItsSessions) {
+  ClientRecord client = client_record("client");
+  client.conns_max = 2;
+  add_client(client);
+  HandAgent& one = open_session("client", "one process here");
+  HandAgent& two = open_session("client", "another process.");
+  const uint16_t first = lease(one, "first");
+  const uint16_t second = lease(two, "second");
+  for (int i = 0; i < 2; ++i) visit(first);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 2; }));
+  visit(second);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 3; }));
+  EXPECT_TRUE(until([&] { return count(Counter::kVisitorsRefused) == 1; }, 1000));
+  const std::vector<SessionInfo> sessions = edge_->list_sessions().value();
+  for (const SessionInfo& session : sessions) {
+    EXPECT_EQ(session.visitors_live, session.tunnels.at(0).name == "first" ? 2u : 0u);
+  }
+}
+
 // --- Two agents -------------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AReplacementThatMayNotHaveItsPortLeavesTheLivingAgentAlone) {
