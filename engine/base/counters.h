@@ -34,6 +34,7 @@ enum class Counter : uint8_t {
   kChannelsOpened,
   kChannelsLost,
   kChannelsMoved,
+  kChannelsSurplus,
   kConnsLive,     // gauge
   kPairsLive,     // gauge
   kPipesOpen,     // gauge

@@ -291,6 +291,8 @@ void Registration::adjust_demand(bool tick) {
     const auto sample = static_cast<double>(visitors - visitors_before_);
     visitors_before_ = visitors;
     visitors_per_tick_ = sample > visitors_per_tick_ ? sample : visitors_per_tick_ * 0.9 + sample * 0.1;
+    extra_told_ -= (extra_told_ + 9) / 10;
+    share_ready_max();
   }
   const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, kReadyChannelsMax));
   // A quarter of a second's visitors may come while a channel is being dialled on a slow line.
@@ -302,6 +304,8 @@ void Registration::adjust_demand(bool tick) {
   frame.mutable_channel_demand()->set_ready(std::max(ready, extra_ > 0 ? ready_told_ : 0u));
   frame.mutable_channel_demand()->set_extra(extra_);
   ready_told_ = frame.channel_demand().ready();
+  extra_told_ = std::min(extra_told_ + extra_, kParkedVisitorsMax);
+  share_ready_max();
   extra_ = 0;
   channel_.send(frame);
 }
@@ -315,6 +319,11 @@ SessionInfo Registration::info() const {
   info.visitors_total = session_->visitors.load(std::memory_order_relaxed);
   for (const auto& [index, tunnel] : tunnels_) info.tunnels.push_back({tunnel.name, tunnel.id, tunnel.port});
   return info;
+}
+
+// What was asked for waiting visitors may come after they have left.
+void Registration::share_ready_max() {
+  session_->ready_max.store(kReadyChannelsHeld + extra_told_, std::memory_order_relaxed);
 }
 
 // --- The end ------------------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ class Registration final : public ControlChannelEvents {
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);
   void close_ports();
+  void share_ready_max();
   static void on_contest(Timer& timer);
   void protocol_error(const std::string& what);
 
@@ -94,6 +95,7 @@ class Registration final : public ControlChannelEvents {
   double visitors_per_tick_ = 0;
   uint32_t ready_told_ = 0;
   uint32_t extra_ = 0;
+  uint32_t extra_told_ = 0;  // falls by a tenth each tick
   uint64_t failures_ = 0;  // visitors that its services did not get, as it says
   uint64_t failures_told_again_ms_ = 0;
 };

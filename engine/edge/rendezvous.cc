@@ -131,6 +131,12 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
       edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), fd, id] { role->take_channel(fd, id); });
       return;
     }
+    if (ready_everywhere(*session) >= session->shared->ready_max.load(std::memory_order_relaxed)) {
+      worker.counters().add(Counter::kChannelsSurplus);
+      worker.loop().close(conn.fd, true);
+      worker.conns().release(conn);
+      return;
+    }
   }
   Pair* pair = worker.pairs().start_waiting(conn, id.index());
   if (pair == nullptr) {
@@ -149,6 +155,14 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   worker.pairs().push(session->ready, *pair);
   worker.counters().add(Counter::kChannelsReady);
   publish(*session);
+}
+
+uint32_t Rendezvous::ready_everywhere(const Session& session) const {
+  uint32_t ready = 0;
+  for (unsigned i = 0; i < edge_.workers(); ++i) {
+    ready += session.shared->places[i].ready.load(std::memory_order_relaxed);
+  }
+  return ready;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {

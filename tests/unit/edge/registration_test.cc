@@ -182,6 +182,20 @@ TEST_F(RegistrationTest, AClientsMostVisitorsAreThoseOfAllItsSessions) {
   }
 }
 
+TEST_F(RegistrationTest, ReadyChannelsBeyondWhatWasAskedForAreClosed) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  for (int i = 0; i < 200; ++i) agent.open_channel();
+  ASSERT_TRUE(until([&] { return count(Counter::kChannelsReady) + count(Counter::kChannelsSurplus) == 200; }));
+  // Two workers look at each other's number: either may let one in that the other has not heard of.
+  EXPECT_GE(count(Counter::kChannelsReady), kReadyChannelsHeld);
+  EXPECT_LE(count(Counter::kChannelsReady), kReadyChannelsHeld + 8);
+  visit(port);
+  EXPECT_TRUE(until([&] { return count(Counter::kPairsLive) > 0; }));
+  EXPECT_FALSE(agent.closed());
+}
+
 // --- Two agents -------------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AReplacementThatMayNotHaveItsPortLeavesTheLivingAgentAlone) {
