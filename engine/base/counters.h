@@ -27,6 +27,7 @@ enum class Counter : uint8_t {
   kGarbageRefused,
   kHelloRefused,
   kHelloTimeouts,
+  kHandshakesRefused,
   kRendezvousTimeouts,
   kServiceFailures,
   kResetsCarried,

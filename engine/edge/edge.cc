@@ -225,18 +225,20 @@ void Edge::forget_removed_clients() {
 
 // --- Sessions -----------------------------------------------------------------------------------------------------
 
-void Edge::control_conn(int fd, std::string prefix) {
-  mailbox_->post([this, fd, prefix = std::move(prefix)] { accept_control_conn(fd, prefix); });
+void Edge::control_conn(int fd, std::string prefix, uint64_t deadline_ms) {
+  mailbox_->post([this, fd, prefix = std::move(prefix), deadline_ms] { accept_control_conn(fd, prefix, deadline_ms); });
 }
 
-void Edge::accept_control_conn(int fd, const std::string& prefix) {
+void Edge::accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms) {
   Fd owned(fd);
+  if (registrations_.size() - by_session_.size() >= kHandshakesMax) return count(Counter::kHandshakesRefused);
   auto tls = TlsStream::server(*identity_);
   if (!tls.ok()) {
     log_error("no TLS for a new agent", {{"error", tls.error().message}});
     return;
   }
-  registrations_.push_back(std::make_unique<Registration>(*this, std::move(owned), std::move(tls).value(), prefix));
+  registrations_.push_back(std::make_unique<Registration>(*this, std::move(owned), std::move(tls).value(), prefix,
+                                                          deadline_ms));
 }
 
 void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {

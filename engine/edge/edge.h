@@ -80,6 +80,7 @@ class Edge final : public EdgeControlPort {
   // One has begun or ended.
   void count_sessions();
   void forget(Registration& registration);
+  void count(Counter counter) { control_counters_.add(counter); }
   // By the store's id; the same for all who ask while one of them has it.
   ClientConns client_conns(int64_t client);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
@@ -93,7 +94,7 @@ class Edge final : public EdgeControlPort {
   }
 
   // From workers, any thread.
-  void control_conn(int fd, std::string prefix) override;
+  void control_conn(int fd, std::string prefix, uint64_t deadline_ms) override;
   void want_channels(SlotId session, uint32_t count) override;
   void want_grpc_port(uint64_t client) override;
   void listener_landed(int listener_fd) override;
@@ -106,7 +107,7 @@ class Edge final : public EdgeControlPort {
   void on_store_changed();
   void forget_removed_clients();
   Result<Fd> listen_public(uint16_t port);
-  void accept_control_conn(int fd, const std::string& prefix);
+  void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
   void on_tick();
   void check_drained();

@@ -18,10 +18,17 @@ constexpr uint32_t kContestStepMs = 100;
 // An agent reports as often as it likes; a line of the log comes this often.
 constexpr uint64_t kFailuresLogMs = 1000;
 
+ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
+  ControlChannelTimes times;
+  times.hello_timeout_ms = deadline_ms > now_ms ? static_cast<uint32_t>(deadline_ms - now_ms) : 0;
+  return times;
+}
+
 }  // namespace
 
-Registration::Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix)
-    : edge_(edge), channel_(edge.loop(), std::move(fd), std::move(tls), *this, prefix) {}
+Registration::Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix, uint64_t deadline_ms)
+    : edge_(edge),
+      channel_(edge.loop(), std::move(fd), std::move(tls), *this, prefix, times_until(deadline_ms, edge.now_ms())) {}
 
 Registration::~Registration() {
   while (!contests_.empty()) end_contest(contests_.begin()->first);
@@ -42,6 +49,7 @@ void Registration::on_frame(const wire::Frame& frame) {
 }
 
 void Registration::protocol_error(const std::string& what) {
+  garbage_ = !session_;
   refuse(wire::Refused::PROTOCOL, "the edge does not understand this agent: " + what, false);
 }
 
@@ -369,6 +377,8 @@ void Registration::on_closed(const std::string& why, bool) {
     session_->ended.store(true, std::memory_order_relaxed);
     edge_.session_over(session_->id);
   } else {
+    if (channel_.late()) edge_.count(Counter::kHelloTimeouts);
+    if (garbage_ || channel_.tls_failed()) edge_.count(Counter::kGarbageRefused);
     log_debug("control channel ended before it was a session", {{"why", why}});
   }
   edge_.forget(*this);  // deletes this

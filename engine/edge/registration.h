@@ -22,7 +22,8 @@ class Edge;
 
 class Registration final : public ControlChannelEvents {
  public:
-  Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix);
+  // Its session has to be open by deadline_ms.
+  Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix, uint64_t deadline_ms);
   ~Registration();
 
   const std::string& client() const { return client_.name; }
@@ -86,6 +87,7 @@ class Registration final : public ControlChannelEvents {
   Edge& edge_;
   ControlChannel channel_;
   ClientRecord client_;
+  bool garbage_ = false;  // it spoke, and before its session no word of ours
   std::string software_;
   std::string instance_;
   std::shared_ptr<EdgeSession> session_;

@@ -248,5 +248,36 @@ TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
   thread_.join();
 }
 
+// --- Strangers --------------------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, HandshakesThatFailOrAreLateAreCounted) {
+  Fd& nonsense = visitors_.emplace_back(loopback::connect_to(options_.bind));
+  loopback::must(::write(nonsense.get(), "\x16\x03\x01\x00\x05hello", 10) == 10, "nonsense");
+  EXPECT_TRUE(until([&] { return count(Counter::kGarbageRefused) == 1; }, 2000));
+  const uint64_t began = now_ms();
+  Fd& slow = visitors_.emplace_back(loopback::connect_to(options_.bind));
+  until([] { return false; }, 2500);
+  loopback::must(::write(slow.get(), "\x16", 1) == 1, "one byte");
+  EXPECT_TRUE(until([&] { return count(Counter::kHelloTimeouts) == 1; }, 4000));
+  EXPECT_LT(now_ms() - began, 6500u) << "it got more than its five seconds";
+}
+
+TEST_F(RegistrationTest, HandshakesUnderWayAreBoundedAndTheirEndMakesRoom) {
+  add_client("client");
+  for (unsigned i = 0; i < kHandshakesMax + 50; ++i) {
+    Fd& stranger = visitors_.emplace_back(loopback::connect_to(options_.bind));
+    loopback::must(::write(stranger.get(), "\x16", 1) == 1, "one byte");
+  }
+  EXPECT_TRUE(until([&] { return count(Counter::kHandshakesRefused) == 50; }, 4000));
+  visitors_.clear();
+  EXPECT_TRUE(until([&] {
+    HandAgent& agent = connect_agent();
+    agent.hello();
+    agent.auth("client");
+    until([&] { return agent.welcome() || agent.closed(); });
+    return agent.welcome();
+  }));
+}
+
 }  // namespace
 }  // namespace natrp
