@@ -242,6 +242,7 @@ void Edge::accept_control_conn(int fd, const std::string& prefix, uint64_t deadl
 }
 
 void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {
+  session_ids_.remember(session->id, session);
   for (auto& registration : registrations_) {
     if (registration->session() == session->id) by_session_[session->id.word] = registration.get();
   }

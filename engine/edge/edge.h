@@ -23,6 +23,7 @@
 #include "edge/grpc_tunnels.h"
 #include "edge/public_port.h"
 #include "edge/registration.h"
+#include "edge/session_ids.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
 #include "runtime/worker.h"
@@ -56,7 +57,7 @@ class Edge final : public EdgeControlPort {
   Registry& registry() { return registry_; }
   uint64_t now_ms() const { return loop_->turn_ms(); }
   const std::string& public_address() const { return options_.public_address; }
-  SlotId next_session_id() { return SlotId::make(0, next_session_++ & SlotId::kIndexMax, 1); }
+  SlotId next_session_id() { return session_ids_.next(); }
   uint32_t next_tunnel_id() { return next_tunnel_++; }
   void open_session(const std::shared_ptr<EdgeSession>& session);
   Registration* find_registration(SlotId session);
@@ -151,7 +152,7 @@ class Edge final : public EdgeControlPort {
   std::string bound_;  // where the control port listens, for the log
   int control_listener_ = -1;
   std::unordered_map<int64_t, std::weak_ptr<std::atomic<uint32_t>>> client_conns_;
-  uint32_t next_session_ = 1;
+  SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
   bool demand_pending_ = false;
   std::atomic<bool> draining_{false};
