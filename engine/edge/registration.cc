@@ -18,6 +18,13 @@ constexpr uint32_t kContestStepMs = 100;
 // An agent reports as often as it likes; a line of the log comes this often.
 constexpr uint64_t kFailuresLogMs = 1000;
 
+// At most bytes of it, and no half of a character at its end: JSON cannot hold one.
+std::string cut(const std::string& text, size_t bytes) {
+  if (text.size() <= bytes) return text;
+  while (bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
+  return text.substr(0, bytes);
+}
+
 ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
   ControlChannelTimes times;
   times.hello_timeout_ms = deadline_ms > now_ms ? static_cast<uint32_t>(deadline_ms - now_ms) : 0;
@@ -63,7 +70,7 @@ void Registration::on_hello(const wire::Hello& hello) {
   }
   if (hello.instance_id().size() != 16) return protocol_error("an instance id that has not 16 bytes");
   instance_ = hello.instance_id();
-  software_ = hello.software().substr(0, 64);
+  software_ = cut(hello.software(), 64);
 }
 
 void Registration::on_auth(const wire::Auth& auth) {
@@ -113,7 +120,7 @@ void Registration::on_service_failed(const wire::ServiceFailed& failed) {
   failures_ += count;
   edge_.count_service_failures(count);
   at->second.failures_untold += count;
-  at->second.failure = failed.reason().substr(0, 200);
+  at->second.failure = cut(failed.reason(), 200);
   tell_failures();
 }
 
@@ -147,7 +154,8 @@ void Registration::on_register(const wire::Register& wanted) {
   }
   if (wanted.wanted_port() > 65535) {
     return refuse_tunnel(index, wire::Refused::PORT_NOT_ALLOWED,
-                         std::to_string(wanted.wanted_port()) + " is no port: ask for one below 65536, or for any", true);
+                         std::to_string(wanted.wanted_port()) + " is no port: ask for one below 65536, or for any",
+                         true);
   }
   if (const auto at = tunnels_.find(index); at != tunnels_.end()) return send_leased(index, at->second);
   if (contests_.count(index) != 0) return;
@@ -185,7 +193,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   const TakeoverAnswer answer = registry.take_tunnel(session_->id, wanted.name(), wanted.replace(), now);
   if (answer.ok()) {
     if (answer.loser.valid() && rival != nullptr) {
-      rival->lose_tunnel(wanted.name(), answer.takeover == Takeover::kReplaced);
+      rival->lose_tunnel(wanted.name(), answer.takeover);
     }
     return true;
   }
@@ -269,20 +277,26 @@ void Registration::refuse_tunnel(uint32_t index, wire::Refused::Code code, const
   channel_.send(frame);
 }
 
-void Registration::lose_tunnel(const std::string& name, bool tell) {
+void Registration::lose_tunnel(const std::string& name, Takeover how) {
   for (auto at = tunnels_.begin(); at != tunnels_.end(); ++at) {
     if (at->second.name != name) continue;
     const uint32_t index = at->first;
     edge_.close_listener(at->second.listener);
     tunnels_.erase(at);
     log_info("tunnel taken over by another session", {{"client", client_.name}, {"tunnel", name}});
-    if (tell) {
+    if (how == Takeover::kReplaced) {
       refuse_tunnel(index, wire::Refused::REPLACED,
                     "another agent of client '" + client_.name + "' took tunnel '" + name +
                         "' over (--on-conflict replace); give this one another --name",
                     true);
     } else if (tunnels_.empty()) {
       channel_.close("its agent has a newer session");
+    } else {
+      // Not final: who took it over may be gone by the time this agent asks again.
+      refuse_tunnel(index, wire::Refused::CONFLICT,
+                    "another agent of client '" + client_.name + "' has tunnel '" + name +
+                        "' now: this one was silent for too long",
+                    false);
     }
     return;
   }

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "control/control_channel.h"
+#include "control/registry.h"
 #include "edge/edge_info.h"
 #include "edge/edge_session.h"
 #include "store/store.h"
@@ -38,8 +39,8 @@ class Registration final : public ControlChannelEvents {
   // Tells the agent and ends the session; its public ports close at once. final: the agent must stop (exit 2).
   void refuse(wire::Refused::Code code, const std::string& message, bool final);
   void close(const std::string& why) { channel_.close(why); }
-  // Another session has the tunnel now.
-  void lose_tunnel(const std::string& name, bool tell);
+  // Another session has the tunnel now. The agent is told, or its session ends when it has no other tunnel.
+  void lose_tunnel(const std::string& name, Takeover how);
   void drain(uint32_t seconds);
   // Asks whether the agent lives: any answer moves last_heard_ms().
   void probe();

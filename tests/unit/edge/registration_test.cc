@@ -8,7 +8,7 @@ namespace {
 
 class RegistrationTest : public LiveEdgeTest {};
 
-// --- Failed services ----------------------------------------------------------------------------------------------
+// --- Failed services ------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AStrangerCannotReportAFailedService) {
   HandAgent& stranger = connect_agent();
@@ -102,7 +102,8 @@ TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
   const auto refusal = [&](uint32_t index, const std::string& name, uint32_t port) {
     EXPECT_EQ(lease(agent, name, port, index), 0);
     EXPECT_FALSE(agent.closed());
-    return agent.refused() != nullptr && agent.refused()->final() ? agent.refused()->code() : wire::Refused::UNSPECIFIED;
+    const wire::Refused* refused = agent.refused();
+    return refused != nullptr && refused->final() ? refused->code() : wire::Refused::UNSPECIFIED;
   };
   EXPECT_EQ(refusal(256, "one-too-many", 0), wire::Refused::TOO_MANY_TUNNELS);
   EXPECT_EQ(refusal(1, "not a name", 0), wire::Refused::PROTOCOL);
@@ -146,7 +147,7 @@ TEST_F(RegistrationTest, APublicAddressThatThisHostDoesNotHaveIsSaidAtTheStart) 
   start();
 }
 
-// --- Bounds of a client -----------------------------------------------------------------------------------------------
+// --- Bounds of a client ---------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
   ClientRecord client = client_record("client");
@@ -196,7 +197,7 @@ TEST_F(RegistrationTest, ReadyChannelsBeyondWhatWasAskedForAreClosed) {
   EXPECT_FALSE(agent.closed());
 }
 
-// --- Two agents -------------------------------------------------------------------------------------------------------
+// --- Two agents -----------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AReplacementThatMayNotHaveItsPortLeavesTheLivingAgentAlone) {
   add_client("client");
@@ -248,7 +249,37 @@ TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
   thread_.join();
 }
 
-// --- Strangers --------------------------------------------------------------------------------------------------------
+TEST_F(RegistrationTest, AnAgentThatLosesOneOfItsTunnelsBySilenceIsTold) {
+  add_client("client");
+  HandAgent& silent = open_session("client", "one process here", *second_loop_);
+  const uint16_t web = lease(silent, "web");
+  ASSERT_NE(lease(silent, "app", 0, 1), 0);
+  silent.heard.clear();
+  second_loop_turns_ = false;
+  HandAgent& rival = open_session("client", "another process.");
+  EXPECT_EQ(lease(rival, "web"), web);
+  second_loop_turns_ = true;
+  ASSERT_TRUE(until([&] { return silent.refused() != nullptr; }, 3000));
+  const wire::Frame* told = silent.last(wire::Frame::kTunnelRefused);
+  ASSERT_NE(told, nullptr);
+  EXPECT_EQ(told->tunnel_refused().tunnel_index(), 0u);
+  EXPECT_EQ(told->tunnel_refused().refused().code(), wire::Refused::CONFLICT);
+  EXPECT_FALSE(told->tunnel_refused().refused().final()) << "it may have the tunnel when the other agent is gone";
+  EXPECT_FALSE(silent.closed());
+}
+
+// --- Words ----------------------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, WhatAnAgentCallsItselfIsNotCutInsideACharacter) {
+  add_client("client");
+  HandAgent& agent = connect_agent();
+  agent.hello("the same process", std::string(63, 'a') + "\xc3\xa9");
+  agent.auth("client");
+  ASSERT_TRUE(until([&] { return agent.welcome(); }));
+  EXPECT_EQ(edge_->list_sessions().value().at(0).software, std::string(63, 'a'));
+}
+
+// --- Strangers ------------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, HandshakesThatFailOrAreLateAreCounted) {
   Fd& nonsense = visitors_.emplace_back(loopback::connect_to(options_.bind));
