@@ -29,6 +29,7 @@ enum class Counter : uint8_t {
   kGarbageRefused,
   kHelloRefused,
   kHelloTimeouts,
+  kHandshakesRefused,
   kRendezvousTimeouts,
   kServiceFailures,
   kResetsCarried,
@@ -36,6 +37,7 @@ enum class Counter : uint8_t {
   kChannelsOpened,
   kChannelsLost,
   kChannelsMoved,
+  kChannelsSurplus,
   kConnsLive,     // gauge
   kPairsLive,     // gauge
   kPipesOpen,     // gauge

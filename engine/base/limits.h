@@ -89,8 +89,14 @@ inline constexpr unsigned kTunnelsPerSessionMax = 256;
 // --- Data channels dialled ahead -----------------------------------------------------------------------------------
 inline constexpr unsigned kReadyChannelsMin = 2;     // per tunnel
 inline constexpr unsigned kReadyChannelsMax = 64;    // per session
+// What the edge lets a session hold: an agent divides the above among its workers and rounds up in each. Beside it,
+// what was asked for visitors that waited and that have left since (EdgeSession::ready_max).
+inline constexpr unsigned kReadyChannelsHeld = kReadyChannelsMax + kWorkersMax;
 inline constexpr unsigned kParkedVisitorsMax = 4096; // per session and worker; more are refused at once
 inline constexpr unsigned kUnprovenConnsMax = 4096;  // per worker: conns whose first bytes are not in yet
+// Control channels without a session: TLS and buffers are some 50 KB each, so 50 MB of a stranger's in all. A handshake
+// costs the control thread a millisecond, and agents come back with jitter: a thousand at once are served in a second.
+inline constexpr unsigned kHandshakesMax = 1024;
 
 // --- Agent back-off -------------------------------------------------------------------------------------------------
 inline constexpr uint32_t kBackoffFirstMs = 200;

@@ -215,6 +215,7 @@ void ControlChannel::on_deadline() {
   if (state_ != State::kOpen) {
     land();
   } else if (!heartbeats_) {
+    late_ = true;
     lose(secure_ ? "no session with " + peer() + " was opened within " + seconds(times_.hello_timeout_ms)
                  : "the TLS handshake with " + peer() + " was not done within " +
                        seconds(times_.hello_timeout_ms));

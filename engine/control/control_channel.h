@@ -72,6 +72,9 @@ class ControlChannel {
   bool secure() const { return secure_; }
   // close() was called, or the channel is lost; on_closed has come or will.
   bool closing() const { return state_ != State::kOpen; }
+  // No session was opened in time.
+  bool late() const { return late_; }
+  bool tls_failed() const { return tls_.failed(); }
   // No op is in flight and the descriptor is closed: the channel may be destroyed.
   bool landed() const { return state_ == State::kClosed; }
   // The loop's time when the last message came, heartbeats included; at first that of the construction.
@@ -114,6 +117,7 @@ class ControlChannel {
   bool secure_ = false;
   bool heartbeats_ = false;
   bool fatal_ = false;
+  bool late_ = false;
   std::string why_;
   uint64_t last_heard_ms_;
   uint64_t next_heartbeat_ms_ = 0;

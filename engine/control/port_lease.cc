@@ -1,5 +1,7 @@
 #include "control/port_lease.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace natrp {
@@ -62,9 +64,13 @@ bool PortLeases::allowed(const LeaseRequest& request, uint16_t port) const {
   return range_.contains(port) && (request.policy.empty() || request.policy.contains(port));
 }
 
-LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
+LeaseAnswer PortLeases::ask(const LeaseRequest& request, uint64_t now_ms) {
   expire(now_ms);
-  LeaseAnswer answer = request.wanted != 0 ? reserve_wanted(request) : choose_any(request);
+  return request.wanted != 0 ? reserve_wanted(request) : choose_any(request);
+}
+
+LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
+  LeaseAnswer answer = ask(request, now_ms);
   if (!answer.ok()) return answer;
 
   const Owner owner{request.client, request.tunnel};
@@ -169,6 +175,13 @@ bool PortLeases::mark_live(uint16_t port, SlotId session) {
   return true;
 }
 
+void PortLeases::suspend(uint16_t port, SlotId session, uint64_t now_ms) {
+  const auto lease = leases_.find(port);
+  if (lease == leases_.end() || !(lease->second.session == session)) return;
+  lease->second.state = LeaseState::kGrace;
+  lease->second.grace_ends_ms = now_ms + grace_ms_;
+}
+
 void PortLeases::mark_taken(uint16_t port, SlotId session, uint64_t now_ms) {
   taken_until_ms_[port] = now_ms + kTakenMs;
   const Lease* lease = find(port);
@@ -203,6 +216,31 @@ std::vector<uint16_t> PortLeases::remove_client(const std::string& client) {
   for (const uint16_t port : ports) drop(port);
   std::erase_if(sticky_, [&](const auto& entry) { return entry.second.owner.first == client; });
   std::erase_if(sticky_port_of_, [&](const auto& entry) { return entry.first.first == client; });
+  return ports;
+}
+
+std::set<std::string> PortLeases::clients() const {
+  std::set<std::string> names;
+  for (const auto& [port, lease] : leases_) names.insert(lease.client);
+  for (const auto& [owner, port] : sticky_port_of_) names.insert(owner.first);
+  return names;
+}
+
+std::vector<uint16_t> PortLeases::make_room(const std::string& client, const std::string& tunnel, uint32_t most) {
+  std::vector<std::pair<uint64_t, uint16_t>> in_grace;
+  size_t others = 0;
+  for (const auto& [port, lease] : leases_) {
+    if (lease.client != client || lease.tunnel == tunnel) continue;
+    ++others;
+    if (lease.state == LeaseState::kGrace) in_grace.emplace_back(lease.grace_ends_ms, port);
+  }
+  std::sort(in_grace.begin(), in_grace.end());
+  std::vector<uint16_t> ports;
+  for (const auto& [ends_ms, port] : in_grace) {
+    if (others-- < most) break;
+    drop(port);
+    ports.push_back(port);
+  }
   return ports;
 }
 

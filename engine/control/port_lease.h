@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -66,8 +67,12 @@ class PortLeases {
   // control/registry's question, asked before. Any port: the one it has, else the one it had last, else one
   // that is free and nobody's last, else the free one that its last owner left longest ago.
   LeaseAnswer reserve(const LeaseRequest& request, uint64_t now_ms);
+  // What reserve() would answer; nothing is reserved.
+  LeaseAnswer ask(const LeaseRequest& request, uint64_t now_ms);
   // Its listener is open. False: the lease is no longer this session's, close the listener.
   bool mark_live(uint16_t port, SlotId session);
+  // Its listener could not be opened now, and the port is nobody else's: the lease waits in grace.
+  void suspend(uint16_t port, SlotId session, uint64_t now_ms);
   // bind() said that another process has the port. The lease is free; `any` passes it over for kTakenMs.
   void mark_taken(uint16_t port, SlotId session, uint64_t now_ms);
   // The session's leases go into grace. Gives their ports: their listeners close. Leases taken over by a
@@ -77,6 +82,11 @@ class PortLeases {
   uint16_t release(const std::string& client, const std::string& tunnel, SlotId session);
   // The client was removed: frees all it has and forgets what it had. Gives the ports of its leases.
   std::vector<uint16_t> remove_client(const std::string& client);
+  // Makes room for one more tunnel of a client that may have most leases: frees those in grace that are in the way, the
+  // oldest first. Its lease of tunnel itself is not in the way. Gives the ports.
+  std::vector<uint16_t> make_room(const std::string& client, const std::string& tunnel, uint32_t most);
+  // Those that have a lease, or had one last.
+  std::set<std::string> clients() const;
   // Ends graces that are over. Gives their ports, for the log.
   std::vector<uint16_t> expire(uint64_t now_ms);
 

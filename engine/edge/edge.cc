@@ -55,6 +55,7 @@ Status Edge::start() {
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
   load_leases();
+  forget_removed_clients();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   auto listener = listen_on(options_.bind, {}, kBacklog);
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
@@ -65,6 +66,9 @@ Status Edge::start() {
     listener = listen_on(options_.bind, {}, kBacklog);
   }
   if (!listener.ok()) return listener.error();
+  if (auto probe = listen_on(options_.public_bind.with_port(0), {}, 1); !probe.ok()) {
+    return Error{"--public-bind: " + probe.error().message};
+  }
   bound_ = local_address(listener.value().get()).text();
   conns_max_ = conns_for_descriptors(descriptors, options_.workers);
   if (Status started = start_workers(conns_max_); !started.ok()) return started;
@@ -72,7 +76,7 @@ Status Edge::start() {
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
                 {});
-    grpc_ = std::make_unique<GrpcTunnels>(*this, leases_);
+    grpc_ = std::make_unique<GrpcTunnels>(*this);
     grpc_->read_store();
   }
   control_listener_ = ports_->open_control(std::move(listener).value());
@@ -180,6 +184,7 @@ void Edge::on_store_changed() {
   auto version = store_->data_version();
   if (!version.ok() || version.value() == store_version_) return;
   store_version_ = version.value();
+  forget_removed_clients();
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
@@ -193,9 +198,6 @@ void Edge::on_store_changed() {
                           true);
       continue;
     }
-    for (const uint16_t port : leases_.remove_client(registration.client())) {
-      log_info("lease ended with its client", {{"client", registration.client()}, {"port", static_cast<int>(port)}});
-    }
     registration.refuse(wire::Refused::CLIENT_REMOVED,
                         "client '" + registration.client() +
                             "' was removed by the edge's operator; ask for a new token",
@@ -204,14 +206,33 @@ void Edge::on_store_changed() {
   if (grpc_) grpc_->read_store();
 }
 
-// --- Sessions -----------------------------------------------------------------------------------------------------
-
-void Edge::control_conn(int fd, std::string prefix) {
-  mailbox_->post([this, fd, prefix = std::move(prefix)] { accept_control_conn(fd, prefix); });
+// Their leases and what they had last: nobody's. One that was added again under its name is another client.
+void Edge::forget_removed_clients() {
+  auto clients = store_->list_clients();
+  if (!clients.ok()) return;
+  std::map<std::string, int64_t> ids;
+  for (const ClientRecord& client : clients.value()) ids[client.name] = client.id;
+  for (const std::string& name : leases_.clients()) {
+    const auto now = ids.find(name);
+    const auto before = client_ids_.find(name);
+    if (now != ids.end() && (before == client_ids_.end() || before->second == now->second)) continue;
+    for (const uint16_t port : leases_.remove_client(name)) {
+      log_info("lease ended with its client", {{"client", name}, {"port", static_cast<int>(port)}});
+    }
+  }
+  client_ids_ = std::move(ids);
+  std::erase_if(client_conns_, [](const auto& each) { return each.second.expired(); });
 }
 
-void Edge::accept_control_conn(int fd, const std::string& prefix) {
+// --- Sessions -----------------------------------------------------------------------------------------------------
+
+void Edge::control_conn(int fd, std::string prefix, uint64_t deadline_ms) {
+  mailbox_->post([this, fd, prefix = std::move(prefix), deadline_ms] { accept_control_conn(fd, prefix, deadline_ms); });
+}
+
+void Edge::accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms) {
   Fd owned(fd);
+  if (registrations_.size() - by_session_.size() >= kHandshakesMax) return count(Counter::kHandshakesRefused);
   // Not on the listener: data channels come by it too, and must not have it.
   apply_options(fd, AF_INET, {.user_timeout = true});
   auto tls = TlsStream::server(*identity_);
@@ -219,10 +240,12 @@ void Edge::accept_control_conn(int fd, const std::string& prefix) {
     log_error("no TLS for a new agent", {{"error", tls.error().message}});
     return;
   }
-  registrations_.push_back(std::make_unique<Registration>(*this, std::move(owned), std::move(tls).value(), prefix));
+  registrations_.push_back(std::make_unique<Registration>(*this, std::move(owned), std::move(tls).value(), prefix,
+                                                          deadline_ms));
 }
 
 void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {
+  session_ids_.remember(session->id, session);
   for (auto& registration : registrations_) {
     if (registration->session() == session->id) by_session_[session->id.word] = registration.get();
   }
@@ -239,6 +262,13 @@ Registration* Edge::find_registration(SlotId session) {
 
 void Edge::count_sessions() {
   sessions_live_.store(by_session_.size() + (grpc_ ? grpc_->live() : 0), std::memory_order_relaxed);
+}
+
+ClientConns Edge::client_conns(int64_t client) {
+  auto& known = client_conns_[client];
+  ClientConns conns = known.lock();
+  if (!conns) known = conns = std::make_shared<std::atomic<uint32_t>>(0);
+  return conns;
 }
 
 void Edge::session_over(SlotId session) {
@@ -285,27 +315,67 @@ void Edge::listener_landed(int listener_fd) {
 
 // --- Leases -------------------------------------------------------------------------------------------------------
 
+namespace {
+
+Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
+                                SlotId session) {
+  LeaseRequest request{client.name, tunnel, session, wanted, {}};
+  if (client.ports.empty()) return request;
+  auto policy = PortSet::parse(client.ports);
+  if (!policy.ok()) return Error{"the client's ports cannot be read"};
+  request.policy = std::move(policy).value();
+  return request;
+}
+
+Edge::LeasedPort refusal_of(const LeaseAnswer& answer) {
+  const bool final = answer.refusal == LeaseRefusal::kPortNotAllowed;
+  const auto code = final                                         ? wire::Refused::PORT_NOT_ALLOWED
+                    : answer.refusal == LeaseRefusal::kPortInUse ? wire::Refused::PORT_IN_USE
+                                                                  : wire::Refused::RANGE_EXHAUSTED;
+  return {0, -1, code, answer.sentence, final};
+}
+
+// Only a port in use is its port's fault. No descriptor, no right, no address: another port would fare no better.
+Edge::LeasedPort refusal_of(uint16_t port, const Error& error) {
+  const auto code = error.errno_value == EADDRINUSE ? wire::Refused::PORT_IN_USE : wire::Refused::INTERNAL;
+  return {0, -1, code, "port " + std::to_string(port) + ": " + error.message, false};
+}
+
+}  // namespace
+
+Result<Fd> Edge::listen_public(uint16_t port) {
+  return listen_on(options_.public_bind.with_port(port), {.keepalive = Keepalive::kSlow}, kBacklog);
+}
+
+Edge::LeasedPort Edge::check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
+  auto request = request_of(client, tunnel, wanted, {});
+  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
+  const LeaseAnswer answer = leases_.ask(request.value(), now_ms());
+  if (!answer.ok()) return refusal_of(answer);
+  const Lease* lease = leases_.find(answer.port);
+  if (lease == nullptr || lease->state != LeaseState::kLive) {
+    if (auto probe = listen_public(answer.port); !probe.ok()) return refusal_of(answer.port, probe.error());
+  }
+  LeasedPort out;
+  out.port = answer.port;
+  return out;
+}
+
 Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
                                   SlotId session, const EdgeTunnel& shared) {
   if (grpc_) grpc_->give_way(client.name, tunnel, session);
-  LeaseRequest request{client.name, tunnel, session, wanted, {}};
-  if (!client.ports.empty()) {
-    auto policy = PortSet::parse(client.ports);
-    if (!policy.ok()) return {0, -1, wire::Refused::INTERNAL, "the client's ports cannot be read", false};
-    request.policy = std::move(policy).value();
+  auto request = request_of(client, tunnel, wanted, session);
+  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
+  if (client.tunnels_max != 0) {
+    for (const uint16_t port : leases_.make_room(client.name, tunnel, client.tunnels_max)) {
+      log_info("lease free", {{"client", client.name}, {"port", static_cast<int>(port)}});
+    }
   }
   LeasedPort out;
   for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
-    const LeaseAnswer answer = leases_.reserve(request, now_ms());
-    if (!answer.ok()) {
-      out.sentence = answer.sentence;
-      out.final = answer.refusal == LeaseRefusal::kPortNotAllowed;
-      out.code = answer.refusal == LeaseRefusal::kPortNotAllowed ? wire::Refused::PORT_NOT_ALLOWED
-                 : answer.refusal == LeaseRefusal::kPortInUse    ? wire::Refused::PORT_IN_USE
-                                                                 : wire::Refused::RANGE_EXHAUSTED;
-      return out;
-    }
-    auto listener = listen_on(options_.public_bind.with_port(answer.port), {.keepalive = Keepalive::kSlow}, kBacklog);
+    const LeaseAnswer answer = leases_.reserve(request.value(), now_ms());
+    if (!answer.ok()) return refusal_of(answer);
+    auto listener = listen_public(answer.port);
     if (listener.ok()) {
       leases_.mark_live(answer.port, session);
       if (Status kept = store_->remember_lease(client.name, tunnel, answer.port); !kept.ok()) {
@@ -315,10 +385,12 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
       out.listener = ports_->open(std::move(listener).value(), shared);
       return out;
     }
+    out = refusal_of(answer.port, listener.error());
+    if (out.code == wire::Refused::INTERNAL) {
+      leases_.suspend(answer.port, session, now_ms());
+      return out;
+    }
     leases_.mark_taken(answer.port, session, now_ms());
-    out.code = wire::Refused::PORT_IN_USE;
-    out.sentence = "port " + std::to_string(answer.port) + ": " + listener.error().message;
-    out.final = false;
     if (wanted != 0) return out;
   }
   return out;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,7 @@
 #include "edge/grpc_tunnels.h"
 #include "edge/public_port.h"
 #include "edge/registration.h"
+#include "edge/session_ids.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
 #include "runtime/worker.h"
@@ -55,7 +57,7 @@ class Edge final : public EdgeControlPort {
   Registry& registry() { return registry_; }
   uint64_t now_ms() const { return loop_->turn_ms(); }
   const std::string& public_address() const { return options_.public_address; }
-  SlotId next_session_id() { return SlotId::make(0, next_session_++ & SlotId::kIndexMax, 1); }
+  SlotId next_session_id() { return session_ids_.next(); }
   uint32_t next_tunnel_id() { return next_tunnel_++; }
   void open_session(const std::shared_ptr<EdgeSession>& session);
   Registration* find_registration(SlotId session);
@@ -72,11 +74,16 @@ class Edge final : public EdgeControlPort {
   }
   LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
                         const EdgeTunnel& shared);
+  // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
+  LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
   void close_listener(int listener) { ports_->close(listener); }
   void session_over(SlotId session);
   // One has begun or ended.
   void count_sessions();
   void forget(Registration& registration);
+  void count(Counter counter) { control_counters_.add(counter); }
+  // By the store's id; the same for all who ask while one of them has it.
+  ClientConns client_conns(int64_t client);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
   // For the tunnels of original natrp clients. letter: void(EdgeWorker&), run in each worker.
@@ -88,7 +95,7 @@ class Edge final : public EdgeControlPort {
   }
 
   // From workers, any thread.
-  void control_conn(int fd, std::string prefix) override;
+  void control_conn(int fd, std::string prefix, uint64_t deadline_ms) override;
   void want_channels(SlotId session, uint32_t count) override;
   void want_grpc_port(uint64_t client) override;
   void listener_landed(int listener_fd) override;
@@ -99,7 +106,9 @@ class Edge final : public EdgeControlPort {
   void load_leases();
   void watch_store();
   void on_store_changed();
-  void accept_control_conn(int fd, const std::string& prefix);
+  void forget_removed_clients();
+  Result<Fd> listen_public(uint16_t port);
+  void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
   void on_tick();
   void check_drained();
@@ -138,10 +147,12 @@ class Edge final : public EdgeControlPort {
   Fd store_events_;
   OwnedOp<Edge> store_op_{};
   int64_t store_version_ = 0;
+  std::map<std::string, int64_t> client_ids_;  // as the store had them when it last changed
   TickTimer tick_{};
   std::string bound_;  // where the control port listens, for the log
   int control_listener_ = -1;
-  uint32_t next_session_ = 1;
+  std::unordered_map<int64_t, std::weak_ptr<std::atomic<uint32_t>>> client_conns_;
+  SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
   bool demand_pending_ = false;
   std::atomic<bool> draining_{false};

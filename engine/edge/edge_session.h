@@ -20,24 +20,41 @@
 namespace natrp {
 
 struct EdgeSession {
-  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key, uint32_t most_conns)
-      : id(session_id), client(std::move(client_name)), checker(key), conns_max(most_conns) {}
+  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key, uint32_t most_conns,
+              ClientConns client_conns = std::make_shared<std::atomic<uint32_t>>(0))
+      : id(session_id),
+        client(std::move(client_name)),
+        checker(key),
+        conns_max(most_conns),
+        conns(std::move(client_conns)) {}
 
   const SlotId id;
   const std::string client;
   const TicketChecker checker;
   TicketWindow window;
-  const uint32_t conns_max;               // visitors at a time, 0: no limit of its own
-  std::atomic<uint32_t> conns_live{0};
+  const uint32_t conns_max;               // visitors of the client at a time, 0: no limit of its own
+  const ClientConns conns;
+  std::atomic<uint32_t>& conns_live{*conns};
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
+  std::atomic<uint32_t> ready_max{kReadyChannelsHeld};  // one more ready channel is closed
   std::atomic<bool> ended{false};
 
   // Where its ready channels and its waiting visitors are: a hint for the other workers, each cell written by one.
   struct alignas(64) Place {
     std::atomic<uint32_t> ready{0};
     std::atomic<uint32_t> parked{0};
+    std::atomic<uint32_t> flowing{0};  // visitors that have a channel
   };
   std::array<Place, kWorkersMax> places;
+
+  // Its own, while conns_live is of all of the client's sessions.
+  uint32_t visitors_live() const {
+    uint32_t count = 0;
+    for (const Place& place : places) {
+      count += place.parked.load(std::memory_order_relaxed) + place.flowing.load(std::memory_order_relaxed);
+    }
+    return count;
+  }
 };
 
 // A tunnel as a worker needs it.

@@ -69,11 +69,11 @@ void EdgeWorker::on_visitor_accept(void* context, int fd) {
 
 // --- First bytes --------------------------------------------------------------------------------------------------
 
-void EdgeWorker::on_control_conn(Conn& conn, std::string prefix) {
+void EdgeWorker::on_control_conn(Conn& conn, std::string prefix, uint64_t deadline_ms) {
   const int fd = conn.fd;
   worker_.loop().let_go(fd);
   worker_.conns().release(conn);
-  control_.control_conn(fd, std::move(prefix));
+  control_.control_conn(fd, std::move(prefix), deadline_ms);
 }
 
 void EdgeWorker::on_grpc_conn(Conn& conn, std::string_view prefix) {

@@ -23,8 +23,8 @@ namespace natrp {
 // What a worker asks of the control thread. Called from workers; implementations post letters.
 class EdgeControlPort {
  public:
-  // A conn on the control port began with TLS. fd is handed over.
-  virtual void control_conn(int fd, std::string prefix) = 0;
+  // A conn on the control port began with TLS. fd is handed over. Its session has to be open by deadline_ms.
+  virtual void control_conn(int fd, std::string prefix, uint64_t deadline_ms) = 0;
   // Visitors of the session wait: dial count channels now.
   virtual void want_channels(SlotId session, uint32_t count) = 0;
   // A client of the original natrp has a ready stream, and no port yet. The store's id.
@@ -56,7 +56,7 @@ class EdgeWorker final : public WorkerRole {
 
   // From unproven_conns.
   void on_channel(Conn& conn, SlotId session, const uint8_t* hello);
-  void on_control_conn(Conn& conn, std::string prefix);
+  void on_control_conn(Conn& conn, std::string prefix, uint64_t deadline_ms);
   void on_grpc_conn(Conn& conn, std::string_view prefix);
 
   void on_pair_end(Pair& pair) override;

@@ -45,6 +45,8 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   void stop();
 
   NatrpGrpcConnection& http2() { return http2_; }
+  // Clients whose tokens it has shown: one, for every client known.
+  const std::vector<GrpcClientHere*>& shown() const { return shown_; }
   ListLink link;
 
  private:
@@ -73,7 +75,7 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   OwnedOp write_{};  // sends from output_
   std::unique_ptr<uint8_t[]> output_;
   std::unordered_map<NatrpGrpcConnection::StreamId, GrpcChannel*> channels_;
-  std::vector<GrpcClientHere*> shown_;  // clients whose tokens it has shown: one, for every client known
+  std::vector<GrpcClientHere*> shown_;
   uint64_t closing_since_ms_ = 0;
   size_t unanswered_bytes_ = 0;  // read since output last left
   State state_ = State::kServing;

@@ -1,5 +1,7 @@
 #include "edge/grpc_agents.h"
 
+#include <algorithm>
+
 #include "base/fd.h"
 #include "base/limits.h"
 #include "control/auth.h"
@@ -132,6 +134,7 @@ void GrpcAgents::publish(GrpcClientHere& client) {
   auto& place = client.shared->places[worker().index()];
   place.ready.store(client.ready_count);
   place.agents.store(client.agents);
+  place.flowing.store(client.flowing);
 }
 
 void GrpcAgents::set_tokens(std::shared_ptr<const GrpcTokens> tokens) {
@@ -139,9 +142,20 @@ void GrpcAgents::set_tokens(std::shared_ptr<const GrpcTokens> tokens) {
   for (auto& [id, client] : clients_) {
     if (client->shared->removed.load()) parked_.refuse_all(client->parked);
   }
-  channels_.for_each([](GrpcChannel& channel) {
-    if (!channel.client().shared->removed.load()) return;
-    channel.cut(GrpcStatus::kUnauthenticated, "this client was removed by the edge's operator");
+  const auto over = [this](const GrpcClientHere& client) {
+    return client.shared->removed.load() || tokens_->rotated.contains(static_cast<uint64_t>(client.shared->id));
+  };
+  channels_.for_each([&](GrpcChannel& channel) {
+    if (!over(channel.client())) return;
+    const bool removed = channel.client().shared->removed.load();
+    channel.cut(GrpcStatus::kUnauthenticated, removed ? "this client was removed by the edge's operator"
+                                                      : "the edge's operator gave this client a new token");
+  });
+  // Not only its streams: a connection keeps its client's port open.
+  agents_.for_each([&](GrpcAgent& agent) {
+    if (std::any_of(agent.shown().begin(), agent.shown().end(), [&](auto* client) { return over(*client); })) {
+      agent.http2().drain();
+    }
   });
   pump_agents();
   forget_removed();
@@ -296,7 +310,14 @@ void GrpcAgents::give_visitor(const std::shared_ptr<GrpcClient>& client, unsigne
   if (ParkedVisitor* parked = parked_.front_still_there(its->parked)) move(*its, *parked, to_worker);
 }
 
+void GrpcAgents::visitor_came(GrpcClientHere& client) {
+  ++client.flowing;
+  publish(client);
+}
+
 void GrpcAgents::visitor_gone(GrpcClientHere& client) {
+  --client.flowing;
+  publish(client);
   client.shared->conns_live.fetch_sub(1, std::memory_order_relaxed);
 }
 

@@ -44,6 +44,7 @@ struct GrpcClientHere {
   uint32_t ready_count = 0;
   uint32_t agents = 0;
   uint32_t channels = 0;
+  uint32_t flowing = 0;
   std::string refusal;  // why it may have no port now, until refused_until_ms
   uint64_t refused_until_ms = 0;
 };
@@ -89,6 +90,7 @@ class GrpcAgents {
   void offer(GrpcChannel& channel);
   // It is not, or no longer, to be met; nothing happens when it was not ready.
   void unready(GrpcChannel& channel);
+  void visitor_came(GrpcClientHere& client);
   void visitor_gone(GrpcClientHere& client);
   void over(GrpcChannel& channel);  // deletes it
   void over(GrpcAgent& agent);      // likewise

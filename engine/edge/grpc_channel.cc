@@ -38,6 +38,7 @@ GrpcChannel::GrpcChannel(GrpcAgents& all, GrpcAgent& agent, StreamId stream, Grp
 void GrpcChannel::join(Conn& visitor) {
   NATRP_CHECK(visitor_ == nullptr && open(), "a ready channel gets one visitor");
   visitor_ = &visitor;
+  all_.visitor_came(client_);
   all_.worker().counters().add(Counter::kPairsLive);
   read_.op.fd = write_.op.fd = visitor.fd;
   flush();

@@ -16,15 +16,24 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/limits.h"
 #include "control/auth.h"
 
 namespace natrp {
 
+// How many visitors a client has, over all of its sessions: what its conns_max bounds.
+using ClientConns = std::shared_ptr<std::atomic<uint32_t>>;
+
 struct GrpcClient {
-  GrpcClient(int64_t store_id, std::string client_name, uint32_t most_conns, uint32_t tunnel_id)
-      : id(store_id), name(std::move(client_name)), conns_max(most_conns), tunnel(tunnel_id) {}
+  GrpcClient(int64_t store_id, std::string client_name, uint32_t most_conns, uint32_t tunnel_id,
+             ClientConns client_conns = std::make_shared<std::atomic<uint32_t>>(0))
+      : id(store_id),
+        name(std::move(client_name)),
+        conns_max(most_conns),
+        tunnel(tunnel_id),
+        conns(std::move(client_conns)) {}
 
   const int64_t id;  // the store's: never given again
   const std::string name;
@@ -32,7 +41,8 @@ struct GrpcClient {
   const uint32_t tunnel;     // the edge's own number of its tunnel
   std::atomic<bool> leased{false};   // its public port is open
   std::atomic<bool> removed{false};  // it is not in the store any more
-  std::atomic<uint32_t> conns_live{0};
+  const ClientConns conns;
+  std::atomic<uint32_t>& conns_live{*conns};
   std::atomic<uint64_t> visitors{0};
 
   // Each cell is written by one worker. A worker that publishes what it has, and then looks what others have, finds
@@ -40,6 +50,7 @@ struct GrpcClient {
   struct alignas(64) Place {
     std::atomic<uint32_t> ready{0};
     std::atomic<uint32_t> parked{0};
+    std::atomic<uint32_t> flowing{0};  // visitors that have a stream
     std::atomic<uint32_t> agents{0};  // connections that have shown its token
   };
   std::array<Place, kWorkersMax> places;
@@ -47,6 +58,12 @@ struct GrpcClient {
   uint32_t agents() const {
     uint32_t count = 0;
     for (const Place& place : places) count += place.agents.load();
+    return count;
+  }
+  // Its own, while conns_live is of all of the client's sessions.
+  uint32_t visitors_live() const {
+    uint32_t count = 0;
+    for (const Place& place : places) count += place.parked.load() + place.flowing.load();
     return count;
   }
 };
@@ -63,6 +80,8 @@ struct GrpcTokens {
   // By SHA-256 of a join token's secret, or of a plain token's text. How long a search takes tells something of a hash
   // and nothing of a token: both are 256 random bits.
   std::unordered_map<Sha256, std::shared_ptr<GrpcClient>, FirstWord> clients;
+  // Those, by the store's id, whose tokens are others than before: what was opened with the old ones ends.
+  std::unordered_set<uint64_t> rotated;
 };
 
 }  // namespace natrp

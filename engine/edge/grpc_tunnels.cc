@@ -32,7 +32,11 @@ void GrpcTunnels::read_store() {
     const auto id = static_cast<uint64_t>(client.id);
     Tunnel& tunnel = tunnels_[id];
     if (!tunnel.shared) {
-      tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, client.conns_max, edge_.next_tunnel_id());
+      tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, client.conns_max, edge_.next_tunnel_id(),
+                                                   edge_.client_conns(client.id));
+    } else if (tunnel.client.token_hash != client.token_hash ||
+               tunnel.client.plain_token_hash != client.plain_token_hash) {
+      tokens->rotated.insert(id);
     }
     found.insert(id);
     tokens->clients[client.token_hash] = tunnel.shared;
@@ -46,12 +50,7 @@ void GrpcTunnels::read_store() {
       continue;
     }
     tunnel.shared->removed.store(true);
-    if (tunnel.session.valid()) {
-      for (const uint16_t port : leases_.remove_client(tunnel.client.name)) {
-        log_info("lease ended with its client", {{"client", tunnel.client.name}, {"port", static_cast<int>(port)}});
-      }
-      close(tunnel);
-    }
+    if (tunnel.session.valid()) close(tunnel);
     at = tunnels_.erase(at);
   }
   edge_.post_to_workers([tokens](EdgeWorker& role) {
@@ -155,7 +154,7 @@ void GrpcTunnels::list_sessions(std::vector<SessionInfo>& out) const {
     info.client = tunnel.client.name;
     info.software = kSoftware;
     info.session = tunnel.session.index();
-    info.visitors_live = tunnel.shared->conns_live.load(std::memory_order_relaxed);
+    info.visitors_live = tunnel.shared->visitors_live();
     info.visitors_total = tunnel.shared->visitors.load(std::memory_order_relaxed);
     info.tunnels.push_back({kTunnelName, tunnel.shared->tunnel, tunnel.port});
     out.push_back(std::move(info));

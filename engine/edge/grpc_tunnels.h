@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "control/port_lease.h"
+#include "base/slot_id.h"
 #include "edge/edge_info.h"
 #include "edge/grpc_client.h"
 #include "store/store.h"
@@ -30,8 +30,8 @@ inline constexpr uint64_t kGrpcAwayMs = 15'000;
 
 class GrpcTunnels {
  public:
-  // Both outlive this.
-  GrpcTunnels(Edge& edge, PortLeases& leases) : edge_(edge), leases_(leases) {}
+  // edge outlives this.
+  explicit GrpcTunnels(Edge& edge) : edge_(edge) {}
 
   // Reads the clients, and tells the workers. At the start, and when the store has changed.
   void read_store();
@@ -64,7 +64,6 @@ class GrpcTunnels {
   std::string take(Tunnel& tunnel);
 
   Edge& edge_;
-  PortLeases& leases_;
   std::map<uint64_t, Tunnel> tunnels_;  // every client, by the store's id
   bool draining_ = false;
 };

@@ -18,10 +18,24 @@ constexpr uint32_t kContestStepMs = 100;
 // An agent reports as often as it likes; a line of the log comes this often.
 constexpr uint64_t kFailuresLogMs = 1000;
 
+// At most bytes of it, and no half of a character at its end: JSON cannot hold one.
+std::string cut(const std::string& text, size_t bytes) {
+  if (text.size() <= bytes) return text;
+  while (bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
+  return text.substr(0, bytes);
+}
+
+ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
+  ControlChannelTimes times;
+  times.hello_timeout_ms = deadline_ms > now_ms ? static_cast<uint32_t>(deadline_ms - now_ms) : 0;
+  return times;
+}
+
 }  // namespace
 
-Registration::Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix)
-    : edge_(edge), channel_(edge.loop(), std::move(fd), std::move(tls), *this, prefix) {}
+Registration::Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix, uint64_t deadline_ms)
+    : edge_(edge),
+      channel_(edge.loop(), std::move(fd), std::move(tls), *this, prefix, times_until(deadline_ms, edge.now_ms())) {}
 
 Registration::~Registration() {
   while (!contests_.empty()) end_contest(contests_.begin()->first);
@@ -42,6 +56,7 @@ void Registration::on_frame(const wire::Frame& frame) {
 }
 
 void Registration::protocol_error(const std::string& what) {
+  garbage_ = !session_;
   refuse(wire::Refused::PROTOCOL, "the edge does not understand this agent: " + what, false);
 }
 
@@ -55,7 +70,7 @@ void Registration::on_hello(const wire::Hello& hello) {
   }
   if (hello.instance_id().size() != 16) return protocol_error("an instance id that has not 16 bytes");
   instance_ = hello.instance_id();
-  software_ = hello.software().substr(0, 64);
+  software_ = cut(hello.software(), 64);
 }
 
 void Registration::on_auth(const wire::Auth& auth) {
@@ -79,7 +94,7 @@ void Registration::on_auth(const wire::Auth& auth) {
   }
   client_ = *found.value();
   session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
-                                           client_.conns_max);
+                                           client_.conns_max, edge_.client_conns(client_.id));
   edge_.registry().open_session(session_->id, client_.name, instance_, edge_.now_ms());
   edge_.open_session(session_);
   wire::Frame frame;
@@ -105,7 +120,7 @@ void Registration::on_service_failed(const wire::ServiceFailed& failed) {
   failures_ += count;
   edge_.count_service_failures(count);
   at->second.failures_untold += count;
-  at->second.failure = failed.reason().substr(0, 200);
+  at->second.failure = cut(failed.reason(), 200);
   tell_failures();
 }
 
@@ -128,8 +143,19 @@ void Registration::tell_failures() {
 void Registration::on_register(const wire::Register& wanted) {
   if (!session_) return protocol_error("Register before Auth");
   const uint32_t index = wanted.tunnel_index();
-  if (index >= kTunnelsPerSessionMax || !check_name("tunnel", wanted.name()).ok() || wanted.wanted_port() > 65535) {
-    return protocol_error("a tunnel with an impossible number, name or port");
+  if (index >= kTunnelsPerSessionMax) {
+    return refuse_tunnel(index, wire::Refused::TOO_MANY_TUNNELS,
+                         "a session has at most " + std::to_string(kTunnelsPerSessionMax) +
+                             " tunnels: run another agent for the others",
+                         true);
+  }
+  if (const Status named = check_name("tunnel", wanted.name()); !named.ok()) {
+    return refuse_tunnel(index, wire::Refused::PROTOCOL, named.error().message, true);
+  }
+  if (wanted.wanted_port() > 65535) {
+    return refuse_tunnel(index, wire::Refused::PORT_NOT_ALLOWED,
+                         std::to_string(wanted.wanted_port()) + " is no port: ask for one below 65536, or for any",
+                         true);
   }
   if (const auto at = tunnels_.find(index); at != tunnels_.end()) return send_leased(index, at->second);
   if (contests_.count(index) != 0) return;
@@ -149,6 +175,15 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   Registry& registry = edge_.registry();
   const uint64_t now = edge_.now_ms();
   const SlotId holder = registry.holder(client_.name, wanted.name());
+  if (holder.valid() && !(holder == session_->id)) {
+    // Nobody loses a tunnel to one who could not have it.
+    const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
+    if (possible.port == 0) {
+      log_warning("tunnel refused: " + possible.sentence, {{"client", client_.name}, {"tunnel", wanted.name()}});
+      refuse_tunnel(wanted.tunnel_index(), possible.code, possible.sentence, possible.final);
+      return false;
+    }
+  }
   Registration* rival = holder.valid() ? edge_.find_registration(holder) : nullptr;
   if (rival != nullptr) {
     // A living agent is silent between two heartbeats, so its silence means something only after it was asked.
@@ -158,7 +193,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   const TakeoverAnswer answer = registry.take_tunnel(session_->id, wanted.name(), wanted.replace(), now);
   if (answer.ok()) {
     if (answer.loser.valid() && rival != nullptr) {
-      rival->lose_tunnel(wanted.name(), answer.takeover == Takeover::kReplaced);
+      rival->lose_tunnel(wanted.name(), answer.takeover);
     }
     return true;
   }
@@ -189,7 +224,7 @@ void Registration::on_contest(Timer& timer) {
   auto& contest = *reinterpret_cast<Contest*>(&timer);
   Registration& self = *contest.self;
   const wire::Register wanted = contest.wanted;
-  if (self.channel_.closing()) return self.end_contest(wanted.tunnel_index());
+  if (self.channel_.closing() || self.edge_.draining()) return self.end_contest(wanted.tunnel_index());
   const bool taken = self.take_tunnel(wanted, &contest);
   if (!taken && contest.timer.armed()) return;  // the holder still has time to answer
   self.end_contest(wanted.tunnel_index());
@@ -242,20 +277,26 @@ void Registration::refuse_tunnel(uint32_t index, wire::Refused::Code code, const
   channel_.send(frame);
 }
 
-void Registration::lose_tunnel(const std::string& name, bool tell) {
+void Registration::lose_tunnel(const std::string& name, Takeover how) {
   for (auto at = tunnels_.begin(); at != tunnels_.end(); ++at) {
     if (at->second.name != name) continue;
     const uint32_t index = at->first;
     edge_.close_listener(at->second.listener);
     tunnels_.erase(at);
     log_info("tunnel taken over by another session", {{"client", client_.name}, {"tunnel", name}});
-    if (tell) {
+    if (how == Takeover::kReplaced) {
       refuse_tunnel(index, wire::Refused::REPLACED,
                     "another agent of client '" + client_.name + "' took tunnel '" + name +
                         "' over (--on-conflict replace); give this one another --name",
                     true);
     } else if (tunnels_.empty()) {
       channel_.close("its agent has a newer session");
+    } else {
+      // Not final: who took it over may be gone by the time this agent asks again.
+      refuse_tunnel(index, wire::Refused::CONFLICT,
+                    "another agent of client '" + client_.name + "' has tunnel '" + name +
+                        "' now: this one was silent for too long",
+                    false);
     }
     return;
   }
@@ -272,6 +313,8 @@ void Registration::adjust_demand(bool tick) {
     const auto sample = static_cast<double>(visitors - visitors_before_);
     visitors_before_ = visitors;
     visitors_per_tick_ = sample > visitors_per_tick_ ? sample : visitors_per_tick_ * 0.9 + sample * 0.1;
+    extra_told_ -= (extra_told_ + 9) / 10;
+    share_ready_max();
   }
   const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, kReadyChannelsMax));
   // A quarter of a second's visitors may come while a channel is being dialled on a slow line.
@@ -283,6 +326,8 @@ void Registration::adjust_demand(bool tick) {
   frame.mutable_channel_demand()->set_ready(std::max(ready, extra_ > 0 ? ready_told_ : 0u));
   frame.mutable_channel_demand()->set_extra(extra_);
   ready_told_ = frame.channel_demand().ready();
+  extra_told_ = std::min(extra_told_ + extra_, kParkedVisitorsMax);
+  share_ready_max();
   extra_ = 0;
   channel_.send(frame);
 }
@@ -292,10 +337,15 @@ SessionInfo Registration::info() const {
   info.client = client_.name;
   info.software = software_;
   info.session = session_->id.index();
-  info.visitors_live = session_->conns_live.load(std::memory_order_relaxed);
+  info.visitors_live = session_->visitors_live();
   info.visitors_total = session_->visitors.load(std::memory_order_relaxed);
   for (const auto& [index, tunnel] : tunnels_) info.tunnels.push_back({tunnel.name, tunnel.id, tunnel.port});
   return info;
+}
+
+// What was asked for waiting visitors may come after they have left.
+void Registration::share_ready_max() {
+  session_->ready_max.store(kReadyChannelsHeld + extra_told_, std::memory_order_relaxed);
 }
 
 // --- The end ------------------------------------------------------------------------------------------------------
@@ -316,6 +366,11 @@ void Registration::close_ports() {
 }
 
 void Registration::drain(uint32_t seconds) {
+  while (!contests_.empty()) {
+    const uint32_t index = contests_.begin()->first;
+    refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
+    end_contest(index);
+  }
   close_ports();
   wire::Frame frame;
   frame.mutable_drain()->set_seconds(seconds);
@@ -336,6 +391,8 @@ void Registration::on_closed(const std::string& why, bool) {
     session_->ended.store(true, std::memory_order_relaxed);
     edge_.session_over(session_->id);
   } else {
+    if (channel_.late()) edge_.count(Counter::kHelloTimeouts);
+    if (garbage_ || channel_.tls_failed()) edge_.count(Counter::kGarbageRefused);
     log_debug("control channel ended before it was a session", {{"why", why}});
   }
   edge_.forget(*this);  // deletes this

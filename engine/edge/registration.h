@@ -12,6 +12,7 @@
 #include <string>
 
 #include "control/control_channel.h"
+#include "control/registry.h"
 #include "edge/edge_info.h"
 #include "edge/edge_session.h"
 #include "store/store.h"
@@ -22,7 +23,8 @@ class Edge;
 
 class Registration final : public ControlChannelEvents {
  public:
-  Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix);
+  // Its session has to be open by deadline_ms.
+  Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix, uint64_t deadline_ms);
   ~Registration();
 
   const std::string& client() const { return client_.name; }
@@ -37,8 +39,8 @@ class Registration final : public ControlChannelEvents {
   // Tells the agent and ends the session; its public ports close at once. final: the agent must stop (exit 2).
   void refuse(wire::Refused::Code code, const std::string& message, bool final);
   void close(const std::string& why) { channel_.close(why); }
-  // Another session has the tunnel now.
-  void lose_tunnel(const std::string& name, bool tell);
+  // Another session has the tunnel now. The agent is told, or its session ends when it has no other tunnel.
+  void lose_tunnel(const std::string& name, Takeover how);
   void drain(uint32_t seconds);
   // Asks whether the agent lives: any answer moves last_heard_ms().
   void probe();
@@ -79,12 +81,14 @@ class Registration final : public ControlChannelEvents {
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);
   void close_ports();
+  void share_ready_max();
   static void on_contest(Timer& timer);
   void protocol_error(const std::string& what);
 
   Edge& edge_;
   ControlChannel channel_;
   ClientRecord client_;
+  bool garbage_ = false;  // it spoke, and before its session no word of ours
   std::string software_;
   std::string instance_;
   std::shared_ptr<EdgeSession> session_;
@@ -94,6 +98,7 @@ class Registration final : public ControlChannelEvents {
   double visitors_per_tick_ = 0;
   uint32_t ready_told_ = 0;
   uint32_t extra_ = 0;
+  uint32_t extra_told_ = 0;  // falls by a tenth each tick
   uint64_t failures_ = 0;  // visitors that its services did not get, as it says
   uint64_t failures_told_again_ms_ = 0;
 };

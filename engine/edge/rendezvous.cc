@@ -49,7 +49,9 @@ void Rendezvous::forget_if_over(uint32_t index) {
 }
 
 void Rendezvous::publish(Session& session) {
-  session.shared->places[edge_.worker().index()].ready.store(session.ready.size, std::memory_order_relaxed);
+  auto& place = session.shared->places[edge_.worker().index()];
+  place.ready.store(session.ready.size, std::memory_order_relaxed);
+  place.flowing.store(session.pairs - session.ready.size, std::memory_order_relaxed);
 }
 
 void Rendezvous::left(Session& session) { session.shared->conns_live.fetch_sub(1, std::memory_order_relaxed); }
@@ -127,6 +129,12 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
       edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), fd, id] { role->take_channel(fd, id); });
       return;
     }
+    if (ready_everywhere(*session) >= session->shared->ready_max.load(std::memory_order_relaxed)) {
+      worker.counters().add(Counter::kChannelsSurplus);
+      worker.loop().close(conn.fd, true);
+      worker.conns().release(conn);
+      return;
+    }
   }
   Pair* pair = worker.pairs().start_waiting(conn, id.index());
   if (pair == nullptr) {
@@ -138,12 +146,21 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   if (ParkedVisitor* parked = parked_.front(session->parked)) {
     const uint32_t tunnel_index = parked->tunnel_index;
     const uint64_t deadline_ms = parked->deadline_ms;
+    publish(*session);
     return meet(*session, *pair, parked_.unpark(*parked), tunnel_index, deadline_ms);
   }
   pair->in_ready = true;
   worker.pairs().push(session->ready, *pair);
   worker.counters().add(Counter::kChannelsReady);
   publish(*session);
+}
+
+uint32_t Rendezvous::ready_everywhere(const Session& session) const {
+  uint32_t ready = 0;
+  for (unsigned i = 0; i < edge_.workers(); ++i) {
+    ready += session.shared->places[i].ready.load(std::memory_order_relaxed);
+  }
+  return ready;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {
@@ -185,6 +202,7 @@ void Rendezvous::on_pair_end(Pair& pair) {
     edge_.worker().counters().add(Counter::kChannelsLost);
   }
   --session.pairs;
+  publish(session);
   forget_if_over(pair.owner);
 }
 

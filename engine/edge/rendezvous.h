@@ -62,6 +62,7 @@ class Rendezvous {
   void park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms);
   void left(Session& session);
   Pair* pop_ready(Session& session);
+  uint32_t ready_everywhere(const Session& session) const;
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);
   void publish(Session& session);

@@ -97,7 +97,8 @@ void UnprovenConns::look(Stranger& stranger) {
   const uint8_t first = stranger.bytes[0];
   if (first == 0x16) {
     std::string prefix(reinterpret_cast<const char*>(stranger.bytes.data()), stranger.got);
-    return edge_.on_control_conn(take(stranger), std::move(prefix));
+    const uint64_t deadline_ms = stranger.deadline.deadline_ms;
+    return edge_.on_control_conn(take(stranger), std::move(prefix), deadline_ms);
   }
   if (first == 'P' && grpc_) {
     // Copied: the next stranger may take this place while its bytes are looked at.

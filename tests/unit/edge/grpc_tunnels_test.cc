@@ -217,6 +217,26 @@ TEST_P(GrpcTunnelsTest, AClientThatIsRemovedLosesItsPortAndAnotherGetsIt) {
   check_met(second, id);
 }
 
+TEST_P(GrpcTunnelsTest, ARotatedTokenEndsWhatTheOldOneOpenedAndTheNewOneHasThePort) {
+  add_client("client");
+  GrpcSocket& agent = connect_agent();
+  const int32_t flowing = open(agent, "client");
+  ASSERT_TRUE(until([&] { return edge_->sessions_live() == 1; }));
+  Peer& visitor = visit();
+  visitor.say = "question";
+  ASSERT_TRUE(until([&] { return agent.heard(flowing) == "question"; }));
+  const int32_t ready = open(agent, "client");
+  TokenHash hash;
+  random_bytes(std::span<uint8_t>(hash));
+  ASSERT_TRUE(store_->rotate("client", hash, sha256(bytes_of("new token"))).ok());
+  EXPECT_TRUE(until([&] { return agent.call(flowing).closed && agent.call(ready).closed && agent.ended; }));
+  EXPECT_EQ(agent.call(ready).grpc_status(), "16");
+  EXPECT_NE(agent.call(ready).fields["grpc-message"].find("new token"), std::string::npos);
+  EXPECT_EQ(edge_->sessions_live(), 1u) << "the port waits for the new token";
+  GrpcSocket& again = connect_agent();
+  check_met(again, open(again, "new token"));
+}
+
 TEST_P(GrpcTunnelsTest, APortThatItsPolicyDoesNotAllowIsNotOpened) {
   add_client("client", "1");
   GrpcSocket& agent = connect_agent();

@@ -116,8 +116,7 @@ class HandAgent final : public ControlChannelEvents {
   Fd& open_channel() {
     Fd& fd = channels_.emplace_back(loopback::connect_to(edge_));
     uint8_t ticket[kHelloBytes];
-    TicketSealer(channel_->ticket_key()).seal(SlotId{last(wire::Frame::kWelcome)->welcome().session_id()},
-                                              ++counter_, ticket);
+    TicketSealer(channel_->ticket_key()).seal(session_, ++counter_, ticket);
     loopback::must(::write(fd.get(), ticket, sizeof ticket) == sizeof ticket, "a ticket");
     return fd;
   }
@@ -129,7 +128,9 @@ class HandAgent final : public ControlChannelEvents {
   void on_secure() override {}
   void on_frame(const wire::Frame& frame) override {
     heard.push_back(frame);
-    if (frame.has_welcome()) channel_->start_heartbeats();
+    if (!frame.has_welcome()) return;
+    session_ = SlotId{frame.welcome().session_id()};
+    channel_->start_heartbeats();
   }
   void on_closed(const std::string& why, bool) override {
     why_closed = why;
@@ -138,6 +139,7 @@ class HandAgent final : public ControlChannelEvents {
   Address edge_;
   std::unique_ptr<ControlChannel> channel_;
   std::list<Fd> channels_;
+  SlotId session_;
   uint64_t counter_ = 0;
 };
 

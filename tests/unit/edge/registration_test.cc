@@ -1,4 +1,6 @@
 // One agent at the edge: what it may say, and when.
+#include <sys/resource.h>
+
 #include "edge/live_edge.h"
 
 namespace natrp {
@@ -6,7 +8,7 @@ namespace {
 
 class RegistrationTest : public LiveEdgeTest {};
 
-// --- Failed services ----------------------------------------------------------------------------------------------
+// --- Failed services ------------------------------------------------------------------------------------------------
 
 TEST_F(RegistrationTest, AStrangerCannotReportAFailedService) {
   HandAgent& stranger = connect_agent();
@@ -66,6 +68,246 @@ TEST_F(RegistrationTest, ARotatedTokenEndsTheSessionOfTheOldOneAndKeepsItsLease)
   add_client("other");
   EXPECT_EQ(lease(open_session("other"), "web", port), 0) << "the lease went with the old token";
   EXPECT_EQ(lease(open_session("new token"), "web"), port);
+}
+
+TEST_F(RegistrationTest, ARemovedClientLeavesNoLeaseInGrace) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  end(agent);
+  HandAgent& other = open_session("other");
+  EXPECT_EQ(lease(other, "web", port), 0) << "a port in grace was given away";
+  ASSERT_TRUE(store_->remove_client("client").ok());
+  EXPECT_TRUE(until([&] { return lease(other, "web", port) == port; }, 3000));
+}
+
+TEST_F(RegistrationTest, AClientAddedAgainUnderItsNameDoesNotInheritThePorts) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web", ports_[3]);
+  end(agent);
+  ASSERT_TRUE(store_->remove_client("client").ok());
+  add_client("client");
+  add_client("other");
+  HandAgent& other = open_session("other");
+  EXPECT_TRUE(until([&] { return lease(other, "web", port) == port; }, 3000));
+}
+
+// --- Tunnels that are not given -------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const auto refusal = [&](uint32_t index, const std::string& name, uint32_t port) {
+    EXPECT_EQ(lease(agent, name, port, index), 0);
+    EXPECT_FALSE(agent.closed());
+    const wire::Refused* refused = agent.refused();
+    return refused != nullptr && refused->final() ? refused->code() : wire::Refused::UNSPECIFIED;
+  };
+  EXPECT_EQ(refusal(256, "one-too-many", 0), wire::Refused::TOO_MANY_TUNNELS);
+  EXPECT_EQ(refusal(1, "not a name", 0), wire::Refused::PROTOCOL);
+  EXPECT_EQ(refusal(2, "web", 70000), wire::Refused::PORT_NOT_ALLOWED);
+  EXPECT_NE(lease(agent, "web"), 0);
+}
+
+TEST_F(RegistrationTest, APortThatCannotBeOpenedForAnotherReasonStaysTheTunnels) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  end(agent);
+  HandAgent& again = open_session("client");
+  HandAgent& other = open_session("other");
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit none{3, before.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &none);
+  EXPECT_EQ(lease(again, "web"), 0);
+  setrlimit(RLIMIT_NOFILE, &before);
+  ASSERT_NE(again.refused(), nullptr);
+  EXPECT_EQ(again.refused()->code(), wire::Refused::INTERNAL);
+  EXPECT_FALSE(again.refused()->final());
+  EXPECT_NE(again.refused()->message().find("Too many open files"), std::string::npos) << again.refused()->message();
+  EXPECT_EQ(lease(other, "web", port), 0) << "another client took the port meanwhile";
+  EXPECT_EQ(lease(again, "web"), port);
+}
+
+TEST_F(RegistrationTest, APublicAddressThatThisHostDoesNotHaveIsSaidAtTheStart) {
+  stop();
+  EdgeOptions options = options_;
+  options.public_bind = Address::parse("192.0.2.1:0").value();
+  {
+    Edge edge(options);
+    const Status status = edge.start();
+    ASSERT_FALSE(status.ok());
+    EXPECT_NE(status.error().message.find("--public-bind"), std::string::npos) << status.error().message;
+    EXPECT_NE(status.error().message.find("192.0.2.1"), std::string::npos) << status.error().message;
+  }
+  start();
+}
+
+// --- Bounds of a client ---------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
+  ClientRecord client = client_record("client");
+  client.tunnels_max = 1;
+  add_client(client);
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  const uint16_t first = lease(agent, "first", ports_[0]);
+  ASSERT_NE(first, 0);
+  end(agent);
+  HandAgent& again = open_session("client");
+  EXPECT_EQ(lease(again, "second", ports_[1]), ports_[1]);
+  // The limit is one port, so the first is anybody's again.
+  EXPECT_EQ(lease(open_session("other"), "web", first), first);
+}
+
+TEST_F(RegistrationTest, AClientsMostVisitorsAreThoseOfAllItsSessions) {
+  ClientRecord client = client_record("client");
+  client.conns_max = 2;
+  add_client(client);
+  HandAgent& one = open_session("client", "one process here");
+  HandAgent& two = open_session("client", "another process.");
+  const uint16_t first = lease(one, "first");
+  const uint16_t second = lease(two, "second");
+  for (int i = 0; i < 2; ++i) visit(first);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 2; }));
+  visit(second);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 3; }));
+  EXPECT_TRUE(until([&] { return count(Counter::kVisitorsRefused) == 1; }, 1000));
+  const std::vector<SessionInfo> sessions = edge_->list_sessions().value();
+  for (const SessionInfo& session : sessions) {
+    EXPECT_EQ(session.visitors_live, session.tunnels.at(0).name == "first" ? 2u : 0u);
+  }
+}
+
+TEST_F(RegistrationTest, ReadyChannelsBeyondWhatWasAskedForAreClosed) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  for (int i = 0; i < 200; ++i) agent.open_channel();
+  ASSERT_TRUE(until([&] { return count(Counter::kChannelsReady) + count(Counter::kChannelsSurplus) == 200; }));
+  // Two workers look at each other's number: either may let one in that the other has not heard of.
+  EXPECT_GE(count(Counter::kChannelsReady), kReadyChannelsHeld);
+  EXPECT_LE(count(Counter::kChannelsReady), kReadyChannelsHeld + 8);
+  visit(port);
+  EXPECT_TRUE(until([&] { return count(Counter::kPairsLive) > 0; }));
+  EXPECT_FALSE(agent.closed());
+}
+
+// --- Two agents -----------------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, AReplacementThatMayNotHaveItsPortLeavesTheLivingAgentAlone) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client", "one process here");
+  const uint16_t port = lease(agent, "web", ports_[0]);
+  ASSERT_EQ(lease(open_session("other"), "web", ports_[1]), ports_[1]);
+  auto busy = listen_on(options_.public_bind.with_port(ports_[2]), {}, 1);
+  ASSERT_TRUE(busy.ok());
+  HandAgent& rival = open_session("client", "another process.");
+  const std::vector<std::pair<uint32_t, wire::Refused::Code>> wishes{{1, wire::Refused::PORT_NOT_ALLOWED},
+                                                                     {ports_[1], wire::Refused::PORT_IN_USE},
+                                                                     {ports_[2], wire::Refused::PORT_IN_USE}};
+  for (const auto& [wanted, code] : wishes) {
+    EXPECT_EQ(lease(rival, "web", wanted, 0, true), 0);
+    ASSERT_NE(rival.refused(), nullptr);
+    EXPECT_EQ(rival.refused()->code(), code) << wanted;
+  }
+  EXPECT_EQ(agent.refused(), nullptr) << "it was replaced by an agent that got nothing";
+  EXPECT_TRUE(listening(port));
+  EXPECT_EQ(lease(rival, "web", 0, 0, true), port);
+  EXPECT_TRUE(until([&] { return agent.refused() != nullptr; }));
+}
+
+TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
+  options_.drain_seconds = 4;
+  stop();
+  start();
+  add_client("client");
+  HandAgent& holder = open_session("client", "one process here", *second_loop_);
+  const uint16_t port = lease(holder, "web");
+  ASSERT_NE(port, 0);
+  holder.open_channel();  // and a visitor that flows: the edge does not end before its deadline
+  visit(port);
+  ASSERT_TRUE(until([&] { return count(Counter::kPairsLive) == 1; }));
+  HandAgent& rival = open_session("client", "another process.");
+  rival.heard.clear();
+  second_loop_turns_ = false;
+  rival.wish(0, "web");
+  until([] { return false; }, 300);
+  terminate();
+  EXPECT_TRUE(until([&] { return rival.refused() != nullptr; }, 1500));
+  ASSERT_NE(rival.refused(), nullptr);
+  EXPECT_EQ(rival.refused()->code(), wire::Refused::DRAINING);
+  EXPECT_FALSE(rival.refused()->final());
+  until([] { return false; }, 2500);
+  EXPECT_EQ(rival.port(), 0) << "a public port was opened during the drain";
+  EXPECT_FALSE(listening(port));
+  thread_.join();
+}
+
+TEST_F(RegistrationTest, AnAgentThatLosesOneOfItsTunnelsBySilenceIsTold) {
+  add_client("client");
+  HandAgent& silent = open_session("client", "one process here", *second_loop_);
+  const uint16_t web = lease(silent, "web");
+  ASSERT_NE(lease(silent, "app", 0, 1), 0);
+  silent.heard.clear();
+  second_loop_turns_ = false;
+  HandAgent& rival = open_session("client", "another process.");
+  EXPECT_EQ(lease(rival, "web"), web);
+  second_loop_turns_ = true;
+  ASSERT_TRUE(until([&] { return silent.refused() != nullptr; }, 3000));
+  const wire::Frame* told = silent.last(wire::Frame::kTunnelRefused);
+  ASSERT_NE(told, nullptr);
+  EXPECT_EQ(told->tunnel_refused().tunnel_index(), 0u);
+  EXPECT_EQ(told->tunnel_refused().refused().code(), wire::Refused::CONFLICT);
+  EXPECT_FALSE(told->tunnel_refused().refused().final()) << "it may have the tunnel when the other agent is gone";
+  EXPECT_FALSE(silent.closed());
+}
+
+// --- Words ----------------------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, WhatAnAgentCallsItselfIsNotCutInsideACharacter) {
+  add_client("client");
+  HandAgent& agent = connect_agent();
+  agent.hello("the same process", std::string(63, 'a') + "\xc3\xa9");
+  agent.auth("client");
+  ASSERT_TRUE(until([&] { return agent.welcome(); }));
+  EXPECT_EQ(edge_->list_sessions().value().at(0).software, std::string(63, 'a'));
+}
+
+// --- Strangers ------------------------------------------------------------------------------------------------------
+
+TEST_F(RegistrationTest, HandshakesThatFailOrAreLateAreCounted) {
+  Fd& nonsense = visitors_.emplace_back(loopback::connect_to(options_.bind));
+  loopback::must(::write(nonsense.get(), "\x16\x03\x01\x00\x05hello", 10) == 10, "nonsense");
+  EXPECT_TRUE(until([&] { return count(Counter::kGarbageRefused) == 1; }, 2000));
+  const uint64_t began = now_ms();
+  Fd& slow = visitors_.emplace_back(loopback::connect_to(options_.bind));
+  until([] { return false; }, 2500);
+  loopback::must(::write(slow.get(), "\x16", 1) == 1, "one byte");
+  EXPECT_TRUE(until([&] { return count(Counter::kHelloTimeouts) == 1; }, 4000));
+  EXPECT_LT(now_ms() - began, 6500u) << "it got more than its five seconds";
+}
+
+TEST_F(RegistrationTest, HandshakesUnderWayAreBoundedAndTheirEndMakesRoom) {
+  add_client("client");
+  for (unsigned i = 0; i < kHandshakesMax + 50; ++i) {
+    Fd& stranger = visitors_.emplace_back(loopback::connect_to(options_.bind));
+    loopback::must(::write(stranger.get(), "\x16", 1) == 1, "one byte");
+  }
+  EXPECT_TRUE(until([&] { return count(Counter::kHandshakesRefused) == 50; }, 4000));
+  visitors_.clear();
+  EXPECT_TRUE(until([&] {
+    HandAgent& agent = connect_agent();
+    agent.hello();
+    agent.auth("client");
+    until([&] { return agent.welcome() || agent.closed(); });
+    return agent.welcome();
+  }));
 }
 
 }  // namespace
