@@ -15,6 +15,11 @@ const char* role_text(ConnRole role) {
   return "unknown";
 }
 
+// Bytes that are no UTF-8 become U+FFFD: by default the library throws, and a peer's name would end the process.
+std::string dumped(const nlohmann::json& json) {
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
 void append_metric(std::string& out, std::string_view name, std::string_view sentence, bool gauge, uint64_t value) {
   out.append("# HELP ").append(name).append(" ").append(sentence).append("\n# TYPE ").append(name);
   out.append(gauge ? " gauge\n" : " counter\n").append(name).append(" ").append(std::to_string(value)).append("\n");
@@ -50,7 +55,7 @@ std::string sessions_json(const std::vector<SessionInfo>& sessions) {
                     {"visitors_total", session.visitors_total},
                     {"tunnels", std::move(tunnels)}});
   }
-  return nlohmann::json{{"sessions", std::move(list)}}.dump(2) + "\n";
+  return dumped({{"sessions", std::move(list)}});
 }
 
 std::string conns_json(const ConnTable& conns, uint64_t now_ms) {
@@ -64,7 +69,7 @@ std::string conns_json(const ConnTable& conns, uint64_t now_ms) {
                     {"bytes_received", view.bytes_received},
                     {"age_ms", now_ms > view.opened_ms ? now_ms - view.opened_ms : 0}});
   });
-  return nlohmann::json{{"conns", std::move(list)}}.dump(2) + "\n";
+  return dumped({{"conns", std::move(list)}});
 }
 
 }  // namespace natrp
