@@ -136,7 +136,8 @@ void Edge::say_ready() {
                           {"io", workers_[0]->loop_name()},
                           {"workers", options_.workers},
                           {"conns_max", conns_max_},
-                          {"state", options_.state_dir}});
+                          {"state", options_.state_dir},
+                          {"pin", format_pin(identity_->pin())}});
   notify_systemd("READY=1");
   auto clients = store_->list_clients();
   if (clients.ok() && clients.value().empty()) {

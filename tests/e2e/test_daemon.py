@@ -72,6 +72,18 @@ def test_the_edge_says_when_it_is_ready_and_where(yard):
     assert edge.process.out == "" or "edge ready" not in edge.process.out
 
 
+@pytest.mark.over(AUTO)
+def test_the_edge_logs_its_pin_as_an_agent_takes_it(yard):
+    edge = yard.edge()
+    pin = re.search(r"edge ready.*\bpin=(sha256:[0-9a-f]{64})\b", edge.process.err)
+    assert pin, edge.process.describe()
+    token = edge.add_client()
+    yard.agent(edge, token, yard.service(), pin=pin[1])
+    wrong = yard.agent(edge, token, "127.0.0.1:9", start="unready", name="other",
+                       pin=pin[1][:-1] + ("0" if pin[1][-1] != "0" else "1"))
+    wrong.refused("another key than --pin")
+
+
 def test_the_agent_prints_its_public_address_alone_on_standard_output(yard):
     rig = yard.rig()
     assert rig.agent.process.out.splitlines() == ["public address: {}:{}".format(*rig.address)]
