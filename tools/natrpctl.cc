@@ -48,13 +48,13 @@ Tokens make_tokens(const TlsIdentity& identity, bool plain) {
   return tokens;
 }
 
-// The last word is what was asked for: scripts take it.
+// The last word is the join token, with a plain token and without: scripts take it.
 void print_tokens(const Tokens& tokens) {
-  std::cout << "Its join token, shown this once:\n" << tokens.join << '\n';
   if (!tokens.plain.empty()) {
     std::cout << "Its plain token, for agents of the original natrp only, sent in the clear by them:\n"
               << tokens.plain << '\n';
   }
+  std::cout << "Its join token, shown this once:\n" << tokens.join << '\n';
 }
 
 std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_string(limit); }

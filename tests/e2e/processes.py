@@ -267,6 +267,13 @@ class Edge:
         assert code == 0 and out.split(), f"natrpctl client add {name} {words} ended with {code}\n{out}{err}"
         return out.split()[-1]
 
+    def add_plain_client(self, name, *words):
+        """The plain token of a new client, as an agent of the original natrp wants it."""
+        code, out, err = self.ctl("client", "add", name, "--plain-token", *words)
+        found = re.search(r"^Its plain token,.*:\n(\S+)$", out, re.MULTILINE)
+        assert code == 0 and found, f"natrpctl client add {name} {words} ended with {code}\n{out}{err}"
+        return found[1]
+
 
 class Agent:
     """One agent, through its restarts."""

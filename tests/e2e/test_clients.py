@@ -60,6 +60,16 @@ def test_a_rotated_token_replaces_the_old_one(yard):
     rig.check_echo()
 
 
+@pytest.mark.over(CONTROL[:1])
+def test_the_last_word_is_the_join_token_also_beside_a_plain_token(ctl_edge):
+    for words in (("client", "add", "both", "--plain-token"), ("token", "rotate", "both"),
+                  ("token", "rotate", "tester", "--plain-token")):
+        code, out, err = ctl_edge.ctl(*words)
+        assert code == 0, err
+        assert re.search(r"^[0-9a-f]{64}$", out, re.MULTILINE), f"{words} made no plain token"
+        assert out.split()[-1].startswith("ntrp1_"), words
+
+
 def test_the_list_of_clients_names_them_and_shows_no_token(yard):
     edge = yard.edge()
     tokens = [edge.add_client("alice"), edge.add_client("bob", "--ports", edge.options["ports"])]

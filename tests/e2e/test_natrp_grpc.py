@@ -60,7 +60,7 @@ class WholeEdge:
         try:
             self.edge = self.yard.edge(natrp_grpc="on")
             self.port = int(str(self.edge.options["ports"]).split("-")[0])
-            self.token = self.edge.add_client(CLIENT, "--ports", str(self.port), "--plain-token")
+            self.token = self.edge.add_plain_client(CLIENT, "--ports", str(self.port))
         except BaseException:
             self.yard.close()
             raise
@@ -430,7 +430,7 @@ def test_two_clients_share_the_edge_and_not_the_port(client, edge, service):
     other = Service()
     try:
         port = edge.port + 1
-        token = edge.edge.add_client("another", "--ports", str(port), "--plain-token")
+        token = edge.edge.add_plain_client("another", "--ports", str(port))
         client.tunnel(edge, service)
         client.tunnel(edge, other, token=token)
         for where, here in ((edge.port, service), (port, other)):
