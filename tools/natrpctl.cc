@@ -173,7 +173,7 @@ int main(int argc, char** argv) {
   const natrp::Status status = natrp::run(outcome.options);
   if (!status.ok()) {
     std::cerr << "natrpctl: " << status.error().message << '\n';
-    return 1;
+    return 2;
   }
   // A token that did not reach its reader (a full disk) is lost: the caller has to know.
   std::cout.flush();
@@ -181,7 +181,7 @@ int main(int argc, char** argv) {
     std::cerr << "natrpctl: standard output could not be written, what was to be printed is lost; a token "
                  "can be made "
                  "again with `natrpctl token rotate`\n";
-    return 1;
+    return 2;
   }
   return 0;
 }

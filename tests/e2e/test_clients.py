@@ -6,6 +6,7 @@ import pytest
 
 from conftest import CONTROL
 from net import wait_until
+from processes import EXIT_REFUSED
 from sockets import is_refused
 
 
@@ -91,7 +92,7 @@ def test_the_list_of_clients_names_them_and_shows_no_token(yard):
     ids=lambda words: " ".join(words))
 def test_natrpctl_says_what_is_wrong(ctl_edge, words):
     code, out, err = ctl_edge.ctl(*words)
-    assert code not in (0, None), f"{words} was accepted: {out}"
+    assert code == EXIT_REFUSED, f"exit code {code} of {words}: {out}"
     assert len(err.split()) >= 4, f"no sentence on standard error: {err!r}"
     assert ctl_edge.ctl("client", "list")[1].count("tester") == 1
     assert "new" not in ctl_edge.ctl("client", "list")[1]
