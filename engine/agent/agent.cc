@@ -48,7 +48,7 @@ Status Agent::start() {
   const unsigned count = options_.workers;
   const uint32_t conns_max = conns_for_descriptors(descriptors, count);
   roles_.resize(count);
-  for (unsigned i = 0; i < count; ++i) conns_.add_shard(std::min(conns_max, kConnsPerWorkerMax));
+  for (unsigned i = 0; i < count; ++i) conns_.add_shard(conns_max);
   for (unsigned i = 0; i < count; ++i) {
     WorkerSetup setup;
     setup.index = i;
@@ -81,7 +81,7 @@ Status Agent::start() {
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
                              {"io", workers_[0]->loop_name()},
                              {"workers", count},
-                             {"conns_max", conns_max}});
+                             {"conns_max", uint64_t{conns_max} * count}});
   resolve_services();
   connect();
   // An agent is ready when it tries, not when it is connected: an edge that is away must not hold up a boot.
