@@ -9,8 +9,10 @@ int main(int argc, char** argv) {
   auto parsed = natrp::parse_agent_options(argc, argv);
   if (!parsed.run) return parsed.end.say();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
+  natrp::Status started = natrp::check_descriptor_limit(parsed.options.workers);
   natrp::Agent agent(std::move(parsed.options));
-  if (const natrp::Status started = agent.start(); !started.ok()) {
+  if (started.ok()) started = agent.start();
+  if (!started.ok()) {
     natrp::log_error(started.error().message);
     return 2;
   }

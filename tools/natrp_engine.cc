@@ -11,18 +11,17 @@ int main(int argc, char** argv) {
   if (!parsed.run) return parsed.end.say();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   const auto admin_address = parsed.options.admin;
+  natrp::Status started = natrp::check_descriptor_limit(parsed.options.workers);
   natrp::Edge edge(std::move(parsed.options));
-  if (const natrp::Status started = edge.start(); !started.ok()) {
+  std::unique_ptr<natrp::AdminServer> admin;
+  if (started.ok()) started = edge.start();
+  if (started.ok() && admin_address) {
+    admin = std::make_unique<natrp::AdminServer>(edge, *admin_address);
+    started = admin->start();
+  }
+  if (!started.ok()) {
     natrp::log_error(started.error().message);
     return 2;
-  }
-  std::unique_ptr<natrp::AdminServer> admin;
-  if (admin_address) {
-    admin = std::make_unique<natrp::AdminServer>(edge, *admin_address);
-    if (const natrp::Status started = admin->start(); !started.ok()) {
-      natrp::log_error(started.error().message);
-      return 2;
-    }
   }
   return edge.run();
 }

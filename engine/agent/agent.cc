@@ -32,6 +32,11 @@ Status Agent::start() {
   auto token = parse_join_token(options_.token);
   if (!token.ok()) return token.error();
   token_ = token.value();
+  if (!options_.ca_file.empty()) {
+    auto ca = load_ca(options_.ca_file);
+    if (!ca.ok()) return ca.error();
+    ca_ = std::move(ca).value();
+  }
   random_bytes(instance_);
   const uint64_t descriptors = raise_descriptor_limit();
   auto loop = make_loop(IoKind::kEpoll);
@@ -43,7 +48,7 @@ Status Agent::start() {
   const unsigned count = options_.workers;
   const uint32_t conns_max = conns_for_descriptors(descriptors, count);
   roles_.resize(count);
-  for (unsigned i = 0; i < count; ++i) conns_.add_shard(std::min(conns_max, kConnsPerWorkerMax));
+  for (unsigned i = 0; i < count; ++i) conns_.add_shard(conns_max);
   for (unsigned i = 0; i < count; ++i) {
     WorkerSetup setup;
     setup.index = i;
@@ -76,7 +81,7 @@ Status Agent::start() {
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
                              {"io", workers_[0]->loop_name()},
                              {"workers", count},
-                             {"conns_max", conns_max}});
+                             {"conns_max", uint64_t{conns_max} * count}});
   resolve_services();
   connect();
   // An agent is ready when it tries, not when it is connected: an edge that is away must not hold up a boot.
@@ -115,15 +120,15 @@ void Agent::connected(int fd) {
   edge_addresses_ = {peer_address(fd)};
   ClientVerify verify;
   verify.host = options_.server.host;
-  verify.ca_file = options_.ca_file;
+  verify.ca = ca_;
   if (options_.pin) {
     verify.pin = *options_.pin;
     verify.pin_source = "--pin";
-  } else if (options_.ca_file.empty()) {
+  } else if (!ca_) {
     verify.pin = token_.pin;
   }
   auto tls = TlsStream::client(verify);
-  if (!tls.ok()) return stop(2, tls.error().message);
+  if (!tls.ok()) return retry(tls.error().message);
   channel_ = std::make_unique<ControlChannel>(*loop_, std::move(owned), std::move(tls).value(),
                                               static_cast<ControlChannelEvents&>(*this));
 }

@@ -12,6 +12,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -76,6 +77,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
 
   AgentOptions options_;
   JoinToken token_{};
+  std::optional<TrustedCa> ca_;  // of --ca
   std::array<uint8_t, 16> instance_{};
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Mailbox> mailbox_;

@@ -36,21 +36,37 @@ NatrpGrpcConnection::Stream* NatrpGrpcConnection::find(StreamId id) const {
 
 // ---- a stream opens -----------------------------------------------------------------------------
 
-void NatrpGrpcConnection::open_stream(Stream& stream) {
-  if (stream.method != "POST") return refuse_http(stream, "405");
-  if (!is_grpc(stream.content_type)) return refuse_http(stream, "415");
-  if (!stream.timeout.empty()) {
-    const auto timeout_ms = grpc_timeout_ms(stream.timeout);
-    if (!timeout_ms) return refuse(stream, GrpcStatus::kInvalidArgument, "bad grpc-timeout");
-    stream.deadline_ms = now_ms_ + *timeout_ms;
+void NatrpGrpcConnection::take_field(Stream& stream, std::string_view name, std::string_view value) {
+  if (name == ":method") stream.is_post = value == "POST";
+  if (name == "content-type") stream.is_grpc = is_grpc(value);
+  if (name == ":path") {
+    if (value == kMsgPath) stream.path = Stream::Path::kMsg;
+    if (value == kRegisterPath || value == kLoginPath) stream.path = Stream::Path::kAccount;
   }
-  if (stream.path == kRegisterPath || stream.path == kLoginPath) {
+  if (name == "grpc-timeout") {
+    stream.timeout_ms = grpc_timeout_ms(value);
+    stream.timeout_bad = !stream.timeout_ms;
+  }
+  if (name == "natrp-token") {
+    ++stream.token_count;
+    stream.token_too_long = value.size() > kGrpcTokenBytesMax;
+    if (!stream.token_too_long) stream.token = value;
+  }
+}
+
+void NatrpGrpcConnection::open_stream(Stream& stream) {
+  const std::string token = std::move(stream.token);
+  if (!stream.is_post) return refuse_http(stream, "405");
+  if (!stream.is_grpc) return refuse_http(stream, "415");
+  if (stream.timeout_bad) return refuse(stream, GrpcStatus::kInvalidArgument, "bad grpc-timeout");
+  if (stream.timeout_ms) stream.deadline_ms = now_ms_ + *stream.timeout_ms;
+  if (stream.path == Stream::Path::kAccount) {
     stream.call = Stream::Call::kAccount;
     stream.in = GrpcDeframer(kGrpcAccountInBytesMax);
     stream.deadline_ms = std::min(stream.deadline_ms, now_ms_ + kGrpcAccountMs);
     return;  // answered once the request is complete
   }
-  if (stream.path != kMsgPath) {
+  if (stream.path != Stream::Path::kMsg) {
     return refuse(stream, GrpcStatus::kUnimplemented,
                   "this edge has no such method: only what the natrp client calls");
   }
@@ -58,20 +74,18 @@ void NatrpGrpcConnection::open_stream(Stream& stream) {
   if (phase_ >= Phase::kDraining) {
     return refuse(stream, GrpcStatus::kUnavailable, "this edge is being stopped: try again in a moment");
   }
-  const Verdict verdict =
-      stream.token.size() > kGrpcTokenBytesMax ? Verdict{} : events_.authenticate(stream.token);
+  const Verdict verdict = stream.token_too_long ? Verdict{} : events_.authenticate(token);
   if (!verdict.accepted) return refuse(stream, verdict.status, verdict.message);
   accept(stream, verdict.client);
 }
 
 void NatrpGrpcConnection::accept(Stream& stream, uint64_t client) {
   stream.call = Stream::Call::kMsg;
-  stream.token.clear();
   // gRPC servers send these with the first message. Sent now: the client sees that its call was taken, before
   // a visitor.
   begin_answer(stream);
   stream.told = true;
-  ever_ready_ = true;
+  if (!std::exchange(ever_ready_, true)) allow_all_streams();
   ++streams_ready_;
   events_.on_stream_ready(stream.id, client);
 }

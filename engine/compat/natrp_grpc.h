@@ -20,9 +20,13 @@ namespace natrp {
 // All of one connection. What a peer may make this object hold, in bytes, at most:
 //   kGrpcStreamsMax * (kGrpcOutBytesMax + about 1 KiB) + what nghttp2 keeps for the frames below, and at the
 //   caller kGrpcStreamsMax * kGrpcWindowBytes + kGrpcWindowGrowthBytesMax, delivered and not yet consumed.
+// Before a token was accepted nothing is queued or delivered: kGrpcStreamsUnprovenMax * about 1 KiB.
 
 // Calls that are open at once; more are refused (REFUSED_STREAM), and a client that knows waits.
 inline constexpr uint32_t kGrpcStreamsMax = 1000;
+// The same until one of them has shown a known token. grpc-go assumes 100 by itself until it has read our SETTINGS.
+inline constexpr uint32_t kGrpcStreamsUnprovenMax = 100;
+static_assert(kGrpcStreamsUnprovenMax < kGrpcStreamsMax);
 // What gRPC itself takes by default. A Register or Login request is never as long.
 inline constexpr size_t kGrpcMessageInBytesMax = 4 * 1024 * 1024;
 inline constexpr size_t kGrpcAccountInBytesMax = 64 * 1024;
@@ -189,6 +193,7 @@ class NatrpGrpcConnection {
   enum class Phase : uint8_t { kPreface, kServing, kDraining, kDrained };
 
   Stream* find(StreamId id) const;
+  void take_field(Stream& stream, std::string_view name, std::string_view value);
   void open_stream(Stream& stream);
   void refuse(Stream& stream, GrpcStatus status, std::string_view message);
   void refuse_http(Stream& stream, std::string_view http_status);
@@ -206,6 +211,7 @@ class NatrpGrpcConnection {
   void tell_closed(Stream& stream, StreamEnd how);
   void close_stream(StreamId id, uint32_t http2_error);
   void check_stream_deadlines(Stream& stream);
+  void allow_all_streams();
   void stop_new_streams();
   void end_connection(uint32_t http2_error, std::string_view reason);
   void fail(uint32_t http2_error, std::string_view reason);

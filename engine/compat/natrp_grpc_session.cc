@@ -78,16 +78,7 @@ struct NatrpGrpcConnection::Hooks {
     self.guard_->on_header_field(name_size, value_size);
     Stream* stream = self.find(frame->hd.stream_id);
     if (!stream || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return judge(self);
-    const std::string_view name = text(name_bytes, name_size);
-    const std::string_view value = text(value_bytes, value_size);
-    if (name == ":method") stream->method = value;
-    if (name == ":path") stream->path = value;
-    if (name == "content-type") stream->content_type = value;
-    if (name == "grpc-timeout") stream->timeout = value;
-    if (name == "natrp-token") {
-      stream->token = value;
-      ++stream->token_count;
-    }
+    self.take_field(*stream, text(name_bytes, name_size), text(value_bytes, value_size));
     return judge(self);
   }
 
@@ -242,7 +233,7 @@ NatrpGrpcConnection::NatrpGrpcConnection(Events& events, uint64_t now_ms)
       idle_since_ms_(now_ms) {
   session_ = Hooks::make_session(this);
   const std::array<nghttp2_settings_entry, 3> settings = {{
-      {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, kGrpcStreamsMax},
+      {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, kGrpcStreamsUnprovenMax},
       {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kGrpcWindowBytes},
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, kGrpcHeaderListBytesMax},
   }};
@@ -255,6 +246,13 @@ NatrpGrpcConnection::NatrpGrpcConnection(Events& events, uint64_t now_ms)
 }
 
 NatrpGrpcConnection::~NatrpGrpcConnection() { nghttp2_session_del(session_); }
+
+// The peer has shown a known token: from its acknowledgement on it may open as many streams as a client needs.
+void NatrpGrpcConnection::allow_all_streams() {
+  const nghttp2_settings_entry streams = {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, kGrpcStreamsMax};
+  // Refused only for want of memory: the peer then stays with what it has.
+  nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, &streams, 1);
+}
 
 bool NatrpGrpcConnection::feed(std::span<const uint8_t> bytes) {
   if (failed_ || finished()) return false;

@@ -14,6 +14,7 @@ namespace natrp {
 
 struct NatrpGrpcConnection::Stream {
   enum class Call : uint8_t { kNone, kMsg, kAccount };
+  enum class Path : uint8_t { kOther, kMsg, kAccount };
   //   kOpening → kAnswering → kEnding → kTrailed        kOpening → kTrailed
   enum class State : uint8_t {
     kOpening,    // no answer submitted
@@ -26,9 +27,16 @@ struct NatrpGrpcConnection::Stream {
   Call call = Call::kNone;
   State state = State::kOpening;
 
-  // The request, as far as it matters.
-  std::string method, path, content_type, token, timeout;
+  // The request, judged as it arrives: a stranger's fields unpack to thousands of bytes from one. Only the token is
+  // kept, up to kGrpcTokenBytesMax, until it has been asked about.
+  bool is_post = false;
+  bool is_grpc = false;
+  bool timeout_bad = false;
+  bool token_too_long = false;
+  Path path = Path::kOther;
   uint32_t token_count = 0;
+  std::optional<uint64_t> timeout_ms;
+  std::string token;
 
   GrpcDeframer in{kGrpcMessageInBytesMax};
   ByteRing out{kGrpcOutBytesMax};

@@ -8,6 +8,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -53,16 +54,27 @@ Status write_all_synced(int fd, const std::string& path, const std::string& text
   return Done{};
 }
 
+// root in the folder of a service user (natrpctl before the edge's first start): what it makes there is the folder
+// owner's, or the edge could not read its own key. Where even root may not give it away, it stays root's.
+void give_to_owner(int folder, int file) {
+  struct stat owner {};
+  if (::geteuid() != 0 || ::fstat(folder, &owner) != 0 || owner.st_uid == 0) return;
+  if (::fchown(file, owner.st_uid, owner.st_gid) != 0) return;
+}
+
 // path appears whole and on the disk, or not at all. When somebody else made it meanwhile, theirs stays:
 // link(2) never replaces, rename(2) would.
 Status create_file(const std::string& directory, const std::string& path, const std::string& text,
                    mode_t mode) {
+  const Fd folder(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid()) return Error::from_errno("cannot open the folder " + directory, errno);
   std::string temporary = path + ".XXXXXX";
   Fd file(::mkostemp(temporary.data(), O_CLOEXEC));
   if (!file.valid()) {
     return Error::from_errno("cannot create " + path + " (the state folder must be writable by this user)",
                              errno);
   }
+  give_to_owner(folder.get(), file.get());
   Status written = write_all_synced(file.get(), temporary, text);
   if (written && ::fchmod(file.get(), mode) != 0)
     written = Error::from_errno("cannot set the mode of " + temporary, errno);
@@ -71,8 +83,7 @@ Status create_file(const std::string& directory, const std::string& path, const 
   }
   ::unlink(temporary.c_str());
   if (!written) return written;
-  Fd folder(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder.valid() || ::fsync(folder.get()) != 0) {
+  if (::fsync(folder.get()) != 0) {
     return Error::from_errno("cannot write the folder " + directory + " to the disk", errno);
   }
   return Done{};

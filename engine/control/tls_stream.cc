@@ -1,13 +1,18 @@
 #include "control/tls_stream.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "base/check.h"
+#include "base/fd.h"
 #include "control/auth.h"
 #include "control/tls_identity.h"
 
@@ -91,15 +96,50 @@ int TlsStream::verify_edge(X509_STORE_CTX* store, void*) {
       return 0;
     }
   }
-  if (!verify.ca_file.empty() && X509_verify_cert(store) != 1) {
+  if (verify.ca && X509_verify_cert(store) != 1) {
     state.verification_failed = true;
-    state.error = "the edge's certificate was not accepted with --ca " + verify.ca_file + " for the host " +
+    state.error = "the edge's certificate was not accepted with --ca " + verify.ca->file + " for the host " +
                   verify.host + ": " + X509_verify_cert_error_string(X509_STORE_CTX_get_error(store)) +
                   "; check --server and --ca, or use --pin. Nothing secret was sent";
     return 0;
   }
   X509_STORE_CTX_set_error(store, X509_V_OK);
   return 1;
+}
+
+Result<TrustedCa> load_ca(const std::string& file) {
+  ERR_clear_error();
+  const std::string start = "cannot use --ca " + file + ": ";
+  const Fd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return Error{start + std::strerror(errno), errno};
+  std::string text;
+  for (char buffer[4096];;) {
+    const ssize_t n = ::read(fd.get(), buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Error{start + std::strerror(errno), errno};
+    if (n == 0) break;
+    text.append(buffer, static_cast<size_t>(n));
+  }
+  std::shared_ptr<X509_STORE> store(X509_STORE_new(), X509_STORE_free);
+  const std::unique_ptr<BIO, decltype(&BIO_free)> pem(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())),
+                                                      BIO_free);
+  NATRP_CHECK(store != nullptr && pem != nullptr, "memory for a CA");
+  size_t count = 0;
+  while (true) {
+    const std::unique_ptr<X509, decltype(&X509_free)> certificate(
+        PEM_read_bio_X509_AUX(pem.get(), nullptr, nullptr, nullptr), X509_free);
+    if (certificate == nullptr) break;
+    if (X509_STORE_add_cert(store.get(), certificate.get()) != 1) return Error{start + library_reason()};
+    ++count;
+  }
+  const unsigned long end = ERR_peek_last_error();
+  if (ERR_GET_LIB(end) != ERR_LIB_PEM || ERR_GET_REASON(end) != PEM_R_NO_START_LINE) {
+    return Error{start + "certificate " + std::to_string(count + 1) + " in it cannot be read: " + library_reason() +
+                 "; put the file there again, in PEM form"};
+  }
+  ERR_clear_error();
+  if (count == 0) return Error{start + "it holds no certificate; it has to be in PEM form"};
+  return TrustedCa{std::move(store), file};
 }
 
 Status prepare_tls_context(SSL_CTX* context) {
@@ -138,18 +178,14 @@ Result<TlsStream> TlsStream::server(const TlsIdentity& identity) {
 
 Result<TlsStream> TlsStream::client(const ClientVerify& verify) {
   ERR_clear_error();
-  if (!verify.pin && verify.ca_file.empty()) {
+  if (!verify.pin && !verify.ca) {
     return Error{"there is nothing to know the edge by: use a join token, --pin sha256:… or --ca FILE"};
   }
-  if (!verify.ca_file.empty() && verify.host.empty())
-    return Error{"--ca needs the edge's host name or address"};
+  if (verify.ca && verify.host.empty()) return Error{"--ca needs the edge's host name or address"};
   std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
   if (!context) return Error{"cannot set up TLS: " + library_reason()};
   if (Status prepared = prepare_tls_context(context.get()); !prepared) return prepared.error();
-  if (!verify.ca_file.empty() && SSL_CTX_load_verify_file(context.get(), verify.ca_file.c_str()) != 1) {
-    return Error{"cannot use --ca " + verify.ca_file + ": " + library_reason() +
-                 "; it has to be a readable file with certificates in PEM"};
-  }
+  if (verify.ca) SSL_CTX_set1_cert_store(context.get(), verify.ca->store.get());
   SSL_CTX_set_cert_verify_callback(context.get(), verify_edge, nullptr);
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
 

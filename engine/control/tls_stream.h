@@ -27,18 +27,27 @@ namespace natrp {
 
 class TlsIdentity;
 
-// How the agent knows the edge. At least one of pin and ca_file; when both are given, both must hold.
+// The authorities that an operator trusts, read once and shared by every attempt to connect: what becomes of the file
+// later is no reason to refuse an edge.
+struct TrustedCa {
+  std::shared_ptr<X509_STORE> store;
+  std::string file;  // for sentences
+};
+// Every certificate of a PEM file. An error names the file and what the kernel or OpenSSL says about it.
+Result<TrustedCa> load_ca(const std::string& file);
+
+// How the agent knows the edge. At least one of pin and ca; when both are given, both must hold.
 struct ClientVerify {
   std::optional<Pin> pin;
   std::string pin_source = "the token";  // for the sentence: "the token" or "--pin"
-  std::string ca_file;                   // PEM
-  std::string host;  // what was dialled, name or address. Needed with ca_file; sent as SNI.
+  std::optional<TrustedCa> ca;
+  std::string host;  // what was dialled, name or address. Needed with ca; sent as SNI.
 };
 
 class TlsStream {
  public:
   static Result<TlsStream> server(const TlsIdentity& identity);
-  // Fails on a ca_file that cannot be used, and when verify holds nothing to verify by.
+  // Fails when verify holds nothing to verify by, and when TLS gets no memory.
   static Result<TlsStream> client(const ClientVerify& verify);
   TlsStream(TlsStream&&) noexcept;
   TlsStream& operator=(TlsStream&&) noexcept;

@@ -11,12 +11,25 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "base/log.h"
 
 namespace natrp {
 namespace {
+
+// State, log, signals, the control loop and the admin server; of each worker its loop, its mailbox and what a turn has
+// accepted and not placed yet. An idle edge has 16, and two more for each worker.
+uint64_t own_descriptors(unsigned workers) { return 32 + uint64_t{8} * workers; }
+
+// Sessions and the listeners of leases: an eighth, or what an edge of thousands of agents needs.
+uint64_t session_descriptors(uint64_t descriptors) { return std::min<uint64_t>(descriptors / 8, 8192); }
+
+constexpr uint64_t kFewVisitors = 128;
+const char kRaiseIt[] =
+    "raise it with `ulimit -n 65536`, with LimitNOFILE= in the systemd unit, or with --ulimit nofile= of a container";
 
 sigset_t watched_signals() {
   sigset_t set;
@@ -48,11 +61,32 @@ uint64_t raise_descriptor_limit() {
   return limit.rlim_cur;
 }
 
+Status check_descriptor_limit(unsigned workers) {
+  const uint64_t descriptors = raise_descriptor_limit();
+  const std::string limit = "the limit of open files, " + std::to_string(descriptors) + ",";
+  const uint64_t least = 2 * own_descriptors(workers);
+  if (descriptors < least) {
+    return Error{limit + " is too low: with " + std::to_string(workers) + " workers at least " + std::to_string(least) +
+                 " are needed; " + kRaiseIt};
+  }
+  // A visitor has two conns.
+  const uint64_t visitors = uint64_t{conns_for_descriptors(descriptors, workers)} * workers / 2;
+  if (visitors < kFewVisitors) {
+    log_warning(limit + " is enough for few visitors only; " + kRaiseIt, {{"visitors", visitors}});
+  }
+  return Done{};
+}
+
+unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers) {
+  return static_cast<unsigned>(std::clamp<uint64_t>(descriptors / 16 / workers, 1, kPipesPerWorkerMax));
+}
+
 uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers) {
-  // Loops, mailboxes, state, log and listeners, and at most 64 pipes in use by each worker at any time.
-  const uint64_t own = 128 + static_cast<uint64_t>(workers) * 128;
-  const uint64_t left = descriptors > own * 2 ? descriptors - own : descriptors / 2;
-  return static_cast<uint32_t>(std::min<uint64_t>(left, static_cast<uint64_t>(kConnsPerWorkerMax) * workers));
+  const uint64_t pipes = uint64_t{2} * pipes_for_descriptors(descriptors, workers) * workers;
+  const uint64_t taken = own_descriptors(workers) + session_descriptors(descriptors) + pipes;
+  // check_descriptor_limit() has seen to it that some are left; two are the least that carry a visitor.
+  const uint64_t left = descriptors > taken ? (descriptors - taken) / workers : 0;
+  return static_cast<uint32_t>(std::clamp<uint64_t>(left, 2, kConnsPerWorkerMax));
 }
 
 void notify_systemd(const char* state) {

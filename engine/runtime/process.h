@@ -2,12 +2,14 @@
 //
 // The life of the process: signals as events of a loop, the descriptor limit, systemd's notification socket.
 //
-// Thread   main, before any other thread starts (block_signals, raise_descriptor_limit), and the control loop.
+// Thread   main, before any other thread starts (block_signals, check_descriptor_limit), and the control loop; the
+//          arithmetic of descriptors: any.
 #pragma once
 
 #include <cstdint>
 
 #include "base/fd.h"
+#include "base/result.h"
 #include "loop/loop.h"
 
 namespace natrp {
@@ -19,8 +21,14 @@ void block_signals();
 // Raises RLIMIT_NOFILE to its hard limit and returns it.
 uint64_t raise_descriptor_limit();
 
-// How many conns the descriptors are enough for: one each, less what the process itself needs.
+// The same, judged: an error when a daemon with so many workers cannot work with what it gets, a warning in the log
+// when it can, but for few visitors only.
+Status check_descriptor_limit(unsigned workers);
+
+// How the descriptors are shared out. conns: of each worker, one descriptor each. pipes: of each worker, two each. With
+// what the process itself needs they are never more than there are, so a full table is met before EMFILE.
 uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers);
+unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);
 
 // sd_notify(3) without the library: "READY=1", "STOPPING=1", "STATUS=…". Does nothing outside systemd.
 void notify_systemd(const char* state);

@@ -2,9 +2,12 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <future>
 
+#include "base/limits.h"
 #include "base/log.h"
+#include "runtime/process.h"
 
 namespace natrp {
 
@@ -38,7 +41,14 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   loop_ = std::move(made.value().loop);
   loop_name_ = loop_->name();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
-  pipes_ = std::make_unique<PipePool>(counters_, setup_.pipes_max, setup_.workers);
+  // Where descriptors are few they bound the pipes, or bulk would take what accept and dial need; else the pool's own
+  // budget does.
+  unsigned pipes_max = setup_.pipes_max;
+  const unsigned most = pipes_for_descriptors(raise_descriptor_limit(), setup_.workers);
+  if (most < kPipesPerWorkerMax) {
+    pipes_max = pipes_max == 0 ? most : std::min(pipes_max, most);
+  }
+  pipes_ = std::make_unique<PipePool>(counters_, pipes_max, setup_.workers);
   relay_.reset(new RelayContext{*loop_, *setup_.conns, *pipes_, counters_, setup_.pump});
   pairs_ = std::make_unique<PairTable>(
       *relay_, setup_.conns->capacity(),

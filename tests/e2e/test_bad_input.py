@@ -135,6 +135,34 @@ def test_an_edge_refuses_a_state_folder_that_it_may_not_write(yard):
         shutil.rmtree(folder)
 
 
+def with_descriptors(count):
+    """The prefix that runs a program with so many open files at most."""
+    return ["prlimit", f"--nofile={count}:{count}", "--"]
+
+
+@pytest.mark.parametrize("count", [8, 12, 16, 32, 90])
+@pytest.mark.parametrize("name", ["natrp-engine", "natrp"])
+def test_too_few_descriptors_are_refused_with_a_remedy(yard, name, count):
+    options = yard.edge_options(workers=2) if name == "natrp-engine" else {**AGENT, "workers": 2}
+    process = Process(name, [program(name), *flags(options)], yard.directory, prefix=with_descriptors(count))
+    try:
+        assert process.wait_exit(15) == EXIT_REFUSED, process.describe()
+    finally:
+        process.kill()
+    assert_sentence(process.err, rf"open files, {count},", "ulimit -n", "LimitNOFILE")
+
+
+def test_the_fewest_descriptors_carry_a_visitor_and_are_warned_about(yard):
+    edge = yard.edge(workers=2, prefix=with_descriptors(96))
+    service = yard.service()
+    agent = yard.agent(edge, edge.add_client(), service, workers=2, prefix=with_descriptors(96))
+    for process in (edge.process, agent.process):
+        assert_sentence(process.err, "enough for few visitors only", "ulimit -n")
+    visitor = yard.peer(agent.address)
+    visitor.send(b"hello")
+    assert yard.closing(service.accept()).receive(5) == b"hello"
+
+
 # --- files ---------------------------------------------------------------------------------------------------
 
 def config(yard, text):

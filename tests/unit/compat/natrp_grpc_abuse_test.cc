@@ -2,6 +2,7 @@
 // ENHANCE_YOUR_CALM.
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <random>
 
@@ -205,6 +206,40 @@ TEST_F(NatrpGrpcAbuseTest, MoreStreamsThanToldEndTheConnection) {
   size_t refused = 0;
   for (const auto& [id, call] : eager.calls) refused += call.error == NGHTTP2_REFUSED_STREAM;
   EXPECT_EQ(50u, refused);
+}
+
+TEST(NatrpGrpcConnection, AStrangersStreamsAreFewAndKeepNothingOfTheirFields) {
+  // A content type of 3800 bytes is put into the table, then named by one byte in each of a thousand calls.
+  const std::string long_type = "application/grpc;" + std::string(3800, 'x');
+  const std::string path = "/serverpb.ServerService/Register";
+  const auto block = [&](bool first) {
+    std::string fields("\x83\x86\x01\x01x\x04", 6);
+    fields += static_cast<char>(path.size());
+    fields += path;
+    if (!first) return fields + "\xbe";
+    fields += "\x5f\x7f";  // a length of 127 and the rest, seven bits at a time (RFC 7541 §5.1)
+    for (size_t rest = long_type.size() - 127;; rest >>= 7) {
+      fields += static_cast<char>(rest > 127 ? (rest & 127) | 128 : rest);
+      if (rest <= 127) break;
+    }
+    return fields + long_type;
+  };
+  RecordingEvents events;
+  NatrpGrpcConnection connection(events, 1000);
+  std::vector<uint8_t> buffer(65536);
+  const auto take_answers = [&] {
+    while (connection.wants_output() && connection.pull(buffer) > 0) {
+    }
+  };
+  connection.feed(bytes_of(std::string(NGHTTP2_CLIENT_MAGIC).append(frame_of(NGHTTP2_SETTINGS, 0, 0, ""))));
+  take_answers();
+  const size_t before = mallinfo2().uordblks;
+  for (int call = 0; call < 1000; ++call) {
+    ASSERT_TRUE(connection.feed(
+        bytes_of(frame_of(NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 2 * call + 1, block(call == 0)))));
+    take_answers();
+  }
+  EXPECT_LT(mallinfo2().uordblks - before, kGrpcStreamsUnprovenMax * 1500u + 16384u);
 }
 
 TEST_F(NatrpGrpcAbuseTest, ContinuationFlood) {

@@ -474,10 +474,24 @@ TEST_F(NatrpGrpcTest, TellsItsLimitsAndAnswersPings) {
   const uint8_t opaque[8] = {1};
   nghttp2_submit_ping(peer.session, 0, opaque);
   exchange();
-  EXPECT_EQ(kGrpcStreamsMax, peer.settings[NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS]);
+  EXPECT_EQ(kGrpcStreamsUnprovenMax, peer.settings[NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS]);
   EXPECT_EQ(kGrpcWindowBytes, peer.settings[NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE]);
   EXPECT_EQ(kGrpcHeaderListBytesMax, peer.settings[NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE]);
   EXPECT_EQ(1, peer.ping_acks);
+}
+
+TEST_F(NatrpGrpcTest, AllowsAllStreamsOnceATokenIsKnown) {
+  peer.open_msg("evil");
+  exchange();
+  EXPECT_EQ(kGrpcStreamsUnprovenMax, peer.settings[NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS]);
+  peer.open_msg();
+  exchange();
+  EXPECT_EQ(kGrpcStreamsMax, peer.settings[NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS]);
+  while (connection.streams_ready() < kGrpcStreamsMax) {
+    peer.open_msg();
+    exchange();
+    ASSERT_EQ("", connection.end_reason());
+  }
 }
 
 TEST_F(NatrpGrpcTest, DrainsRunningStreamsAndTakesNoNewOnes) {

@@ -43,6 +43,19 @@ TEST(TlsIdentity, IsMadeOnceAndFoundAgain) {
       << "a temporary file is left";
 }
 
+TEST(TlsIdentity, WhatRootMakesInTheFolderOfAServiceUserIsThatUsers) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root makes files for others";
+  TempDir dir;
+  ASSERT_EQ(::chown(dir.path().c_str(), 65534, 65533), 0);
+  ASSERT_TRUE(TlsIdentity::load_or_create(dir.path()));
+  for (const char* name : {"/edge.key", "/edge.crt"}) {
+    struct stat status {};
+    ASSERT_EQ(::stat((dir.path() + name).c_str(), &status), 0);
+    EXPECT_EQ(status.st_uid, 65534u) << name;
+    EXPECT_EQ(status.st_gid, 65533u) << name;
+  }
+}
+
 TEST(TlsIdentity, TwoEdgesHaveTwoKeys) {
   TempDir one;
   TempDir two;

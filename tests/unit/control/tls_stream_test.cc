@@ -8,6 +8,9 @@
 #include <sys/stat.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "control/tls_identity.h"
 #include "temp_dir.h"
@@ -148,7 +151,7 @@ TEST_F(TlsStreamTest, ACaAndHostNameVerifyAnOperatorsCertificate) {
   const TlsIdentity identity = TlsIdentity::load_or_create(dir.path()).value();
   for (const char* host : {"edge.example", "127.0.0.1"}) {
     ClientVerify verify;
-    verify.ca_file = dir.path() + "/edge.crt";
+    verify.ca = load_ca(dir.path() + "/edge.crt").value();
     verify.host = host;
     TlsStream edge = TlsStream::server(identity).value();
     TlsStream agent = TlsStream::client(verify).value();
@@ -157,7 +160,7 @@ TEST_F(TlsStreamTest, ACaAndHostNameVerifyAnOperatorsCertificate) {
   }
   for (const char* host : {"other.example", "127.0.0.2"}) {
     ClientVerify verify;
-    verify.ca_file = dir.path() + "/edge.crt";
+    verify.ca = load_ca(dir.path() + "/edge.crt").value();
     verify.host = host;
     TlsStream edge = TlsStream::server(identity).value();
     TlsStream agent = TlsStream::client(verify).value();
@@ -171,7 +174,7 @@ TEST_F(TlsStreamTest, AWrongCaIsRefusedEvenForTheRightHost) {
   TempDir dir;
   write_certificate_for(dir.path(), "DNS:edge.example");
   ClientVerify verify;
-  verify.ca_file = certificate();
+  verify.ca = load_ca(certificate()).value();
   verify.host = "edge.example";
   TlsStream edge = TlsStream::server(TlsIdentity::load_or_create(dir.path()).value()).value();
   TlsStream agent = TlsStream::client(verify).value();
@@ -185,7 +188,7 @@ TEST_F(TlsStreamTest, WithAPinAndACaBothMustHold) {
   write_certificate_for(dir.path(), "DNS:edge.example");
   const TlsIdentity identity = TlsIdentity::load_or_create(dir.path()).value();
   ClientVerify verify;
-  verify.ca_file = dir.path() + "/edge.crt";
+  verify.ca = load_ca(dir.path() + "/edge.crt").value();
   verify.host = "edge.example";
   verify.pin = identity_.pin();
   TlsStream edge = TlsStream::server(identity).value();
@@ -197,14 +200,45 @@ TEST_F(TlsStreamTest, WithAPinAndACaBothMustHold) {
 TEST_F(TlsStreamTest, ThereIsNoUnverifiedMode) {
   EXPECT_FALSE(TlsStream::client(ClientVerify{}));
   ClientVerify without_host;
-  without_host.ca_file = certificate();
+  without_host.ca = load_ca(certificate()).value();
   EXPECT_FALSE(TlsStream::client(without_host));
-  ClientVerify without_file;
-  without_file.ca_file = "/nonexistent/ca.pem";
-  without_file.host = "edge.example";
-  const auto stream = TlsStream::client(without_file);
-  ASSERT_FALSE(stream);
-  EXPECT_NE(stream.error().message.find("/nonexistent/ca.pem"), std::string::npos);
+}
+
+TEST_F(TlsStreamTest, ACaFileThatCannotBeUsedIsToldWithTheTrueReason) {
+  TempDir dir;
+  const auto reason = [&](const std::string& name, const std::string& text) {
+    const std::string path = dir.path() + "/" + name;
+    if (!text.empty()) std::ofstream(path) << text;
+    const auto ca = load_ca(path);
+    if (ca) return std::string("it was taken");
+    EXPECT_NE(ca.error().message.find(path), std::string::npos) << ca.error().message;
+    return ca.error().message;
+  };
+  std::ifstream file(certificate());
+  const std::string good{std::istreambuf_iterator<char>(file), {}};
+  const std::string broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+  EXPECT_NE(reason("nowhere", "").find("No such file"), std::string::npos);
+  EXPECT_NE(reason("", "").find("Is a directory"), std::string::npos);
+  EXPECT_NE(reason("words", "no certificate\n").find("holds no certificate"), std::string::npos);
+  EXPECT_NE(reason("broken", broken).find("certificate 1 in it cannot be read"), std::string::npos);
+  EXPECT_NE(reason("second", good + broken).find("certificate 2 in it cannot be read"), std::string::npos);
+  EXPECT_EQ(reason("twice", good + good), "it was taken");
+}
+
+TEST_F(TlsStreamTest, ACaIsReadOnceAndServesWhenItsFileIsGone) {
+  TempDir dir;
+  write_certificate_for(dir.path(), "DNS:edge.example");
+  const TlsIdentity identity = TlsIdentity::load_or_create(dir.path()).value();
+  ClientVerify verify;
+  verify.ca = load_ca(dir.path() + "/edge.crt").value();
+  verify.host = "edge.example";
+  std::filesystem::remove(dir.path() + "/edge.crt");
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    TlsStream edge = TlsStream::server(identity).value();
+    TlsStream agent = TlsStream::client(verify).value();
+    exchange(agent, edge);
+    EXPECT_TRUE(agent.handshake_done()) << agent.error();
+  }
 }
 
 // The other side is plain OpenSSL here, as far as its options say.
