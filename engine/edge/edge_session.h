@@ -37,7 +37,6 @@ struct EdgeSession {
   std::atomic<uint32_t>& conns_live{*conns};
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
   std::atomic<uint32_t> ready_max{kReadyChannelsHeld};  // one more ready channel is closed
-  std::atomic<bool> ended{false};
 
   // Where its ready channels and its waiting visitors are: a hint for the other workers, each cell written by one.
   struct alignas(64) Place {

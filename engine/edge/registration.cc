@@ -388,7 +388,6 @@ void Registration::on_closed(const std::string& why, bool) {
   close_ports();
   if (session_) {
     log_info("session ended", {{"client", client_.name}, {"session", session_->id.index()}, {"why", why}});
-    session_->ended.store(true, std::memory_order_relaxed);
     edge_.session_over(session_->id);
   } else {
     if (channel_.late()) edge_.count(Counter::kHelloTimeouts);
