@@ -3,7 +3,7 @@
 //
 // What the kernel really does:
 // - EAGAIN from socket → pipe means "socket empty" or "no free slot in the pipe". A pipe has slots, not bytes: at MTU
-//   1500 a 64 KiB pipe is full at 23 KiB. Here the pipe is always empty before it is filled, so EAGAIN means drained.
+//   1500 a 64 KiB pipe is full at 23 KiB. The pipe is empty before it is filled, so EAGAIN means drained.
 // - pipe → socket queues at most 16 segments per call since 6.5 and returns short: call again until EAGAIN.
 // - splice(2) does not pass an urgent mark: EAGAIN for as long as the mark is the next byte, though poll(2) says
 //   POLLIN. recv(2) passes it.
@@ -25,12 +25,24 @@ void drop_pipe(RelayContext& context, Pump& pump) {
   pump.offset = 0;
 }
 
+// The sink is full: what the source has meanwhile goes into the rest of the pipe. Its window opens a wait earlier, and
+// a single stream does not stop and go. EAGAIN may mean an empty socket or a full pipe; here nobody needs to know.
+void top_up(RelayContext& context, Pump& pump, Conn& source) {
+  if (pump.pending >= kPipeBytes) return;
+  const ssize_t n =
+      context.loop.try_splice(source.fd, context.pipes.at(pump.pipe).write_fd, kPipeBytes - pump.pending);
+  if (n > 0) pump.pending += static_cast<uint32_t>(n);
+  // Told once: the read that comes after these bytes will see a clean end. An end of stream is told again.
+  if (n < 0 && n != -EAGAIN && n != -EINTR) source.peer_reset = true;
+}
+
 // False: the sink is full or broken.
 bool flush(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   const int from = context.pipes.at(pump.pipe).read_fd;
   while (pump.pending > 0) {
     const ssize_t n = context.loop.try_splice(from, sink.fd, pump.pending);
     if (n == -EAGAIN) {
+      top_up(context, pump, source);
       pump_poll(context, pump, sink.fd, POLLOUT, true);
       return false;
     }

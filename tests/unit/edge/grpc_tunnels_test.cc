@@ -14,7 +14,7 @@
 #include "control/auth.h"
 #include "control/join_token.h"
 #include "control/temp_dir.h"
-#include "edge/edge.h"
+#include "edge/edge_thread.h"
 #include "edge/grpc_socket.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
@@ -56,21 +56,10 @@ class GrpcTunnelsTest : public testing::TestWithParam<IoKind> {
     stop();
     pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
   }
-  void start() {
-    std::promise<Edge*> started;
-    thread_ = std::thread([this, &started] {
-      Edge edge(options_);
-      const Status status = edge.start();
-      loopback::must(status.ok(), status.ok() ? "" : status.error().message.c_str());
-      started.set_value(&edge);
-      edge.run();
-    });
-    edge_ = started.get_future().get();
-  }
+  void start() { edge_ = thread_.start(options_); }
   void stop() {
     edge_ = nullptr;
-    ::kill(::getpid(), SIGTERM);  // blocked everywhere: the edge's signalfd gets it
-    thread_.join();
+    thread_.stop();
   }
 
   // Its plain token is its name.
@@ -128,7 +117,7 @@ class GrpcTunnelsTest : public testing::TestWithParam<IoKind> {
   uint16_t port_ = 0;
   std::unique_ptr<Store> store_;
   Edge* edge_ = nullptr;
-  std::thread thread_;
+  EdgeThread thread_;
   std::list<GrpcSocket> agents_;
   std::list<Peer> visitors_;
   sigset_t mask_before_{};

@@ -21,7 +21,7 @@
 #include "control/control_channel.h"
 #include "control/temp_dir.h"
 #include "control/ticket.h"
-#include "edge/edge.h"
+#include "edge/edge_thread.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
 
@@ -169,25 +169,14 @@ class LiveEdgeTest : public testing::Test {
     second_loop_turns_ = true;
     for (HandAgent& agent : agents_) agent.leave();
     EXPECT_TRUE(until([&] { return std::all_of(agents_.begin(), agents_.end(), [](auto& a) { return a.closed(); }); }));
-    if (thread_.joinable()) stop();
+    if (thread_.running()) stop();
     pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
   }
-  void start() {
-    std::promise<Edge*> started;
-    thread_ = std::thread([this, &started] {
-      Edge edge(options_);
-      const Status status = edge.start();
-      loopback::must(status.ok(), status.ok() ? "" : status.error().message.c_str());
-      started.set_value(&edge);
-      edge.run();
-    });
-    edge_ = started.get_future().get();
-  }
-  void terminate() { ::kill(::getpid(), SIGTERM); }  // blocked everywhere: the edge's signalfd gets it
+  void start() { edge_ = thread_.start(options_); }
+  void terminate() { EdgeThread::terminate(); }
   void stop() {
     edge_ = nullptr;
-    terminate();
-    thread_.join();
+    thread_.stop();
   }
 
   ClientRecord client_record(const std::string& name) {
@@ -253,7 +242,7 @@ class LiveEdgeTest : public testing::Test {
   std::vector<uint16_t> ports_;  // what the edge may lease
   std::unique_ptr<Store> store_;
   Edge* edge_ = nullptr;
-  std::thread thread_;
+  EdgeThread thread_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Loop> second_loop_;  // an agent in it is silent while it does not turn
   bool second_loop_turns_ = true;

@@ -246,7 +246,7 @@ TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
   until([] { return false; }, 2500);
   EXPECT_EQ(rival.port(), 0) << "a public port was opened during the drain";
   EXPECT_FALSE(listening(port));
-  thread_.join();
+  thread_.stop();
 }
 
 TEST_F(RegistrationTest, AnAgentThatLosesOneOfItsTunnelsBySilenceIsTold) {
