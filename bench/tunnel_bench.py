@@ -84,7 +84,9 @@ class Run:
         for workload in self.workloads:
             if workload.once and round_number > 0:
                 continue
-            for contestant in self.contestants:
+            # Each round begins with another one: who always comes behind a heavy neighbour may find a slower machine.
+            first = round_number % len(self.contestants)
+            for contestant in self.contestants[first:] + self.contestants[:first]:
                 if workload.suits(contestant):
                     yield workload, contestant
 
