@@ -80,7 +80,7 @@ void ChannelOpener::open_one() {
   ++in_use_;
   channel->session = session_;
   channel->state = State::kDiallingEdge;
-  channel->dial->start(session_->edge, kEdgeDialTimeoutMs, {});
+  channel->dial->start(session_->edge, kEdgeDialTimeoutMs, {.piggyback_acks = true});
 }
 
 void ChannelOpener::on_dialled(void* context, int fd, int error) {

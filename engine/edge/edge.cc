@@ -57,13 +57,14 @@ Status Edge::start() {
   load_leases();
   forget_removed_clients();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
-  auto listener = listen_on(options_.bind, {}, kBacklog);
+  const SocketOptions control_options{.piggyback_acks = true};
+  auto listener = listen_on(options_.bind, control_options, kBacklog);
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
   // has to wait that moment, not to fail.
   for (unsigned tries = 0;
        !listener.ok() && listener.error().errno_value == EADDRINUSE && tries < kRestartTries; ++tries) {
     loop_->run_once(20);
-    listener = listen_on(options_.bind, {}, kBacklog);
+    listener = listen_on(options_.bind, control_options, kBacklog);
   }
   if (!listener.ok()) return listener.error();
   if (auto probe = listen_on(options_.public_bind.with_port(0), {}, 1); !probe.ok()) {

@@ -22,6 +22,7 @@ void apply_options(int fd, int family, const SocketOptions& options) {
   set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, slow ? kSlowKeepaliveIntervalS : kKeepaliveIntervalS);
   set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, slow ? kSlowKeepaliveProbes : kKeepaliveProbes);
   if (options.user_timeout) set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, kTcpUserTimeoutMs);
+  if (options.piggyback_acks) set_int(fd, IPPROTO_TCP, TCP_QUICKACK, 0);
 }
 
 Result<Fd> listen_on(const Address& address, const SocketOptions& options, int backlog) {
@@ -45,6 +46,8 @@ Result<Fd> listen_on(const Address& address, const SocketOptions& options, int b
     if (error == EADDRNOTAVAIL) return Error{why + ": this host has no such address", error};
     return Error::from_errno(why, error);
   }
+  // listen(2) starts the ACK state of a socket anew, and what it accepts copies that.
+  if (options.piggyback_acks && address.family() != AF_UNIX) set_int(fd.get(), IPPROTO_TCP, TCP_QUICKACK, 0);
   return fd;
 }
 

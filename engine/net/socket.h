@@ -22,6 +22,10 @@ struct SocketOptions {
   // TCP_USER_TIMEOUT 20 s, for control channels only: Linux counts a closed window against it even while the peer
   // answers every probe, so on a relayed socket it would cut off whoever does not read for a while.
   bool user_timeout = false;
+  // TCP_QUICKACK off, for sockets between our own two programs only: an ACK rides on the next bytes, the third segment
+  // of the handshake on the hello. Both ends set TCP_NODELAY, so no sender waits for an ACK to send. A visitor or a
+  // service may leave Nagle's algorithm on, and would then wait 40 ms for an ACK that waits for it.
+  bool piggyback_acks = false;
 };
 
 // Linux hands a listener's options on to the sockets it accepts, so one call per listener serves all its conns.
