@@ -98,7 +98,8 @@ void Dial::on_op(Op& op) {
   if (op.result < 0) return self.failed(self.late_ ? ETIMEDOUT : -op.result);
   int error = 0;
   socklen_t length = sizeof error;
-  if (getsockopt(op.fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+  const bool clean = (op.result & (POLLERR | POLLHUP)) == 0;
+  if (!clean && getsockopt(op.fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
   // A refused connection says ECONNREFUSED; one that was reset after it had come says these.
   if (error == EPIPE) error = ECONNRESET;
   if (error != 0 && error != ECONNRESET) return self.failed(error);
