@@ -218,18 +218,19 @@ void PairTable::settle(Pair& pair, Pump& pump) {
 
 void PairTable::on_eof(Pair& pair, Pump& pump) {
   Pump& other = pair.other(pump);
-  // FIN as FIN, behind the bytes before it. ENOTCONN: the sink was reset meanwhile; its own reader will say so.
-  (void)context_.loop.shutdown_write(pair.sink(pump).fd);
+  // The second end: closing the sink sends its FIN.
   if (other.status == PumpStatus::kEof) return end(pair, EndReason::kCompleted, false, false);
   if (other.status == PumpStatus::kSinkBroken) {
     // Its sink is our source, which ended cleanly before it broke: a reset of the other side all the same.
     return on_source_reset(pair, pump);
   }
-  // Nobody reads the source any more, and it may still be reset: watch it.
+  // FIN as FIN, behind the bytes before it. ENOTCONN: the sink was reset meanwhile; its own reader will say so.
+  (void)context_.loop.shutdown_write(pair.sink(pump).fd);
+  // Nobody reads the source any more, and it may still be reset: watch it. Most pairs end a moment later, so the sweep
+  // begins the watch: on the spot, it was 2.7 % of the cost of a short visitor.
   pump.watching = true;
-  pump.op.kind = OpKind::kHangUp;
-  pump.op.fd = pair.source(pump).fd;
-  context_.loop.submit(pump.op);
+  enter_sweep(pair);
+  arm_sweep(kHalfClosedMs);
 }
 
 void PairTable::on_watch(Pair& pair, Pump& pump) {
@@ -299,7 +300,7 @@ void PairTable::enter_sweep(Pair& pair) {
     pair.in_sweep = true;
     push(sweep_list_, pair);
   }
-  arm_sweep();
+  arm_sweep(sweep_interval());
 }
 
 void PairTable::leave_sweep(Pair& pair) {
@@ -309,10 +310,13 @@ void PairTable::leave_sweep(Pair& pair) {
   remove(sweep_list_, pair);
 }
 
-void PairTable::arm_sweep() {
+uint64_t PairTable::sweep_interval() const {
+  if (resetting_ == 0) return kBulkSweepMs;
   // Each that waits to reset costs two system calls a look: thousands at once are looked at less often.
-  const uint64_t resetting = std::min<uint64_t>(kSweepMs + resetting_ / 16, kBulkSweepMs);
-  const uint64_t delay = resetting_ > 0 ? resetting : kBulkSweepMs;
+  return std::min<uint64_t>(kSweepMs + resetting_ / 16, kBulkSweepMs);
+}
+
+void PairTable::arm_sweep(uint64_t delay) {
   Timer& timer = sweep_timer_.timer;
   if (timer.armed() && timer.deadline_ms <= context_.loop.turn_ms() + delay) return;
   context_.loop.timers().arm(timer, delay);
@@ -341,7 +345,11 @@ void PairTable::sweep() {
     if (pair.state != PairState::kFlowing) continue;
     for (Pump* pump : {&pair.up, &pair.down}) {
       if (pair.state != PairState::kFlowing) break;
-      sweep_bulk(pair, *pump);
+      if (pump->watching) {
+        begin_watch(pair, *pump);
+      } else {
+        sweep_bulk(pair, *pump);
+      }
     }
     const bool bulk = pair.up.mode == PumpMode::kSplice || pair.down.mode == PumpMode::kSplice;
     if (pair.in_sweep && !bulk && !pair.up.starved && !pair.down.starved && pair.state == PairState::kFlowing) {
@@ -349,10 +357,18 @@ void PairTable::sweep() {
     }
   }
   if (sweep_list_.size > 0) {
-    arm_sweep();
+    arm_sweep(sweep_interval());
   } else {
     context_.pipes.trim(2);  // bulk has ended: the kernel gets its pages back
   }
+}
+
+// Half closed for a while: its source's reset is waited for.
+void PairTable::begin_watch(Pair& pair, Pump& pump) {
+  if (pump.op.in_flight) return;
+  pump.op.kind = OpKind::kHangUp;
+  pump.op.fd = pair.source(pump).fd;
+  context_.loop.submit(pump.op);
 }
 
 void PairTable::sweep_bulk(Pair& pair, Pump& pump) {

@@ -133,8 +133,10 @@ class PairTable {
   void enter_sweep(Pair& pair);
   void leave_sweep(Pair& pair);
   void sweep();
+  void begin_watch(Pair& pair, Pump& pump);
   void sweep_bulk(Pair& pair, Pump& pump);
-  void arm_sweep();
+  uint64_t sweep_interval() const;
+  void arm_sweep(uint64_t delay_ms);  // at the latest then
 
   RelayContext& context_;
   OnEnd on_end_;

@@ -8,7 +8,7 @@
 //     mode SPLICE readiness, then socket → pipe → socket inside the kernel             splice_pump.cc
 //
 // Life     idle ──start──▶ flowing ──▶ eof | source_reset | sink_broken       and stop() from anywhere: ──▶ landed
-//          eof with the other direction still flowing: watching (its op waits for the source's reset)
+//          eof with the other direction still flowing: watching (soon its op waits for the source's reset)
 // Thread   the worker of its pair.
 // Memory   48 bytes in the pair's slot. A buffer or a pipe is held only while bytes are in it.
 // Never    has two ops in flight, reads while it holds unsent bytes, allocates, closes a socket.
@@ -61,7 +61,7 @@ struct Pump {
   bool copies_for_good : 1 = false;  // splice failed on it once
   bool demote : 1 = false;     // its poll was cancelled to change the mode
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
-  bool watching : 1 = false;   // after eof: its op waits for a reset of the source
+  bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will from the next sweep on
   bool sending : 1 = false;    // URING: the op in flight is the send
   bool suspect : 1 = false;    // SPLICE: the sweep saw bytes whose readiness had not come; twice is a stall
   uint32_t progress_ms = 0;    // turn time of the last byte, wraps after 49 days
