@@ -13,7 +13,6 @@ namespace natrp {
 namespace {
 
 constexpr size_t kOutputBytes = 64u << 10;
-constexpr size_t kAnswerableBytes = 1u << 20;
 // After our FIN, for its own. A close before it would turn bytes that it still sends into a RST, and the RST would
 // overtake our last bytes.
 constexpr uint64_t kClosingMs = 2000;
@@ -90,7 +89,7 @@ void GrpcAgent::step() {
     worker.conns().release(conn_);
     return all_.over(*this);  // deletes this
   }
-  const bool unheard = write_.op.in_flight && unanswered_bytes_ >= kAnswerableBytes;
+  const bool unheard = write_.op.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
   if (!read_.op.in_flight && !unheard) worker.loop().submit(read_.op);
 }
 

@@ -7,7 +7,7 @@
 //          serving ──FIN, RST──▶ broken ──ops landed──▶ closed, and this deleted
 // Thread   its worker's.
 // Bounds   64 KiB of output, and what compat/natrp_grpc names. While its output does not move, no more than
-//          kAnswerableBytes of its input are read.
+//          kGrpcAnswerableBytes of its input are read.
 #pragma once
 
 #include <memory>

@@ -13,7 +13,6 @@ namespace natrp {
 namespace {
 
 constexpr uint32_t kTickMs = 250;
-constexpr uint32_t kGrpcAgentsMax = 4096;
 // How long a client whose port was refused is answered from memory.
 constexpr uint64_t kRefusedMs = 1000;
 
