@@ -116,9 +116,9 @@ class NatrpGrpcConnection {
   // At once, without what is queued: the peer sees its call cancelled. For a visitor that broke off.
   void abort_stream(StreamId id);
 
-  // No new streams (they get kUnavailable, later none come); open ones go on. Finished when the last is
-  // closed: it is the caller who ends those that have no visitor.
-  void drain();
+  // No new streams (they get kUnavailable and the reason, later none come); open ones go on. Finished when the
+  // last is closed: it is the caller who ends those that have no visitor. Only the first reason counts.
+  void drain(std::string_view reason);
   // The socket is gone: on_stream_closed(kLost) for all that were ready.
   void lost();
 
@@ -155,6 +155,7 @@ class NatrpGrpcConnection {
   void check_stream_deadlines(Stream& stream);
   void allow_all_streams();
   void stop_new_streams();
+  void done();
   void end_connection(uint32_t http2_error, std::string_view reason);
   void fail(uint32_t http2_error, std::string_view reason);
 

@@ -36,7 +36,7 @@ GrpcAgent::~GrpcAgent() {
 
 void GrpcAgent::start(std::string_view first_bytes) {
   http2_.feed({reinterpret_cast<const uint8_t*>(first_bytes.data()), first_bytes.size()});
-  if (all_.draining()) http2_.drain();
+  if (all_.draining()) http2_.drain(GrpcAgents::kDraining);
   pump();
 }
 
@@ -48,8 +48,8 @@ void GrpcAgent::tick() {
 }
 
 void GrpcAgent::stop() {
+  http2_over();
   state_ = State::kBroken;
-  http2_.lost();
   step();
 }
 
@@ -71,9 +71,14 @@ void GrpcAgent::pump() {
   step();
 }
 
-void GrpcAgent::begin_closing() {
-  log_debug("connection of an original client ended", {{"why", http2_.end_reason()}});
+void GrpcAgent::http2_over() {
+  if (state_ != State::kServing) return;
   http2_.lost();
+  log_debug("connection of an original client ended", {{"why", http2_.end_reason()}});
+}
+
+void GrpcAgent::begin_closing() {
+  http2_over();
   state_ = State::kClosing;
   closing_since_ms_ = all_.worker().loop().turn_ms();
   if (all_.worker().loop().shutdown_write(conn_.fd) != 0) state_ = State::kBroken;
@@ -114,7 +119,7 @@ void GrpcAgent::read() {
     const ssize_t got = loop.try_recv(conn_.fd, scratch.data(), scratch.size());
     if (got == -EAGAIN || got == -EINTR) return;
     if (got <= 0) {
-      http2_.lost();
+      http2_over();
       state_ = State::kBroken;
       return;
     }

@@ -59,6 +59,7 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   static void on_write(Op& op);
   void read();
   void begin_closing();
+  void http2_over();
   void step();
 
   NatrpGrpcConnection::Verdict authenticate(std::string_view token) override;
