@@ -3,11 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "compat/natrp_grpc.h"
+#include "base/limits.h"
 
 namespace natrp {
 
-// Counts what a peer may do on one HTTP/2 connection only so often, by the limits of natrp_grpc.h. nghttp2
+// Counts what a peer may do on one HTTP/2 connection only so often, by the numbers of base/limits.h. nghttp2
 // has some of these counters itself; which ones depends on its version, and they end the connection with
 // errors of other names. Ours are stricter and come first; its own stay on behind them.
 //

@@ -71,11 +71,12 @@ void NatrpGrpcConnection::open_stream(Stream& stream) {
                   "this edge has no such method: only what the natrp client calls");
   }
   if (stream.token_count != 1) return refuse(stream, GrpcStatus::kInvalidArgument, "bad metadata");
-  if (phase_ >= Phase::kDraining) {
-    return refuse(stream, GrpcStatus::kUnavailable, "this edge is being stopped: try again in a moment");
-  }
   const Verdict verdict = stream.token_too_long ? Verdict{} : events_.authenticate(token);
   if (!verdict.accepted) return refuse(stream, verdict.status, verdict.message);
+  // Behind the token: a client that was removed has nothing to try again for.
+  if (phase_ >= Phase::kDraining) {
+    return refuse(stream, GrpcStatus::kUnavailable, end_reason_ + ": try again in a moment");
+  }
   accept(stream, verdict.client);
 }
 
@@ -279,6 +280,12 @@ void NatrpGrpcConnection::close_stream(StreamId id, uint32_t http2_error) {
   tell_closed(*stream, how);
 }
 
+// Nobody has more to say: after our GOAWAY, whose reason is known, or the peer's.
+void NatrpGrpcConnection::done() {
+  if (end_reason_.empty()) end_reason_ = "the client said that it is done";
+  lost();
+}
+
 void NatrpGrpcConnection::lost() {
   if (!std::exchange(failed_, true) && end_reason_.empty()) end_reason_ = "the TCP connection ended";
   for (const auto& [id, stream] : std::exchange(streams_, {})) tell_closed(*stream, StreamEnd::kLost);
@@ -288,7 +295,7 @@ void NatrpGrpcConnection::lost() {
 
 void NatrpGrpcConnection::on_tick(uint64_t now_ms) {
   now_ms_ = std::max(now_ms_, now_ms);
-  if (finished()) return lost();
+  if (finished()) return done();
   if (failed_) return;
   guard_->on_tick(now_ms_);
   if (!guard_->ok()) return fail(NGHTTP2_ENHANCE_YOUR_CALM, guard_->offence());

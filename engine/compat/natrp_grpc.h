@@ -10,73 +10,15 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/limits.h"
 #include "compat/grpc_frame.h"
 
 struct nghttp2_session;
 
 namespace natrp {
 
-// ---- limits -------------------------------------------------------------------------------------
-// All of one connection. What a peer may make this object hold, in bytes, at most:
-//   kGrpcStreamsMax * (kGrpcOutBytesMax + about 1 KiB) + what nghttp2 keeps for the frames below, and at the
-//   caller kGrpcStreamsMax * kGrpcWindowBytes + kGrpcWindowGrowthBytesMax, delivered and not yet consumed.
-// Before a token was accepted nothing is queued or delivered: kGrpcStreamsUnprovenMax * about 1 KiB.
-
-// Calls that are open at once; more are refused (REFUSED_STREAM), and a client that knows waits.
-inline constexpr uint32_t kGrpcStreamsMax = 1000;
-// The same until one of them has shown a known token. grpc-go assumes 100 by itself until it has read our SETTINGS.
-inline constexpr uint32_t kGrpcStreamsUnprovenMax = 100;
-static_assert(kGrpcStreamsUnprovenMax < kGrpcStreamsMax);
-// What gRPC itself takes by default. A Register or Login request is never as long.
-inline constexpr size_t kGrpcMessageInBytesMax = 4 * 1024 * 1024;
-inline constexpr size_t kGrpcAccountInBytesMax = 64 * 1024;
-// The least that HTTP/2 allows to limit frames to: every peer takes it. One message of ours fills one frame.
-inline constexpr size_t kGrpcFrameBytesMax = 16 * 1024;
+// What a message of ours can carry: it fills one frame.
 inline constexpr size_t kGrpcContentOutBytesMax = kGrpcFrameBytesMax - kGrpcHeaderBytesMax;
-// Queued for one stream: what the peer's window does not take yet.
-inline constexpr size_t kGrpcOutBytesMax = 64 * 1024;
-
-// What one stream may send ahead of its visitor. A stream whose visitor keeps up gets more, so that distance
-// does not set its speed (64 KiB at 50 ms are 10 Mb/s); what was given on top is bounded for the whole
-// connection.
-inline constexpr uint32_t kGrpcWindowBytes = 64 * 1024;
-inline constexpr uint32_t kGrpcWindowBytesMax = 1024 * 1024;
-inline constexpr uint32_t kGrpcWindowGrowthBytesMax = 32 * 1024 * 1024;
-// The connection's window is given back whatever the visitors do, or one slow visitor would stop all streams.
-inline constexpr uint32_t kGrpcConnectionWindowBytes = 16 * 1024 * 1024;
-
-// Header blocks: a client sends about ten fields of 400 bytes together. Counted as unpacked (RFC 9113
-// §6.5.2), so that a small block which unpacks to a big one is seen; and on the wire, so that empty
-// CONTINUATIONs are too.
-inline constexpr uint32_t kGrpcHeaderListBytesMax = 8 * 1024;
-inline constexpr uint32_t kGrpcHeaderFieldsMax = 64;
-inline constexpr uint32_t kGrpcHeaderBlockBytesMax = 32 * 1024;
-inline constexpr uint32_t kGrpcContinuationsMax = 8;
-inline constexpr size_t kGrpcTokenBytesMax = 256;
-
-// PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM, GOAWAY and empty DATA. Clients measure their bandwidth
-// with PINGs and give back windows while they receive, in step with what we send (grpc-go: at most one PING
-// for each DATA), so each DATA frame of ours earns three. Frames of unknown types cost the peer their bytes
-// and us nothing: nghttp2 drops them without a word.
-inline constexpr uint32_t kGrpcControlFramesBurst = 2000;
-inline constexpr uint32_t kGrpcControlFramesPerSecond = 100;
-inline constexpr uint32_t kGrpcControlFramesPerDataSent = 3;
-// Streams that ended before one byte of a visitor went up them: resets, refusals, wrong calls. A client that
-// cancels all it has at once is innocent; an original client whose service is broken opens one after the
-// other.
-inline constexpr uint32_t kGrpcWastedStreamsBurst = 1500;
-inline constexpr uint32_t kGrpcWastedStreamsPerSecond = 100;
-static_assert(kGrpcWastedStreamsBurst > kGrpcStreamsMax);
-
-inline constexpr uint64_t kGrpcPrefaceMs = 5'000;       // until the peer's first SETTINGS
-inline constexpr uint64_t kGrpcSettingsAckMs = 10'000;  // until it acknowledges ours
-inline constexpr uint64_t kGrpcHeaderBlockMs = 10'000;  // from a HEADERS to its END_HEADERS
-inline constexpr uint64_t kGrpcFirstStreamMs = 30'000;  // until the first stream that shows a known token
-inline constexpr uint64_t kGrpcIdleMs = 300'000;        // without any stream
-inline constexpr uint64_t kGrpcAccountMs = 10'000;      // until a Register or Login request is complete
-inline constexpr uint64_t kGrpcEndingMs = 30'000;       // until the peer has taken what was queued at the end
-inline constexpr uint64_t kGrpcDrainNoticeMs = 1'000;   // from the first GOAWAY to the one that refuses
-// -------------------------------------------------------------------------------------------------
 
 class FloodGuard;
 
@@ -174,9 +116,9 @@ class NatrpGrpcConnection {
   // At once, without what is queued: the peer sees its call cancelled. For a visitor that broke off.
   void abort_stream(StreamId id);
 
-  // No new streams (they get kUnavailable, later none come); open ones go on. Finished when the last is
-  // closed: it is the caller who ends those that have no visitor.
-  void drain();
+  // No new streams (they get kUnavailable and the reason, later none come); open ones go on. Finished when the
+  // last is closed: it is the caller who ends those that have no visitor. Only the first reason counts.
+  void drain(std::string_view reason);
   // The socket is gone: on_stream_closed(kLost) for all that were ready.
   void lost();
 
@@ -213,6 +155,7 @@ class NatrpGrpcConnection {
   void check_stream_deadlines(Stream& stream);
   void allow_all_streams();
   void stop_new_streams();
+  void done();
   void end_connection(uint32_t http2_error, std::string_view reason);
   void fail(uint32_t http2_error, std::string_view reason);
 

@@ -299,7 +299,7 @@ size_t NatrpGrpcConnection::pull(std::span<uint8_t> out) {
     const Stream* stream = find(id);
     if (stream && stream->is_ready() && !failed_) events_.on_stream_writable(id);
   }
-  if (finished()) lost();
+  if (finished()) done();
   return count;
 }
 
@@ -312,11 +312,11 @@ bool NatrpGrpcConnection::finished() const {
   return !wants_output() && (failed_ || nghttp2_session_want_read(session_) == 0);
 }
 
-void NatrpGrpcConnection::drain() {
+void NatrpGrpcConnection::drain(std::string_view reason) {
   if (failed_ || phase_ >= Phase::kDraining) return;
   phase_ = Phase::kDraining;
   drain_began_ms_ = now_ms_;
-  if (end_reason_.empty()) end_reason_ = "the edge is being stopped";
+  if (end_reason_.empty()) end_reason_ = reason;
   // First a GOAWAY that refuses nothing, so that a call which is on its way is not lost without an answer;
   // when its PING comes back the peer has seen it (RFC 9113 §6.8).
   nghttp2_submit_shutdown_notice(session_);

@@ -13,7 +13,6 @@ namespace natrp {
 namespace {
 
 constexpr size_t kOutputBytes = 64u << 10;
-constexpr size_t kAnswerableBytes = 1u << 20;
 // After our FIN, for its own. A close before it would turn bytes that it still sends into a RST, and the RST would
 // overtake our last bytes.
 constexpr uint64_t kClosingMs = 2000;
@@ -37,7 +36,7 @@ GrpcAgent::~GrpcAgent() {
 
 void GrpcAgent::start(std::string_view first_bytes) {
   http2_.feed({reinterpret_cast<const uint8_t*>(first_bytes.data()), first_bytes.size()});
-  if (all_.draining()) http2_.drain();
+  if (all_.draining()) http2_.drain(GrpcAgents::kDraining);
   pump();
 }
 
@@ -49,8 +48,8 @@ void GrpcAgent::tick() {
 }
 
 void GrpcAgent::stop() {
+  http2_over();
   state_ = State::kBroken;
-  http2_.lost();
   step();
 }
 
@@ -72,9 +71,14 @@ void GrpcAgent::pump() {
   step();
 }
 
-void GrpcAgent::begin_closing() {
-  log_debug("connection of an original client ended", {{"why", http2_.end_reason()}});
+void GrpcAgent::http2_over() {
+  if (state_ != State::kServing) return;
   http2_.lost();
+  log_debug("connection of an original client ended", {{"why", http2_.end_reason()}});
+}
+
+void GrpcAgent::begin_closing() {
+  http2_over();
   state_ = State::kClosing;
   closing_since_ms_ = all_.worker().loop().turn_ms();
   if (all_.worker().loop().shutdown_write(conn_.fd) != 0) state_ = State::kBroken;
@@ -90,7 +94,7 @@ void GrpcAgent::step() {
     worker.conns().release(conn_);
     return all_.over(*this);  // deletes this
   }
-  const bool unheard = write_.op.in_flight && unanswered_bytes_ >= kAnswerableBytes;
+  const bool unheard = write_.op.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
   if (!read_.op.in_flight && !unheard) worker.loop().submit(read_.op);
 }
 
@@ -115,7 +119,7 @@ void GrpcAgent::read() {
     const ssize_t got = loop.try_recv(conn_.fd, scratch.data(), scratch.size());
     if (got == -EAGAIN || got == -EINTR) return;
     if (got <= 0) {
-      http2_.lost();
+      http2_over();
       state_ = State::kBroken;
       return;
     }

@@ -7,7 +7,7 @@
 //          serving ──FIN, RST──▶ broken ──ops landed──▶ closed, and this deleted
 // Thread   its worker's.
 // Bounds   64 KiB of output, and what compat/natrp_grpc names. While its output does not move, no more than
-//          kAnswerableBytes of its input are read.
+//          kGrpcAnswerableBytes of its input are read.
 #pragma once
 
 #include <memory>
@@ -59,6 +59,7 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   static void on_write(Op& op);
   void read();
   void begin_closing();
+  void http2_over();
   void step();
 
   NatrpGrpcConnection::Verdict authenticate(std::string_view token) override;

@@ -1,7 +1,5 @@
 #include "edge/grpc_agents.h"
 
-#include <algorithm>
-
 #include "base/fd.h"
 #include "base/limits.h"
 #include "control/auth.h"
@@ -13,7 +11,6 @@ namespace natrp {
 namespace {
 
 constexpr uint32_t kTickMs = 250;
-constexpr uint32_t kGrpcAgentsMax = 4096;
 // How long a client whose port was refused is answered from memory.
 constexpr uint64_t kRefusedMs = 1000;
 
@@ -142,19 +139,19 @@ void GrpcAgents::set_tokens(std::shared_ptr<const GrpcTokens> tokens) {
   for (auto& [id, client] : clients_) {
     if (client->shared->removed.load()) parked_.refuse_all(client->parked);
   }
-  const auto over = [this](const GrpcClientHere& client) {
-    return client.shared->removed.load() || tokens_->rotated.contains(static_cast<uint64_t>(client.shared->id));
+  // Why what was opened with the client's token is over; nullptr: it is not.
+  const auto over = [this](const GrpcClientHere& client) -> const char* {
+    if (client.shared->removed.load()) return "this client was removed by the edge's operator";
+    if (!tokens_->rotated.contains(static_cast<uint64_t>(client.shared->id))) return nullptr;
+    return "the edge's operator gave this client a new token";
   };
   channels_.for_each([&](GrpcChannel& channel) {
-    if (!over(channel.client())) return;
-    const bool removed = channel.client().shared->removed.load();
-    channel.cut(GrpcStatus::kUnauthenticated, removed ? "this client was removed by the edge's operator"
-                                                      : "the edge's operator gave this client a new token");
+    if (const char* why = over(channel.client())) channel.cut(GrpcStatus::kUnauthenticated, why);
   });
   // Not only its streams: a connection keeps its client's port open.
   agents_.for_each([&](GrpcAgent& agent) {
-    if (std::any_of(agent.shown().begin(), agent.shown().end(), [&](auto* client) { return over(*client); })) {
-      agent.http2().drain();
+    for (const GrpcClientHere* client : agent.shown()) {
+      if (const char* why = over(*client)) agent.http2().drain(why);
     }
   });
   pump_agents();
@@ -187,9 +184,9 @@ void GrpcAgents::drain() {
   if (draining_) return;
   draining_ = true;
   for (auto& [id, client] : clients_) parked_.refuse_all(client->parked);
-  agents_.for_each([](GrpcAgent& agent) { agent.http2().drain(); });
+  agents_.for_each([](GrpcAgent& agent) { agent.http2().drain(kDraining); });
   channels_.for_each([](GrpcChannel& channel) {
-    if (channel.open() && !channel.has_visitor()) channel.cut(GrpcStatus::kUnavailable, "this edge is being stopped");
+    if (channel.open() && !channel.has_visitor()) channel.cut(GrpcStatus::kUnavailable, kDraining);
   });
   pump_agents();
 }

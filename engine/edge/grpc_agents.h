@@ -67,6 +67,7 @@ class GrpcAgents {
   void refuse(const std::shared_ptr<GrpcClient>& client, const std::string& sentence);
   // No new streams, no new visitors; those that flow may finish.
   void drain();
+  static constexpr char kDraining[] = "this edge is being stopped";
 
   // Letters of other workers. The second: it has a ready stream for a visitor that waits here.
   void take_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms);

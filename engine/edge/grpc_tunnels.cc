@@ -98,10 +98,15 @@ void GrpcTunnels::open(Tunnel& tunnel) {
       tunnel.refusal.clear();
       tunnel.shared->leased.store(true);
       edge_.count_sessions();
-      log_info("lease live", {{"client", client},
-                              {"tunnel", kTunnelName},
-                              {"port", static_cast<int>(leased.port)},
-                              {"public_address", edge_.public_address() + ":" + std::to_string(leased.port)}});
+      const LogField fields[] = {{"client", client}, {"tunnel", kTunnelName}, {"port", static_cast<int>(leased.port)}};
+      const std::string& host = edge_.public_address();
+      if (host.empty()) {
+        log_info("lease live", {fields[0], fields[1], fields[2]});
+      } else {
+        const bool v6 = host.find(':') != std::string::npos;
+        const std::string address = (v6 ? "[" + host + "]" : host) + ":" + std::to_string(leased.port);
+        log_info("lease live", {fields[0], fields[1], fields[2], {"public_address", address}});
+      }
       return;
     }
     refusal = leased.sentence;

@@ -117,9 +117,9 @@ class GrpcClient:
         self.processes.append(process)
         return process
 
-    def call(self, edge, method, *tokens):
+    def call(self, edge, method, *tokens, options=()):
         """The line that the client prints about one call."""
-        words = [word for token in tokens for word in ("--token", token)]
+        words = [word for token in tokens for word in ("--token", token)] + [*options]
         done = subprocess.run([*self.argv, "call", method, "--server", edge.server, *words], capture_output=True,
                               stdin=subprocess.DEVNULL, text=True, timeout=patient(40))
         assert done.returncode == 0, done.stderr
@@ -238,6 +238,17 @@ def test_a_gibibyte_arrives_as_it_was_sent(tunnel, direction):
     received = Task(receiver.receive_to_end).result()
     sending.result()
     check_received(received, content, who="the receiver")
+
+
+def test_a_message_of_four_mebibytes_is_taken_and_a_longer_one_is_not(client, edge):
+    whole = 4 * 1024 * 1024 - 5  # its tag and its length are of the message, too
+    said = Task(client.call, edge, "Msg", edge.token, options=("--bytes", str(whole)))
+    visitor = visit(edge)
+    assert visitor.receive(whole) == bytes(whole)
+    visitor.close()
+    assert said.result().strip() == "status OK"
+    assert client.call(edge, "Msg", edge.token, options=("--bytes", str(whole + 1))).startswith(
+        "status RESOURCE_EXHAUSTED ")
 
 
 def test_two_hundred_streams_serve_two_hundred_visitors_at_once(tunnel):
@@ -370,6 +381,11 @@ def test_register_and_login_fail_with_a_sentence(client, edge):
     for method in ("Register", "Login"):
         said = client.call(edge, method)
         assert said.startswith(("answer 1 ", "answer CodeFailed ")) and "natrpctl client add" in said, said
+
+
+def test_a_compressed_message_is_unimplemented(client, edge):
+    said = client.call(edge, "Msg", edge.token, options=("--bytes", "100000", "--compress"))
+    assert said.startswith("status UNIMPLEMENTED ") and "compressed" in said, said
 
 
 def test_an_unknown_method_is_unimplemented(client, edge):

@@ -150,7 +150,7 @@ void drive(const uint8_t* data, size_t size) {
     }
     connection.on_tick(now_ms += choice & 8 ? 400 : 1);
   }
-  if (choice & 16) connection.drain();
+  if (choice & 16) connection.drain("the edge is being stopped");
   connection.on_tick(now_ms + kGrpcIdleMs);
   while (connection.wants_output() && connection.pull(out) > 0) {
   }

@@ -20,10 +20,13 @@ const { values, positionals } = parseArgs({
     token: { type: "string", multiple: true, default: [] },
     local: { type: "string" },
     streams: { type: "string", default: "1" },
+    bytes: { type: "string", default: "0" },
+    compress: { type: "boolean", default: false },
   },
 });
 
-const client = new ServerService(values.server, grpc.credentials.createInsecure());
+const options = values.compress ? { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip } : {};
+const client = new ServerService(values.server, grpc.credentials.createInsecure(), options);
 
 function metadata() {
   const fields = new grpc.Metadata();
@@ -46,6 +49,7 @@ function callOnce(method) {
     call.on("data", () => {});
     call.on("error", () => {});
     call.on("status", failed);
+    if (Number(values.bytes)) call.write({ data: Buffer.alloc(Number(values.bytes)) });
     return;
   }
   const request = { email: "someone@example.test", password: "secret" };

@@ -2,11 +2,12 @@
 """natrp_client.py: the original natrp client's behaviour, spoken by python3-grpcio and python3-protobuf.
 
     natrp_client.py tunnel --server HOST:PORT --token T --local HOST:PORT [--streams N]
-    natrp_client.py call METHOD --server HOST:PORT [--token T ...]
+    natrp_client.py call METHOD --server HOST:PORT [--token T ...] [--bytes N [--compress]]
 
 `tunnel` keeps N Msg streams open, each with a connection to the service of its own that is dialled at once, and opens
 each again after its end. It prints `ended CODE DETAILS` for each. Bytes of the service that end with `cancel!` make it
-cancel the call. `call` makes one call and prints `answer CODE MSG` or `status CODE DETAILS`.
+cancel the call. `call` makes one call and prints `answer CODE MSG` or `status CODE DETAILS`; a call of Msg sends one
+message with N bytes of content, if told to.
 """
 
 import argparse
@@ -48,16 +49,20 @@ class Client:
         return kind(f"/serverpb.ServerService/{name}", request_serializer=self.messages[request].SerializeToString,
                     response_deserializer=self.messages[response].FromString)
 
-    def msg(self, requests):
+    def msg(self, requests, compression=None):
         call = self.method(self.channel.stream_stream, "Msg", "MsgRequest", "MsgResponse")
-        return call(requests, metadata=self.metadata)
+        return call(requests, metadata=self.metadata, compression=compression)
 
-    def call(self, name):
+    def call(self, name, size=0, compress=False):
         """One call, whatever it is; the line that says how it went."""
         try:
             if name == "Msg":
-                still_open = threading.Event()
-                responses = self.msg(iter(lambda: still_open.wait(CALL_SECONDS) and None, None))
+                def requests():
+                    if size:
+                        yield self.messages["MsgRequest"](data=bytes(size))
+                    threading.Event().wait(CALL_SECONDS)
+
+                responses = self.msg(requests(), grpc.Compression.Gzip if compress else None)
                 for _ in responses:
                     pass
                 return f"status {responses.code().name} {responses.details()}"
@@ -122,10 +127,12 @@ def main():
     parser.add_argument("--token", action="append", default=[])
     parser.add_argument("--local")
     parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--bytes", type=int, default=0)
+    parser.add_argument("--compress", action="store_true")
     arguments = parser.parse_args()
     client = Client(arguments.server, arguments.token)
     if arguments.command == "call":
-        print(client.call(arguments.method), flush=True)
+        print(client.call(arguments.method, arguments.bytes, arguments.compress), flush=True)
         return 0
     host, port = arguments.local.rsplit(":", 1)
     for _ in range(arguments.streams):

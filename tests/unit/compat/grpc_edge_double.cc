@@ -148,7 +148,7 @@ class EdgeDouble {
     close(bind_);
     close(public_);
     bind_ = public_ = -1;
-    for (auto& link : links_) link.connection.drain();
+    for (auto& link : links_) link.connection.drain("the double is being stopped");
     for (auto& channel : channels_) {
       if (channel.fd < 0)
         channel.link->connection.end_stream(channel.id, GrpcStatus::kUnavailable, "stopping");

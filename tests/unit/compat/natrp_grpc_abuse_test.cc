@@ -1,4 +1,4 @@
-// What a hostile peer does to one connection: bounded by the numbers in natrp_grpc.h, ended with
+// What a hostile peer does to one connection: bounded by the numbers in base/limits.h, ended with
 // ENHANCE_YOUR_CALM.
 
 #include <gtest/gtest.h>

@@ -497,10 +497,11 @@ TEST_F(NatrpGrpcTest, AllowsAllStreamsOnceATokenIsKnown) {
 TEST_F(NatrpGrpcTest, DrainsRunningStreamsAndTakesNoNewOnes) {
   const auto id = peer.open_msg();
   exchange();
-  connection.drain();
+  connection.drain("the edge is being stopped");
   const auto late = peer.open_msg();  // it has not seen the GOAWAY yet
   exchange();
   EXPECT_EQ("14", peer.calls[late].grpc_status());
+  EXPECT_EQ("the edge is being stopped: try again in a moment", peer.calls[late].fields["grpc-message"]);
   EXPECT_EQ((std::vector<uint32_t>{NGHTTP2_NO_ERROR, NGHTTP2_NO_ERROR}), peer.goaways)
       << "a notice, then the last id";
   write_all(id, "still served");
@@ -514,7 +515,7 @@ TEST_F(NatrpGrpcTest, DrainsRunningStreamsAndTakesNoNewOnes) {
 
 TEST_F(NatrpGrpcTest, DrainGoesOnWithAPeerThatAnswersNoPing) {
   exchange();
-  connection.drain();
+  connection.drain("the edge is being stopped");
   std::vector<uint8_t> buffer(1000);
   while (connection.wants_output()) connection.pull(buffer);
   EXPECT_FALSE(connection.finished());
@@ -537,6 +538,7 @@ TEST_F(NatrpGrpcTest, AGoawayOfTheClientLetsItsStreamsFinish) {
   exchange();
   EXPECT_EQ("0", peer.calls[id].grpc_status());
   EXPECT_TRUE(connection.finished());
+  EXPECT_EQ("the client said that it is done", connection.end_reason());
 }
 
 TEST_F(NatrpGrpcTest, EndsAnIdleConnectionButNotOneWithAStream) {
