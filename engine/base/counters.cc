@@ -9,6 +9,7 @@ constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_visitors_left_total", "visitors that left while they waited for a data channel", false},
     {"natrp_bytes_up_total", "bytes carried towards services", false},
     {"natrp_bytes_down_total", "bytes carried towards visitors", false},
+    {"natrp_bytes_spliced_total", "of these, bytes moved by splice, without a copy", false},
     {"natrp_promotions_total", "directions that went from copying to splicing", false},
     {"natrp_demotions_total", "directions that went back from splicing to copying", false},
     {"natrp_pump_stalls_total", "directions that splice could not move for a second and that copy for good now", false},

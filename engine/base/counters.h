@@ -19,6 +19,7 @@ enum class Counter : uint8_t {
   kVisitorsLeft,
   kBytesUp,
   kBytesDown,
+  kBytesSpliced,
   kPromotions,
   kDemotions,
   kPumpStalls,

@@ -43,6 +43,11 @@ inline constexpr unsigned kSmallMoves = 3;
 inline constexpr uint32_t kBulkIdleMs = 1000;
 inline constexpr uint32_t kStallMs = 1000;           // no progress while the source has bytes → COPY for good
 
+// --- Wake-ups of a worker (runtime/wake_policy.h) ------------------------------------------------------------------
+inline constexpr uint32_t kBulkPeriodMs = 100;
+inline constexpr unsigned kBulkPeriods = 3;           // so many of nothing but bulk: the worker's wake-ups may wait
+inline constexpr uint64_t kBulkPeriodBytes = 8u << 20;  // of which each has at least so much: 0.7 Gb/s
+
 // --- Pipes ---------------------------------------------------------------------------------------------------------
 inline constexpr size_t kPipeBytes = 1u << 20;       // /proc/sys/fs/pipe-max-size of every kernel since 2.6.35
 inline constexpr unsigned kPipesPerWorkerMax = 256;

@@ -74,6 +74,7 @@ void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
   source.bytes_received.store(source.bytes_received.load(std::memory_order_relaxed) + bytes,
                               std::memory_order_relaxed);
   context.counters.add(pump.down ? Counter::kBytesDown : Counter::kBytesUp, bytes);
+  if (pump.mode == PumpMode::kSplice) context.counters.add(Counter::kBytesSpliced, bytes);
   pump.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
   pump.suspect = false;
 }

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "runtime/process.h"
+#include "runtime/wake_policy.h"
 
 namespace natrp {
 
@@ -57,8 +58,10 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   role_ = setup_.make_role(*this);
   started(made.value().reason);
   uint32_t conns_live = 0;
+  WakePolicy wake_policy(counters_, thread_is_ordinary() ? set_thread_bulk : [](bool) { return false; });
   while (!stopping_) {
     loop_->run_once(-1);
+    wake_policy.after_turn(loop_->turn_ms());
     if (setup_.conns->live() != conns_live) {
       conns_live = setup_.conns->live();
       counters_.set(Counter::kConnsLive, conns_live);
