@@ -169,8 +169,10 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--frobnicate", "1"}, "--frobnicate"},
       {{"frobnicate"}, "frobnicate"},
       {{"--worker", "1"}, "did you mean --workers"},
-      {{"--workers"}, "--workers"},
-      {{"--workers", "1", "--workers", "2"}, "--workers"},
+      {{"--workers"}, "--workers needs a value: write --workers N"},
+      {{"--workers", "1", "--workers", "2"}, "--workers is given more than once"},
+      {{"--config"}, "--config needs a value: write --config FILE"},
+      {{"--check=maybe"}, "--check takes no value: leave what is behind the '=' away"},
       {{"--config", "/nonexistent/x.toml"}, "/nonexistent/x.toml"},
       {{"--config", "/tmp"}, "/tmp"},
       {{"--config", ""}, "--config"},
@@ -508,6 +510,8 @@ TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
       {{"client", "add", "a b"}, "a b"},
       {{"client", "list", "more"}, "more"},
       {{"--state=", "client", "list"}, "--state="},
+      {{"client", "list", "--state"}, "--state needs a value: write --state DIR"},
+      {{"client", "add", "x", "--ports", "1", "--ports", "2"}, "--ports is given more than once"},
       {{"client", "add", ""}, "name"}};
   for (const auto& [words, mention] : cases) {
     std::string trace = "natrpctl";
