@@ -8,6 +8,27 @@
 #include <cstring>
 
 namespace natrp {
+namespace {
+
+// Letters of other alphabets are for the resolver to judge; what no resolver takes is told now, not as a name that
+// is not found, again and again.
+bool may_be_host(std::string_view host) {
+  for (const char c : host) {
+    const bool good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+                      c == '-' || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+    if (!good) return false;
+  }
+  return true;
+}
+
+// What stands in brackets, with or without a zone: fe80::1%eth0.
+bool is_v6_literal(std::string_view host) {
+  in6_addr ignored;
+  const std::string address(host.substr(0, host.find('%')));
+  return address.find('\0') == std::string::npos && inet_pton(AF_INET6, address.c_str(), &ignored) == 1;
+}
+
+}  // namespace
 
 Address Address::from_sockaddr(const sockaddr* address, socklen_t length) {
   Address out;
@@ -39,9 +60,12 @@ Result<Address> Address::parse(std::string_view text) {
 
 Result<Address> Address::unix_path(std::string_view path) {
   Address out;
-  if (path.empty() || path.size() >= sizeof out.storage_.path.sun_path) {
-    return Error{"a unix socket path has 1 to 107 bytes: '" + std::string(path) + "'"};
+  if (path.empty()) return Error{"the path of the unix socket is empty: write unix:PATH"};
+  if (path.size() >= sizeof out.storage_.path.sun_path) {
+    return Error{"a unix socket path has 1 to 107 bytes, and '" + std::string(path) + "' has " +
+                 std::to_string(path.size()) + ": use a shorter one, or a symbolic link"};
   }
+  if (path.find('\0') != std::string_view::npos) return Error{"a unix socket path holds no zero byte"};
   out.storage_.path.sun_family = AF_UNIX;
   std::memcpy(out.storage_.path.sun_path, path.data(), path.size());
   out.length_ = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
@@ -77,16 +101,26 @@ std::string Address::text() const {
 
 Result<HostPort> parse_host_port(std::string_view text) {
   const std::string given = "'" + std::string(text) + "'";
+  if (const size_t slashes = text.find("://"); slashes != std::string_view::npos) {
+    return Error{given + " is a URL: write HOST:PORT, without '" + std::string(text.substr(0, slashes + 3)) + "'"};
+  }
   const size_t colon = text.rfind(':');
   if (colon == std::string_view::npos) return Error{given + " has no port: write HOST:PORT"};
   std::string_view host = text.substr(0, colon);
   const std::string_view digits = text.substr(colon + 1);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
+  const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
+  if (bracketed) {
     host = host.substr(1, host.size() - 2);
   } else if (host.find(':') != std::string_view::npos) {
     return Error{given + " looks like IPv6 without brackets: write [ADDRESS]:PORT"};
   }
-  if (host.empty()) return Error{given + " has no host: write HOST:PORT, for example 0.0.0.0" + std::string(text)};
+  if (host.empty()) return Error{given + " has no host: write HOST:PORT, for example 127.0.0.1" + std::string(text)};
+  if (bracketed && !is_v6_literal(host)) {
+    return Error{given + " is not a host: in brackets stands an IPv6 address, and nothing else"};
+  }
+  if (!bracketed && !may_be_host(host)) {
+    return Error{given + " is not a host: write a name or an IP address, and a port"};
+  }
   if (host.size() > 253) return Error{given + " is longer than a host name may be"};
   unsigned port = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);

@@ -133,8 +133,10 @@ void add_tunnel_options(OptionTable& table, AgentDraft& draft, bool in_file) {
   table
       .text("local", "HOST:PORT|unix:PATH", "", "The service to expose.",
             [&](const std::string& text) -> Status {
-              if (auto target = parse_target(text); !target.ok())
-                return Error{target.error().message + ", or unix:PATH for a unix socket"};
+              if (auto target = parse_target(text); !target.ok()) {
+                const bool unix_meant = text.rfind("unix:", 0) == 0;
+                return Error{target.error().message + (unix_meant ? "" : "; a unix socket is unix:PATH")};
+              }
               tunnel.local = text;
               return Done{};
             })

@@ -103,6 +103,23 @@ std::string flag_without_value(const std::vector<std::string>& words) {
   return "";
 }
 
+std::string misplaced_value(const CLI::ParseError& error) {
+  const std::string what = error.what();
+  const std::string flag = what.substr(0, what.find(':'));
+  if (what.find("At Most 1 required") != std::string::npos) return flag + " is given more than once: keep one of them";
+  const std::string missing = ": 1 required ";
+  if (const size_t at = what.find(missing); at != std::string::npos) {
+    const size_t name = at + missing.size();
+    return flag + " needs a value: write " + flag + " " + what.substr(name, what.find(' ', name) - name);
+  }
+  // "Could not convert: --check = yes"
+  if (const size_t at = what.find("--"); dynamic_cast<const CLI::ConversionError*>(&error) != nullptr &&
+                                         at != std::string::npos) {
+    return what.substr(at, what.find(' ', at) - at) + " takes no value: leave what is behind the '=' away";
+  }
+  return "";
+}
+
 BoundFlags::BoundFlags(CLI::App& app, const OptionTable& table) {
   for (const Knob& knob : table.knobs()) bound_.push_back({&knob, add_flag_of(app, knob)});
 }
@@ -151,8 +168,9 @@ Flags read_flags(const ProgramText& program, const OptionTable& table, std::vect
     return flags;
   } catch (const CLI::ParseError& error) {
     flags.ended = true;
-    flags.end = refusal(program.name,
-                        std::string(error.what()) + ": `" + program.name + " --help` lists what there is");
+    std::string sentence = misplaced_value(error);
+    if (sentence.empty()) sentence = std::string(error.what()) + ": `" + program.name + " --help` lists what there is";
+    flags.end = refusal(program.name, sentence);
     return flags;
   }
   if (const auto extras = app.remaining(); !extras.empty()) {

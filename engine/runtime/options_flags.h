@@ -14,6 +14,7 @@
 namespace CLI {
 class App;
 class Option;
+class ParseError;
 }  // namespace CLI
 
 namespace natrp {
@@ -63,6 +64,9 @@ std::vector<std::string> words_of(int argc, const char* const* argv);
 // What is wrong with a word like "--config=", or nothing. CLI11 would take the next word as its value, and with it a
 // --check or another flag.
 std::string flag_without_value(const std::vector<std::string>& words);
+// CLI11's complaint about a flag with too few, too many or unwanted values, as a sentence; empty: it is about something
+// else.
+std::string misplaced_value(const CLI::ParseError& error);
 // A word of the command line that belongs nowhere.
 std::string unexpected_word(const std::string& program, const OptionTable& table, const std::string& word);
 

@@ -67,6 +67,7 @@ class Reader {
   }
 
   void report(unsigned line, const std::string& sentence) {
+    ++reports_;
     if (first_line_ != 0 && first_line_ <= line) return;
     first_line_ = line == 0 ? 1 : line;
     first_ = path_ + ":" + std::to_string(first_line_) + ": " + sentence;
@@ -124,6 +125,7 @@ class Reader {
         continue;
       }
       const OptionTable keys = list_->begin_element();
+      const size_t reports = reports_;
       for (const auto& [name, value] : *table) {
         const std::string key(name.str());
         const Knob* knob = keys.find_key("", key);
@@ -134,6 +136,8 @@ class Reader {
                  "unknown key '" + key + "' of a " + list_->key + keys.nearest_key("", key));
         }
       }
+      // What a refused key leaves unset is no second mistake, and would hide the first, which stands further down.
+      if (reports_ != reports) continue;
       if (Status status = list_->end_element(); !status.ok()) report(line, status.error().message);
     }
   }
@@ -141,6 +145,7 @@ class Reader {
   const std::string& path_;
   const OptionTable& table_;
   const TomlList* list_;
+  size_t reports_ = 0;
   unsigned first_line_ = 0;
   std::string first_;
 };

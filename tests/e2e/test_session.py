@@ -54,6 +54,27 @@ def test_both_killed_and_the_agent_back_first_gives_the_same_port(yard):
     rig.check_echo()
 
 
+def test_the_port_that_comes_back_is_the_one_it_had_and_not_the_one_it_would_get_anew(yard):
+    # A tunnel that was never seen always begins its search at the same port: only another one proves a memory.
+    rig = yard.rig()
+    anew = rig.address
+    first, last = (int(word) for word in rig.edge.options["ports"].split("-"))
+    had = (anew[0], next(port for port in range(first, last + 1) if port != anew[1]))
+    rig.agent.process.stop()
+    rig.agent.options["remote_port"] = had[1]
+    rig.agent.start()
+    assert rig.address == had
+    rig.agent.options["remote_port"] = None
+    for restarted in ("agent", "edge and agent"):
+        rig.agent.process.kill()
+        if restarted != "agent":
+            rig.edge.process.kill()
+            rig.edge.start()
+        rig.agent.start()
+        assert rig.address == had, f"another port after a restart of {restarted}"
+        rig.check_echo()
+
+
 def test_an_agent_may_start_before_its_edge_exists(yard):
     rig = yard.rig()
     rig.agent.process.stop()

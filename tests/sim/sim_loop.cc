@@ -150,6 +150,7 @@ bool SimLoop::perform(Op& op, int32_t& result) {
   switch (op.kind) {
     case OpKind::kPoll:
       result = mask_of(at) & static_cast<int>(op.len | POLLERR | POLLHUP);
+      if (at.readiness_lost) result &= ~POLLIN;
       return result != 0;
     case OpKind::kHangUp:
       result = mask_of(at) & (POLLERR | POLLHUP);

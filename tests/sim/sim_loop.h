@@ -24,6 +24,7 @@ struct SimSocket {
   bool far_fin = false;         // an end of stream behind the inbox
   bool far_reset = false;       // a reset behind the inbox
   bool reset_told = false;      // an errno is reported once
+  bool readiness_lost = false;  // a poll is not told of the inbox: something outside swallows it
   bool near_fin = false;        // shut down by the engine
   bool closed = false;          // by the engine
   bool closed_by_reset = false;

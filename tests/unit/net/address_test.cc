@@ -39,6 +39,25 @@ TEST(Address, AHostNameMayBeATargetAndPortZeroMayNot) {
   EXPECT_FALSE(parse_target(std::string(254, 'a') + ":1").ok());
 }
 
+TEST(Address, WhatCannotBeAHostIsRefusedBeforeAnybodyIsAsked) {
+  using namespace std::string_literals;
+  for (const auto& text : {"a b:80"s, "h h:1"s, "[zz]:80"s, "[localhost]:80"s, "[127.0.0.1]:80"s, "a/b:80"s, "\0:80"s,
+                           "a\nb:80"s, "user@host:22"s}) {
+    const auto target = parse_target(text);
+    ASSERT_FALSE(target.ok()) << text;
+    EXPECT_NE(target.error().message.find("is not a host"), std::string::npos) << target.error().message;
+  }
+  for (const char* text : {"http://127.0.0.1:8080", "https://example.com:443", "tcp://[::1]:80"}) {
+    const auto target = parse_target(text);
+    ASSERT_FALSE(target.ok()) << text;
+    EXPECT_NE(target.error().message.find("without '"), std::string::npos) << target.error().message;
+  }
+  for (const char* text : {"my_host-1.example.com.:80", "[fe80::1%eth0]:80", "b\xc3\xbc" "cher.example:80", "10.1:8"}) {
+    EXPECT_TRUE(parse_target(text).ok()) << text;
+  }
+  EXPECT_FALSE(parse_target("unix:\0hidden"s).ok());
+}
+
 TEST(Address, AUnixPathHasOneToAHundredAndSevenBytes) {
   auto target = parse_target("unix:/run/service.sock");
   ASSERT_TRUE(target.ok());

@@ -230,6 +230,32 @@ TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
   }
 }
 
+TEST(PairSim, ASpliceThatIsNotToldOfItsBytesIsCountedAndTheDirectionCopiesForGood) {
+  SimRig rig(PumpKind::kAuto);
+  const int front = rig.loop.make_socket(1000);
+  const int back = rig.loop.make_socket(1'000'000);
+  size_t heard = 0;
+  const auto hears = [&](size_t all) {
+    std::string& outbox = rig.loop.socket(back).outbox;
+    heard += outbox.size();
+    outbox.clear();
+    return heard == all;
+  };
+  rig.loop.socket(front).inbox = std::string(500'000, 'x');
+  rig.start(front, back);
+  ASSERT_TRUE(rig.until(60, [&] { return hears(500'000); }));
+  ASSERT_EQ(rig.counters.get(Counter::kPromotions), 1u);
+  ASSERT_EQ(rig.counters.get(Counter::kDemotions), 0u);
+
+  rig.loop.socket(front).readiness_lost = true;
+  rig.loop.socket(front).inbox = std::string(500'000, 'y');
+  ASSERT_TRUE(rig.until(60, [&] { return rig.counters.get(Counter::kPumpStalls) == 1; }));
+  rig.loop.socket(front).readiness_lost = false;
+  EXPECT_TRUE(rig.until(60, [&] { return hears(1'000'000); }));
+  EXPECT_EQ(rig.counters.get(Counter::kPromotions), 1u) << "it was trusted with splice again";
+  EXPECT_EQ(rig.counters.get(Counter::kPumpStalls), 1u);
+}
+
 TEST(PairSim, WhenNoBufferIsLeftAPairThatHoldsOneForLongGivesItUp) {
   for (const PumpKind kind : {PumpKind::kUring, PumpKind::kCopy}) {
     SimRig rig(kind);

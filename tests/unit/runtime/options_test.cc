@@ -169,8 +169,10 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--frobnicate", "1"}, "--frobnicate"},
       {{"frobnicate"}, "frobnicate"},
       {{"--worker", "1"}, "did you mean --workers"},
-      {{"--workers"}, "--workers"},
-      {{"--workers", "1", "--workers", "2"}, "--workers"},
+      {{"--workers"}, "--workers needs a value: write --workers N"},
+      {{"--workers", "1", "--workers", "2"}, "--workers is given more than once"},
+      {{"--config"}, "--config needs a value: write --config FILE"},
+      {{"--check=maybe"}, "--check takes no value: leave what is behind the '=' away"},
       {{"--config", "/nonexistent/x.toml"}, "/nonexistent/x.toml"},
       {{"--config", "/tmp"}, "/tmp"},
       {{"--config", ""}, "--config"},
@@ -430,6 +432,9 @@ TEST_F(OptionsTest, AMistakeInATunnelIsToldWithItsLine) {
       {"[[tunnel]]\nname = \"a\"\n", 1, "local"},
       {"[[tunnel]]\nname = \"a\"\nlocal = \"127.0.0.1:80\"\nremote_port = 70000\n", 4, "remote_port"},
       {"[[tunnel]]\nname = \"a b\"\nlocal = \"127.0.0.1:80\"\n", 2, "a b"},
+      {"[[tunnel]]\nname = \"a\"\nlocal = \"nowhere\"\n", 3, "local: 'nowhere' has no port"},
+      {"[[tunnel]]\nlocal = 80\n", 2, "local: expected a string in quotes (HOST:PORT|unix:PATH), got an integer"},
+      {"[[tunnel]]\nlocal = \"h:1\"\n\n[[tunnel]]\nlokal = \"h:2\"\n", 5, "did you mean 'local'"},
       {"on_conflict = \"refuse\"\ntoken = 5\n", 2, "token"},
       {"[tunel]\nname = \"a\"\n", 1, "tunel"},
       {"[tunnel]\nname = \"a\"\n", 1, "[[tunnel]]"},
@@ -505,6 +510,8 @@ TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
       {{"client", "add", "a b"}, "a b"},
       {{"client", "list", "more"}, "more"},
       {{"--state=", "client", "list"}, "--state="},
+      {{"client", "list", "--state"}, "--state needs a value: write --state DIR"},
+      {{"client", "add", "x", "--ports", "1", "--ports", "2"}, "--ports is given more than once"},
       {{"client", "add", ""}, "name"}};
   for (const auto& [words, mention] : cases) {
     std::string trace = "natrpctl";
