@@ -62,9 +62,17 @@ Status UringLoop::start() {
   wake_op_.op.kind = OpKind::kPollMulti;
   wake_op_.op.fd = event_.get();
   wake_op_.op.len = POLLIN;
+  hang_ups_.reset(epoll_create1(EPOLL_CLOEXEC));
+  if (!hang_ups_.valid()) return Error::from_errno("cannot make an epoll instance", errno);
+  hang_ups_op_.loop = this;
+  hang_ups_op_.op.handler = on_hang_ups;
+  hang_ups_op_.op.kind = OpKind::kPollMulti;
+  hang_ups_op_.op.fd = hang_ups_.get();
+  hang_ups_op_.op.len = POLLIN;
   turn_ms_ = now_ms();
   timers_.start_at(turn_ms_);
   submit(wake_op_.op);
+  submit(hang_ups_op_.op);
   return Done{};
 }
 
@@ -142,7 +150,7 @@ void UringLoop::cancel(Op& op) {
   if (!op.in_flight || op.cancelled) return;
   op.cancelled = true;
   if (op.kind == OpKind::kHangUp) {
-    if (hang_ups_.valid()) epoll_ctl(hang_ups_.get(), EPOLL_CTL_DEL, op.fd, nullptr);
+    epoll_ctl(hang_ups_.get(), EPOLL_CTL_DEL, op.fd, nullptr);
     end_hang_up(op);
     return;
   }
@@ -177,16 +185,6 @@ void UringLoop::on_wake(Op& op) {
 }
 
 bool UringLoop::watch_hang_up(Op& op) {
-  if (!hang_ups_.valid()) {
-    hang_ups_.reset(epoll_create1(EPOLL_CLOEXEC));
-    if (!hang_ups_.valid()) return false;
-    hang_ups_op_.loop = this;
-    hang_ups_op_.op.handler = on_hang_ups;
-    hang_ups_op_.op.kind = OpKind::kPollMulti;
-    hang_ups_op_.op.fd = hang_ups_.get();
-    hang_ups_op_.op.len = POLLIN;
-    submit(hang_ups_op_.op);
-  }
   epoll_event interest{};
   interest.events = EPOLLET;  // ERR and HUP come unasked
   interest.data.ptr = &op;
