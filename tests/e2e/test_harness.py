@@ -10,7 +10,7 @@ import processes
 import test_half_close
 import test_reset
 import test_stream
-from net import free_ports, loopback_address, wait_until
+from net import free_ports, loopback_address, patient, wait_until
 from relay import ClosesBothOnFin, DropsLastByte, FlipsABit, SwapsBlocks
 from rig import RelayRig, Setup
 from sockets import RESET, Content, Received, Task, check_received, exchange
@@ -117,7 +117,7 @@ def test_content_is_the_same_however_it_is_cut():
 def test_a_transfer_that_fails_in_its_thread_fails_the_test():
     with pytest.raises(ZeroDivisionError):
         Task(lambda: 1 / 0).result()
-    with pytest.raises(AssertionError, match="not within 0.05 s: never"):
+    with pytest.raises(AssertionError, match=f"not within {patient(0.05):g} s: never"):
         wait_until(lambda: False, 0.05, "never")
 
 
