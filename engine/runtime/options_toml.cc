@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <string_view>
 #include <vector>
 
 #include "base/fd.h"
@@ -164,6 +165,23 @@ Error unreadable(const std::string& what, const std::string& path, int errno_val
   return error;
 }
 
+// "workers: " when the line gives a key its value; else nothing. Never the value: it may be a token.
+std::string key_of_line(std::string_view text, size_t line) {
+  for (; line > 1; --line) {
+    const size_t end = text.find('\n');
+    if (end == std::string_view::npos) return {};
+    text.remove_prefix(end + 1);
+  }
+  text = text.substr(0, text.find('\n'));
+  const size_t begin = text.find_first_not_of(" \t");
+  if (begin == std::string_view::npos) return {};
+  text.remove_prefix(begin);
+  const size_t key = text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
+  const size_t after = text.find_first_not_of(" \t", key);
+  if (key == 0 || after == std::string_view::npos || text[after] != '=') return {};
+  return std::string(text.substr(0, key)) + ": ";
+}
+
 }  // namespace
 
 Result<std::string> read_small_file(const std::string& what, const std::string& path) {
@@ -188,8 +206,9 @@ Status read_toml(const std::string& path, const OptionTable& table, const TomlLi
   try {
     return Reader(path, table, list).read(toml::parse(text.value(), path));
   } catch (const toml::parse_error& error) {  // the one place where toml++ throws
-    return Error{path + ":" + std::to_string(error.source().begin.line) +
-                 ": this is not TOML: " + std::string(error.description())};
+    const auto line = error.source().begin.line;
+    return Error{path + ":" + std::to_string(line) + ": " + key_of_line(text.value(), line) +
+                 "this is not TOML: " + std::string(error.description())};
   }
 }
 

@@ -209,6 +209,8 @@ TEST_F(OptionsTest, AMistakeInAFileIsToldWithFileLineKeyAndWhatWasExpected) {
       {"bind = 10022\n", 1, "bind: expected a string in quotes (ADDR:PORT), got an integer"},
       {"workers = 1\nports = \"9-3\"\n", 2, "ports"},
       {"workers = 1\nthis is not toml\n", 2, "TOML"},
+      {"\n  workers = 99999999999999999999\nio = \"auto\"\n", 2, "workers: this is not TOML"},
+      {"[compat]\nnatrp_grpc = on", 2, "natrp_grpc: this is not TOML"},
       {"workers = 1\nworkers = 2\n", 2, "workers"},
       {"natrp_grpc = true\n", 1, "natrp_grpc"},
       {"[compat]\nnatrp_grpc = \"on\"\n", 2, "compat.natrp_grpc: expected true or false"},
