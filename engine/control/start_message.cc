@@ -54,27 +54,32 @@ Result<StartFields> parse_start(std::span<const uint8_t> start) {
   if (std::any_of(start.begin() + kReservedAt, start.end(), [](uint8_t byte) { return byte != 0; })) {
     return Error{"a reserved byte of a Start is not zero"};
   }
+  if (start[5] != 0 && start[5] != 4 && start[5] != 6) {
+    return Error{"a Start names the address family " + std::to_string(start[5]) + "; 4, 6 and 0 are known"};
+  }
   StartFields fields;
   uint32_t index;
   uint16_t port;
   std::memcpy(&index, start.data() + 8, sizeof index);
   std::memcpy(&port, start.data() + 6, sizeof port);
   fields.tunnel_index = ntohl(index);
-  char text[INET6_ADDRSTRLEN];
-  switch (start[5]) {
-    case 0: fields.visitor = "unknown"; break;
-    case 4:
-      inet_ntop(AF_INET, start.data() + kAddressAt, text, sizeof text);
-      fields.visitor = std::string(text) + ":" + std::to_string(ntohs(port));
-      break;
-    case 6:
-      inet_ntop(AF_INET6, start.data() + kAddressAt, text, sizeof text);
-      fields.visitor = "[" + std::string(text) + "]:" + std::to_string(ntohs(port));
-      break;
-    default:
-      return Error{"a Start names the address family " + std::to_string(start[5]) + "; 4, 6 and 0 are known"};
-  }
+  fields.family = start[5];
+  fields.port = ntohs(port);
+  std::memcpy(fields.address.data(), start.data() + kAddressAt, fields.address.size());
   return fields;
+}
+
+std::string StartFields::visitor() const {
+  char text[INET6_ADDRSTRLEN];
+  switch (family) {
+    case 4:
+      inet_ntop(AF_INET, address.data(), text, sizeof text);
+      return std::string(text) + ":" + std::to_string(port);
+    case 6:
+      inet_ntop(AF_INET6, address.data(), text, sizeof text);
+      return "[" + std::string(text) + "]:" + std::to_string(port);
+    default: return "unknown";
+  }
 }
 
 }  // namespace natrp

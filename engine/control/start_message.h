@@ -5,7 +5,7 @@
 //   0 "NTRS" · 4 version 1 · 5 family 4, 6 or 0 · 6 visitor's port u16 BE · 8 tunnel index u32 BE ·
 //   12 visitor's address, 16 bytes, IPv4 in the first 4 · 28 reserved, zero
 //
-// Thread   any; no state. encode_start does not allocate.
+// Thread   any; no state. Neither encode_start nor a parse_start that succeeds allocates.
 #pragma once
 
 #include <sys/socket.h>
@@ -24,7 +24,11 @@ using StartBytes = std::array<uint8_t, kStartBytes>;
 
 struct StartFields {
   uint32_t tunnel_index = 0;
-  std::string visitor;  // "192.0.2.1:1234", "[2001:db8::1]:1234", or "unknown"
+  uint8_t family = 0;  // 4, 6, or 0: unknown
+  uint16_t port = 0;
+  std::array<uint8_t, 16> address{};  // network order, IPv4 in the first 4
+
+  std::string visitor() const;  // "192.0.2.1:1234", "[2001:db8::1]:1234", or "unknown"
 };
 
 // visitor: of family AF_INET or AF_INET6 (an IPv4 address inside IPv6 is written as IPv4); any other, or

@@ -30,7 +30,7 @@ void expect_visitor(const StartBytes& start, uint32_t tunnel, const std::string&
   const Result<StartFields> fields = parse_start(start);
   ASSERT_TRUE(fields) << fields.error().message;
   EXPECT_EQ(fields.value().tunnel_index, tunnel);
-  EXPECT_EQ(fields.value().visitor, visitor);
+  EXPECT_EQ(fields.value().visitor(), visitor);
 }
 
 TEST(StartMessage, CarriesTheTunnelAndTheVisitor) {
