@@ -274,9 +274,10 @@ void UringLoop::run_once(int timeout_ms) {
     left -= n;
   }
   if (!hung_up_.empty()) {
-    std::vector<Op*> over;
-    over.swap(hung_up_);
-    for (Op* op : over) finish_hang_up(*op, -ECANCELED);
+    // Their handlers may cancel others, which are for the next turn.
+    finishing_.swap(hung_up_);
+    for (Op* op : finishing_) finish_hang_up(*op, -ECANCELED);
+    finishing_.clear();
   }
   timers_.advance(turn_ms_);
 }

@@ -62,6 +62,7 @@ class UringLoop final : public SystemCallLoop {
   Fd hang_ups_;
   WakeOp hang_ups_op_{};
   std::vector<Op*> hung_up_;               // cancelled ones, to be finished in the next turn
+  std::vector<Op*> finishing_;             // these, while they are; both keep their capacity
   std::vector<Op*> postponed_;             // found no SQE in their turn (EBUSY from a full completion queue)
   std::vector<Op*> postponed_cancels_;
 };
