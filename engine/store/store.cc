@@ -116,6 +116,7 @@ Error sqlite_error(const std::string& what, sqlite3* db) {
 }
 
 void Store::Closer::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
+void Store::Closer::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
 
 Result<Store> Store::open(const std::string& dir, Missing missing) {
   const std::string path = dir + "/natrp.db";
@@ -310,10 +311,19 @@ Result<std::vector<LeaseRecord>> Store::list_leases() {
 }
 
 Result<int64_t> Store::data_version() {
-  Statement statement(db_.get(), "PRAGMA data_version");
-  const auto row = statement.step();
-  if (!row.ok()) return row.error();
-  return statement.integer(0);
+  if (!data_version_) {
+    sqlite3_stmt* statement = nullptr;
+    if (sqlite3_prepare_v3(db_.get(), "PRAGMA data_version", -1, SQLITE_PREPARE_PERSISTENT, &statement, nullptr) !=
+        SQLITE_OK) {
+      return sqlite_error("cannot use", db_.get());
+    }
+    data_version_.reset(statement);
+  }
+  Result<int64_t> version = sqlite3_step(data_version_.get()) == SQLITE_ROW
+                                ? Result<int64_t>(sqlite3_column_int64(data_version_.get(), 0))
+                                : Result<int64_t>(sqlite_error("cannot use", db_.get()));
+  sqlite3_reset(data_version_.get());
+  return version;
 }
 
 }  // namespace natrp

@@ -20,6 +20,7 @@
 #include "base/result.h"
 
 struct sqlite3;
+struct sqlite3_stmt;
 
 namespace natrp {
 
@@ -80,6 +81,7 @@ class Store {
  private:
   struct Closer {
     void operator()(sqlite3* db) const;
+    void operator()(sqlite3_stmt* statement) const;
   };
   Store(std::string path, sqlite3* db) : path_(std::move(path)), db_(db) {}
   Status prepare();
@@ -88,6 +90,7 @@ class Store {
 
   std::string path_;
   std::unique_ptr<sqlite3, Closer> db_;
+  std::unique_ptr<sqlite3_stmt, Closer> data_version_;  // asked four times a second: prepared once
 };
 
 }  // namespace natrp
