@@ -23,10 +23,10 @@ ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control, std::fun
 ChannelOpener::~ChannelOpener() {
   close_session();
   worker_.loop().timers().disarm(refill_timer_.timer);
-  for (Channel& channel : pool_) {
+  channels_.for_each([](Channel& channel) {
     if (channel.state == State::kDiallingService) channel.dial->cancel();
-  }
-  for (int turn = 0; turn < 200 && in_use_ > 0; ++turn) worker_.loop().run_once(1);
+  });
+  for (int turn = 0; turn < 200 && channels_.taken() > 0; ++turn) worker_.loop().run_once(1);
 }
 
 void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
@@ -40,14 +40,13 @@ void ChannelOpener::close_session() {
   session_.reset();
   ready_wanted_ = 0;
   worker_.loop().timers().disarm(refill_timer_.timer);
-  for (Channel& channel : pool_) {
+  channels_.for_each([this](Channel& channel) {
     switch (channel.state) {
       case State::kDiallingEdge: channel.dial->cancel(); break;
       case State::kReady: worker_.loop().cancel(channel.op); break;
-      case State::kFree:
       case State::kDiallingService: break;
     }
-  }
+  });
 }
 
 void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
@@ -66,21 +65,11 @@ void ChannelOpener::refill() {
 void ChannelOpener::on_refill(Timer& timer) { reinterpret_cast<RefillTimer*>(&timer)->self->refill(); }
 
 void ChannelOpener::open_one() {
-  Channel* channel;
-  if (free_.empty()) {
-    channel = &pool_.emplace_back();
-    channel->self = this;
-    channel->op.handler = on_op;
-    channel->dial = std::make_unique<Dial>(worker_.loop(), on_dialled, channel);
-  } else {
-    channel = free_.back();
-    free_.pop_back();
-  }
+  Channel& channel = channels_.take(*this);
   ++unused_;
-  ++in_use_;
-  channel->session = session_;
-  channel->state = State::kDiallingEdge;
-  channel->dial->start(session_->edge, kEdgeDialTimeoutMs, {.piggyback_acks = true});
+  channel.session = session_;
+  channel.state = State::kDiallingEdge;
+  channel.dial->start(session_->edge, kEdgeDialTimeoutMs, {.piggyback_acks = true});
 }
 
 void ChannelOpener::on_dialled(void* context, int fd, int error) {
@@ -200,11 +189,9 @@ void ChannelOpener::drop(Channel& channel) {
 
 void ChannelOpener::free_channel(Channel& channel) {
   const bool had_visitor = channel.state == State::kDiallingService;
-  channel.state = State::kFree;
   channel.conn = nullptr;
   channel.session.reset();
-  --in_use_;
-  free_.push_back(&channel);
+  channels_.give_back(channel);
   if (had_visitor && --dialling_services_ == 0) on_dials_over_();
 }
 

@@ -11,12 +11,12 @@
 #pragma once
 
 #include <array>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <vector>
 
 #include "agent/agent_session.h"
+#include "base/limits.h"
+#include "base/record_pool.h"
 #include "net/dialer.h"
 #include "runtime/worker.h"
 
@@ -50,16 +50,21 @@ class ChannelOpener {
   uint32_t dialling_services() const { return dialling_services_; }
 
  private:
-  enum class State : uint8_t { kFree, kDiallingEdge, kReady, kDiallingService };
+  enum class State : uint8_t { kDiallingEdge, kReady, kDiallingService };
   struct Channel {
+    explicit Channel(ChannelOpener& its)
+        : self(&its), dial(std::make_unique<Dial>(its.worker_.loop(), on_dialled, this)) {
+      op.handler = on_op;
+    }
     Op op;  // first: handlers find the channel by a cast
-    ChannelOpener* self = nullptr;
-    std::unique_ptr<Dial> dial;
+    ListLink pool_link;
+    ChannelOpener* const self;
+    const std::unique_ptr<Dial> dial;
     std::shared_ptr<AgentSession> session;
     Conn* conn = nullptr;
     uint32_t got = 0;
     uint32_t tunnel_index = 0;
-    State state = State::kFree;
+    State state = State::kDiallingEdge;
     std::array<uint8_t, kStartBytes> bytes{};
   };
   static_assert(kStartBytes == kHelloBytes, "one array holds the ticket, then the Start");
@@ -81,11 +86,9 @@ class ChannelOpener {
   AgentControlPort& control_;
   std::shared_ptr<AgentSession> session_;
   std::shared_ptr<const ServiceAddresses> services_;
-  std::deque<Channel> pool_;
-  std::vector<Channel*> free_;
+  RecordPool<Channel, &Channel::pool_link> channels_{kRecordsKept};
   uint32_t ready_wanted_ = 0;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
-  uint32_t in_use_ = 0;     // records that are not free
   uint32_t dialling_services_ = 0;
   std::function<void()> on_dials_over_;
   struct RefillTimer {

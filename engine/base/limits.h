@@ -15,6 +15,10 @@ inline constexpr unsigned kWorkersMax = 64;
 // Slots of one worker's shard. Memory is mapped, and touched only when a slot is first used.
 inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 
+// Records of conns on their way to a pair (base/record_pool.h) that a worker keeps for the next ones: twice the ready
+// channels of a session. What a burst needs beyond goes back to the heap.
+inline constexpr unsigned kRecordsKept = 128;
+
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump

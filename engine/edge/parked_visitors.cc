@@ -24,29 +24,26 @@ ParkedVisitor* ParkedVisitors::park(ParkedQueue& queue, Conn& conn, uint64_t dea
     refuse(queue, conn);
     return nullptr;
   }
-  ParkedVisitor* parked = free_.pop_front();
-  if (parked == nullptr) {
-    parked = &pool_.emplace_back();
-    parked->all = this;
-    parked->timer.handler = on_timer;
-  }
-  parked->queue = &queue;
-  parked->conn = &conn;
-  parked->deadline_ms = deadline_ms;
-  parked->tunnel_index = tunnel_index;
-  queue.list_.push_back(*parked);
+  ParkedVisitor& parked = pool_.take(*this);
+  parked.timer.handler = on_timer;
+  parked.queue = &queue;
+  parked.conn = &conn;
+  parked.deadline_ms = deadline_ms;
+  parked.tunnel_index = tunnel_index;
+  queue.list_.push_back(parked);
   queue.parked_.store(++queue.size_);
   const uint64_t now = worker_.loop().turn_ms();
-  worker_.loop().timers().arm(parked->timer, deadline_ms > now ? std::min(deadline_ms - now, kLookMs) : 0);
-  return parked;
+  worker_.loop().timers().arm(parked.timer, deadline_ms > now ? std::min(deadline_ms - now, kLookMs) : 0);
+  return &parked;
 }
 
 Conn& ParkedVisitors::unpark(ParkedVisitor& parked) {
   worker_.loop().timers().disarm(parked.timer);
   parked.link.unlink();
   parked.queue->parked_.store(--parked.queue->size_);
-  free_.push_front(parked);
-  return *parked.conn;
+  Conn& conn = *parked.conn;
+  pool_.give_back(parked);
+  return conn;
 }
 
 ParkedVisitor* ParkedVisitors::front_still_there(ParkedQueue& queue) {

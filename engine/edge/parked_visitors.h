@@ -7,16 +7,16 @@
 //                                    ├──it has left: looked at once a second──▶ closed, counted
 //                                    └──its deadline──▶ reset, counted
 // Thread   its worker's.
-// Memory   a pool that grows to its largest use. Who waits for less than a second costs no system call.
+// Memory   a record from a pool for each that waits. Who waits for less than a second costs no system call.
 // Bounds   kParkedVisitorsMax in a queue; one more is reset.
 // Never    reads a byte of a visitor.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 
-#include "base/list.h"
+#include "base/limits.h"
+#include "base/record_pool.h"
 #include "loop/timer_wheel.h"
 #include "net/conn_table.h"
 
@@ -27,9 +27,12 @@ class ParkedVisitors;
 class Worker;
 
 struct ParkedVisitor {
+  explicit ParkedVisitor(ParkedVisitors& its) : all(&its) {}
+
   Timer timer;  // first: the handler finds its visitor by a cast
-  ListLink link;
-  ParkedVisitors* all = nullptr;
+  ListLink link;  // of its queue
+  ListLink pool_link;
+  ParkedVisitors* const all;
   ParkedQueue* queue = nullptr;
   Conn* conn = nullptr;
   uint64_t deadline_ms = 0;
@@ -73,7 +76,7 @@ class ParkedVisitors {
   ParkedVisitor* front(ParkedQueue& queue) { return queue.list_.front(); }
   // The same, and it has not left. A system call for each that is looked at.
   ParkedVisitor* front_still_there(ParkedQueue& queue);
-  // The visitor is the caller's again; parked is over.
+  // The visitor is the caller's again; parked is gone.
   Conn& unpark(ParkedVisitor& parked);
 
   // Resets a visitor that may not wait (any more), and counts it as refused.
@@ -88,8 +91,7 @@ class ParkedVisitors {
 
   Worker& worker_;
   const Leaves leaves_;
-  std::deque<ParkedVisitor> pool_;
-  List<ParkedVisitor, &ParkedVisitor::link> free_;
+  RecordPool<ParkedVisitor, &ParkedVisitor::pool_link> pool_{kRecordsKept};
 };
 
 }  // namespace natrp

@@ -19,34 +19,24 @@ UnprovenConns::UnprovenConns(EdgeWorker& edge, bool grpc) : edge_(edge), grpc_(g
 
 UnprovenConns::~UnprovenConns() {
   closing_ = true;
-  for (Stranger& stranger : pool_) {
+  strangers_.for_each([this](Stranger& stranger) {
     if (stranger.receive.in_flight) edge_.worker().loop().cancel(stranger.receive);
-  }
-  for (int turn = 0; turn < 100 && live_ > 0; ++turn) edge_.worker().loop().run_once(1);
+  });
+  for (int turn = 0; turn < 100 && strangers_.taken() > 0; ++turn) edge_.worker().loop().run_once(1);
 }
 
 void UnprovenConns::add(int fd) {
   Worker& worker = edge_.worker();
-  Conn* conn = live_ < kUnprovenConnsMax
+  Conn* conn = strangers_.taken() < kUnprovenConnsMax
                    ? worker.conns().claim(fd, {}, ConnRole::kUnproven, worker.loop().turn_ms())
                    : nullptr;
   if (conn == nullptr) return worker.loop().close(fd, true);
-  Stranger* stranger;
-  if (free_.empty()) {
-    stranger = &pool_.emplace_back();
-    stranger->self = this;
-    stranger->receive.handler = on_op;
-    stranger->deadline.handler = on_deadline;
-  } else {
-    stranger = free_.back();
-    free_.pop_back();
-  }
-  ++live_;
-  stranger->conn = conn;
-  stranger->got = 0;
-  stranger->late = false;
-  worker.loop().timers().arm(stranger->deadline, kHelloTimeoutMs);
-  receive(*stranger);
+  Stranger& stranger = strangers_.take(*this);
+  stranger.conn = conn;
+  stranger.got = 0;
+  stranger.late = false;
+  worker.loop().timers().arm(stranger.deadline, kHelloTimeoutMs);
+  receive(stranger);
 }
 
 void UnprovenConns::receive(Stranger& stranger) {
@@ -60,9 +50,9 @@ void UnprovenConns::receive(Stranger& stranger) {
 
 Conn& UnprovenConns::take(Stranger& stranger) {
   edge_.worker().loop().timers().disarm(stranger.deadline);
-  --live_;
-  free_.push_back(&stranger);
-  return *stranger.conn;
+  Conn& conn = *stranger.conn;
+  strangers_.give_back(stranger);
+  return conn;
 }
 
 void UnprovenConns::drop(Stranger& stranger, bool reset) {
@@ -101,7 +91,7 @@ void UnprovenConns::look(Stranger& stranger) {
     return edge_.on_control_conn(take(stranger), std::move(prefix), deadline_ms);
   }
   if (first == 'P' && grpc_) {
-    // Copied: the next stranger may take this place while its bytes are looked at.
+    // Copied: take() ends the stranger.
     const std::string prefix(reinterpret_cast<const char*>(stranger.bytes.data()), stranger.got);
     if (std::string_view(kHttp2Preface).starts_with(prefix.substr(0, sizeof kHttp2Preface - 1))) {
       return edge_.on_grpc_conn(take(stranger), prefix);

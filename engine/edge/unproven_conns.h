@@ -9,10 +9,9 @@
 #pragma once
 
 #include <array>
-#include <deque>
-#include <vector>
 
 #include "base/limits.h"
+#include "base/record_pool.h"
 #include "loop/loop.h"
 #include "net/conn_table.h"
 
@@ -32,9 +31,14 @@ class UnprovenConns {
 
  private:
   struct Stranger {
+    explicit Stranger(UnprovenConns& its) : self(&its) {
+      receive.handler = on_op;
+      deadline.handler = on_deadline;
+    }
     Op receive;  // first: handlers find the stranger by a cast
     Timer deadline;
-    UnprovenConns* self = nullptr;
+    ListLink pool_link;
+    UnprovenConns* const self;
     Conn* conn = nullptr;
     uint32_t got = 0;
     bool late = false;
@@ -50,9 +54,7 @@ class UnprovenConns {
   EdgeWorker& edge_;
   const bool grpc_;
   bool closing_ = false;
-  std::deque<Stranger> pool_;
-  std::vector<Stranger*> free_;
-  unsigned live_ = 0;
+  RecordPool<Stranger, &Stranger::pool_link> strangers_{kRecordsKept};
 };
 
 }  // namespace natrp

@@ -167,7 +167,7 @@ TEST_P(ParkedVisitorsTest, AFullQueueResetsTheNextVisitorAndKeepsTheOrderOfTheOt
   EXPECT_EQ(rig->count(Counter::kVisitorsRefused), 1u);
 }
 
-TEST_P(ParkedVisitorsTest, WaitingAllocatesNothingOnceAsManyHaveWaitedBefore) {
+TEST_P(ParkedVisitorsTest, WaitingAllocatesNothingUnlessMoreWaitThanThePoolKeeps) {
   ParkedVisitors all(rig->worker(0), ParkedVisitors::Leaves::kByReset);
   std::atomic<uint32_t> conns_live{0}, parked{0};
   ParkedQueue queue(conns_live, parked);
@@ -179,9 +179,9 @@ TEST_P(ParkedVisitorsTest, WaitingAllocatesNothingOnceAsManyHaveWaitedBefore) {
       }
       while (ParkedVisitor* oldest = all.front(queue)) worker.conns().release(all.unpark(*oldest));
     };
-    come_and_go(200);
+    come_and_go(kRecordsKept);
     const uint64_t before = allocations();
-    for (int round = 0; round < 50; ++round) come_and_go(200);
+    for (int round = 0; round < 50; ++round) come_and_go(kRecordsKept);
     return allocations() - before;
   });
   EXPECT_EQ(allocated, 0u);
