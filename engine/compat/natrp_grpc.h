@@ -41,6 +41,7 @@ class FloodGuard;
 //   the socket has bytes                 on_tick(now), feed(bytes)
 //   the socket broke                     lost(), destroy
 //   every 250 ms or so                   on_tick(now)
+//   a visitor takes the stream           join_stream(), once
 //   the visitor has bytes                write_stream(); it took less: read again on on_stream_writable()
 //   on_stream_data()                     send to the visitor; consume_stream() for what its socket took. A service
 //                                        may speak before there is a visitor: kept unconsumed, at most a window
@@ -105,6 +106,8 @@ class NatrpGrpcConnection {
   // steady clock, the constructor's.
   void on_tick(uint64_t now_ms);
 
+  // There is a visitor now: the agent may send further ahead, as long as there is growth left to give.
+  void join_stream(StreamId id);
   // How many bytes write_stream() would take now; 0 for a stream that is not ready.
   size_t stream_writable(StreamId id) const;
   // Queues bytes of the visitor; returns how many from the front were taken.
@@ -148,7 +151,7 @@ class NatrpGrpcConnection {
   void finish(Stream& stream, GrpcStatus status, std::string_view message);
   void give_up(Stream& stream, GrpcStatus status, std::string_view message, StreamEnd how);
   void cut_off(Stream& stream);
-  void widen_window(Stream& stream);
+  void widen_window(Stream& stream, uint32_t window_bytes, uint32_t growth_bytes_max);
   void reset(Stream& stream, uint32_t http2_error);
   void tell_closed(Stream& stream, StreamEnd how);
   void close_stream(StreamId id, uint32_t http2_error);

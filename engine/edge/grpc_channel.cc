@@ -46,8 +46,15 @@ void GrpcChannel::join(Conn& visitor) {
   all_.visitor_came(client_);
   all_.worker().counters().add(Counter::kPairsLive);
   read_.op.fd = write_.op.fd = visitor.fd;
+  agent_->http2().join_stream(stream_);
   flush();
   arm_read();
+}
+
+void GrpcChannel::join_and_pump(Conn& visitor) {
+  GrpcAgent* agent = agent_;
+  join(visitor);
+  agent->pump();
 }
 
 // --- The stream ---------------------------------------------------------------------------------------------------

@@ -33,8 +33,10 @@ class GrpcChannel {
   GrpcChannel(const GrpcChannel&) = delete;
   GrpcChannel& operator=(const GrpcChannel&) = delete;
 
-  // visitor: nothing in flight on it; owned here. Once, on a ready channel.
+  // visitor: nothing in flight on it; owned here. Once, on a ready channel. The agent is to be pumped after it: what
+  // its stream may send now waits to be told.
   void join(Conn& visitor);
+  void join_and_pump(Conn& visitor);
 
   // From the stream. The last one may delete this.
   void on_data(std::span<const uint8_t> bytes);
