@@ -176,6 +176,12 @@ inline constexpr uint64_t kGrpcFirstStreamMs = 30'000;  // until the first strea
 inline constexpr uint64_t kGrpcIdleMs = 300'000;        // without any stream
 inline constexpr uint64_t kGrpcAccountMs = 10'000;      // until a Register or Login request is complete
 inline constexpr uint64_t kGrpcEndingMs = 30'000;       // until the peer has taken what was queued at the end
+// Our answer to a PING waits until its connection has brought no bytes of a service for so long, and at most so much. A
+// client asks when it gets a visitor's bytes, to measure its bandwidth; the original closes when its service does, and
+// what arrives at it then is answered with a RST that overtakes the rest of what it had sent. Clients that ask whether
+// we live wait 20 s for the answer.
+inline constexpr uint64_t kGrpcPingQuietMs = 100;
+inline constexpr uint64_t kGrpcPingHeldMs = 2'000;
 inline constexpr uint64_t kGrpcDrainNoticeMs = 1'000;   // from the first GOAWAY to the one that refuses
 
 }  // namespace natrp

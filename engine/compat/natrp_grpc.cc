@@ -136,6 +136,7 @@ void NatrpGrpcConnection::answer_account(Stream& stream) {
 
 void NatrpGrpcConnection::take_data(Stream& stream, std::span<const uint8_t> bytes) {
   nghttp2_session_consume_connection(session_, bytes.size());
+  data_ms_ = now_ms_;
   const bool is_account = stream.call == Stream::Call::kAccount && stream.state == Stream::State::kOpening;
   // What comes after the end is dropped and its window not given back: the agent is told to stop, and may
   // wait for that.

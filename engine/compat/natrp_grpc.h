@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -156,6 +158,9 @@ class NatrpGrpcConnection {
   void tell_closed(Stream& stream, StreamEnd how);
   void close_stream(StreamId id, uint32_t http2_error);
   void check_stream_deadlines(Stream& stream);
+  bool take_ping(const uint8_t* opaque);
+  bool answer_ping();
+  bool ping_is_due() const;
   void allow_all_streams();
   void stop_new_streams();
   void done();
@@ -175,12 +180,16 @@ class NatrpGrpcConnection {
   uint64_t began_ms_;
   uint64_t idle_since_ms_;
   uint64_t drain_began_ms_ = 0;
+  uint64_t ping_ms_ = 0;  // when held_ping_ came
+  uint64_t data_ms_ = 0;  // when bytes of a service last came
+  std::optional<std::array<uint8_t, 8>> held_ping_;  // not answered yet
   uint32_t window_growth_bytes_ = 0;  // given on top of kGrpcWindowBytes, by all streams that are open
   size_t streams_ready_ = 0;
   Phase phase_ = Phase::kPreface;
   bool settings_acked_ = false;
   bool ever_ready_ = false;
   bool failed_ = false;
+  bool flooded_ = false;
 };
 
 }  // namespace natrp
