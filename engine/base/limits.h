@@ -136,14 +136,19 @@ inline constexpr size_t kGrpcFrameBytesMax = 16 * 1024;
 // Queued for one stream: what the peer's window does not take yet.
 inline constexpr size_t kGrpcOutBytesMax = 64 * 1024;
 
-// What one stream may send ahead of its visitor. A stream whose visitor keeps up gets more, so that distance
-// does not set its speed (64 KiB at 50 ms are 10 Mb/s); what was given on top is bounded for the whole
-// connection.
+// What one stream may send ahead of its visitor: the first while it has none, the second from when one joins. The
+// original client drops what it could not send before its service closed, so the answer of a service that closes behind
+// it should fit; within half of it, because then a WINDOW_UPDATE goes out, and one that arrives at a client that has
+// closed is answered with a RST that overtakes the rest. What was given on top of the first is bounded for the whole
+// connection. Visitors that join take no more than half of that; the rest is for streams that got nothing any more and
+// whose visitors keep up, so that distance does not set their speed (64 KiB at 50 ms are 10 Mb/s).
 inline constexpr uint32_t kGrpcWindowBytes = 64 * 1024;
 inline constexpr uint32_t kGrpcWindowBytesMax = 1024 * 1024;
 inline constexpr uint32_t kGrpcWindowGrowthBytesMax = 32 * 1024 * 1024;
+inline constexpr uint32_t kGrpcWindowGrowthJoinedBytesMax = kGrpcWindowGrowthBytesMax / 2;
 // The connection's window is given back whatever the visitors do, or one slow visitor would stop all streams.
 inline constexpr uint32_t kGrpcConnectionWindowBytes = 16 * 1024 * 1024;
+static_assert(kGrpcConnectionWindowBytes >= kGrpcWindowBytesMax, "one stream can use all of its window");
 
 // Header blocks: a client sends about ten fields of 400 bytes together. Counted as unpacked (RFC 9113
 // §6.5.2), so that a small block which unpacks to a big one is seen; and on the wire, so that empty
@@ -175,6 +180,12 @@ inline constexpr uint64_t kGrpcFirstStreamMs = 30'000;  // until the first strea
 inline constexpr uint64_t kGrpcIdleMs = 300'000;        // without any stream
 inline constexpr uint64_t kGrpcAccountMs = 10'000;      // until a Register or Login request is complete
 inline constexpr uint64_t kGrpcEndingMs = 30'000;       // until the peer has taken what was queued at the end
+// Our answer to a PING waits until its connection has brought no bytes of a service for so long, and at most so much. A
+// client asks when it gets a visitor's bytes, to measure its bandwidth; the original closes when its service does, and
+// what arrives at it then is answered with a RST that overtakes the rest of what it had sent. Clients that ask whether
+// we live wait 20 s for the answer.
+inline constexpr uint64_t kGrpcPingQuietMs = 100;
+inline constexpr uint64_t kGrpcPingHeldMs = 2'000;
 inline constexpr uint64_t kGrpcDrainNoticeMs = 1'000;   // from the first GOAWAY to the one that refuses
 
 }  // namespace natrp

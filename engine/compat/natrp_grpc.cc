@@ -136,6 +136,7 @@ void NatrpGrpcConnection::answer_account(Stream& stream) {
 
 void NatrpGrpcConnection::take_data(Stream& stream, std::span<const uint8_t> bytes) {
   nghttp2_session_consume_connection(session_, bytes.size());
+  data_ms_ = now_ms_;
   const bool is_account = stream.call == Stream::Call::kAccount && stream.state == Stream::State::kOpening;
   // What comes after the end is dropped and its window not given back: the agent is told to stop, and may
   // wait for that.
@@ -170,19 +171,26 @@ void NatrpGrpcConnection::consume_stream(StreamId id, size_t count) {
   stream->unconsumed_bytes -= count;
   stream->consumed_bytes += count;
   nghttp2_session_consume_stream(session_, id, count);
-  widen_window(*stream);
+  if (stream->keeps_up()) widen_window(*stream, 2 * stream->window_bytes, kGrpcWindowGrowthBytesMax);
 }
 
-// A window that was used up twice while next to nothing waited for the visitor is what limits this stream:
-// double it. A stream with a slow visitor always has much waiting, and keeps the window it has.
-void NatrpGrpcConnection::widen_window(Stream& stream) {
-  if (stream.consumed_bytes < 2ull * stream.window_bytes) return;
-  if (stream.unconsumed_bytes > stream.window_bytes / 4 || stream.window_bytes >= kGrpcWindowBytesMax) return;
-  if (window_growth_bytes_ + stream.window_bytes > kGrpcWindowGrowthBytesMax) return;
-  const auto wider = static_cast<int32_t>(stream.window_bytes * 2);
-  if (nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id, wider) != 0) return;
-  window_growth_bytes_ += stream.window_bytes;
-  stream.window_bytes *= 2;
+void NatrpGrpcConnection::join_stream(StreamId id) {
+  Stream* stream = find(id);
+  if (!stream || !stream->is_ready() || stream->peer_ended || failed_) return;
+  widen_window(*stream, kGrpcWindowBytesMax, kGrpcWindowGrowthJoinedBytesMax);
+}
+
+// Stays as it is when what all streams were given would become more than growth_bytes_max. Given back when the
+// stream is closed: what an agent was allowed to send cannot be taken from it.
+void NatrpGrpcConnection::widen_window(Stream& stream, uint32_t window_bytes, uint32_t growth_bytes_max) {
+  window_bytes = std::min(window_bytes, kGrpcWindowBytesMax);
+  if (window_bytes <= stream.window_bytes) return;
+  const uint32_t growth = window_bytes - stream.window_bytes;
+  if (window_growth_bytes_ + growth > growth_bytes_max) return;
+  const auto size = static_cast<int32_t>(window_bytes);
+  if (nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id, size) != 0) return;
+  window_growth_bytes_ += growth;
+  stream.window_bytes = window_bytes;
   stream.consumed_bytes = 0;
 }
 

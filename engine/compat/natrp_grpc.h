@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -41,6 +43,7 @@ class FloodGuard;
 //   the socket has bytes                 on_tick(now), feed(bytes)
 //   the socket broke                     lost(), destroy
 //   every 250 ms or so                   on_tick(now)
+//   a visitor takes the stream           join_stream(), once
 //   the visitor has bytes                write_stream(); it took less: read again on on_stream_writable()
 //   on_stream_data()                     send to the visitor; consume_stream() for what its socket took. A service
 //                                        may speak before there is a visitor: kept unconsumed, at most a window
@@ -105,6 +108,8 @@ class NatrpGrpcConnection {
   // steady clock, the constructor's.
   void on_tick(uint64_t now_ms);
 
+  // There is a visitor now: the agent may send further ahead, as long as there is growth left to give.
+  void join_stream(StreamId id);
   // How many bytes write_stream() would take now; 0 for a stream that is not ready.
   size_t stream_writable(StreamId id) const;
   // Queues bytes of the visitor; returns how many from the front were taken.
@@ -148,11 +153,14 @@ class NatrpGrpcConnection {
   void finish(Stream& stream, GrpcStatus status, std::string_view message);
   void give_up(Stream& stream, GrpcStatus status, std::string_view message, StreamEnd how);
   void cut_off(Stream& stream);
-  void widen_window(Stream& stream);
+  void widen_window(Stream& stream, uint32_t window_bytes, uint32_t growth_bytes_max);
   void reset(Stream& stream, uint32_t http2_error);
   void tell_closed(Stream& stream, StreamEnd how);
   void close_stream(StreamId id, uint32_t http2_error);
   void check_stream_deadlines(Stream& stream);
+  bool take_ping(const uint8_t* opaque);
+  bool answer_ping();
+  bool ping_is_due() const;
   void allow_all_streams();
   void stop_new_streams();
   void done();
@@ -172,12 +180,16 @@ class NatrpGrpcConnection {
   uint64_t began_ms_;
   uint64_t idle_since_ms_;
   uint64_t drain_began_ms_ = 0;
+  uint64_t ping_ms_ = 0;  // when held_ping_ came
+  uint64_t data_ms_ = 0;  // when bytes of a service last came
+  std::optional<std::array<uint8_t, 8>> held_ping_;  // not answered yet
   uint32_t window_growth_bytes_ = 0;  // given on top of kGrpcWindowBytes, by all streams that are open
   size_t streams_ready_ = 0;
   Phase phase_ = Phase::kPreface;
   bool settings_acked_ = false;
   bool ever_ready_ = false;
   bool failed_ = false;
+  bool flooded_ = false;
 };
 
 }  // namespace natrp

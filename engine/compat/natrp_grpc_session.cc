@@ -99,6 +99,10 @@ struct NatrpGrpcConnection::Hooks {
         if ((head.flags & NGHTTP2_FLAG_ACK) && std::memcmp(frame->ping.opaque_data, kDrainPing, 8) == 0) {
           self.stop_new_streams();
         }
+        if (!(head.flags & NGHTTP2_FLAG_ACK) && !self.take_ping(frame->ping.opaque_data)) {
+          self.flooded_ = true;
+          return NGHTTP2_ERR_CALLBACK_FAILURE;
+        }
         return 0;
       default: return 0;
     }
@@ -208,6 +212,7 @@ struct NatrpGrpcConnection::Hooks {
     nghttp2_session_callbacks_set_on_stream_close_callback(calls, on_stream_close);
     nghttp2_session_callbacks_set_on_frame_send_callback(calls, on_frame_send);
     nghttp2_option_set_no_auto_window_update(option, 1);
+    nghttp2_option_set_no_auto_ping_ack(option, 1);
     // A closed stream is gone: it is not kept for the priority tree, which would hold as many again.
     nghttp2_option_set_no_closed_streams(option, 1);
     // FloodGuard counts these by rules that know what a stream did; nghttp2 would end a client that resets 34
@@ -254,13 +259,34 @@ void NatrpGrpcConnection::allow_all_streams() {
   nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, &streams, 1);
 }
 
+// One waits; the next one's arrival answers it. False: answers that nobody reads have piled up in nghttp2.
+bool NatrpGrpcConnection::take_ping(const uint8_t* opaque) {
+  if (!answer_ping()) return false;
+  held_ping_.emplace();
+  std::copy_n(opaque, held_ping_->size(), held_ping_->begin());
+  ping_ms_ = now_ms_;
+  return true;
+}
+
+bool NatrpGrpcConnection::answer_ping() {
+  if (!held_ping_) return true;
+  const auto opaque = *std::exchange(held_ping_, std::nullopt);
+  return nghttp2_submit_ping(session_, NGHTTP2_FLAG_ACK, opaque.data()) != NGHTTP2_ERR_FLOODED;
+}
+
+bool NatrpGrpcConnection::ping_is_due() const {
+  if (!held_ping_ || failed_) return false;
+  return streams_ready_ == 0 || now_ms_ - std::max(ping_ms_, data_ms_) >= kGrpcPingQuietMs ||
+         now_ms_ - ping_ms_ >= kGrpcPingHeldMs;
+}
+
 bool NatrpGrpcConnection::feed(std::span<const uint8_t> bytes) {
   if (failed_ || finished()) return false;
   const ssize_t read = nghttp2_session_mem_recv(session_, bytes.data(), bytes.size());
   if (read >= 0) return !finished();
   if (!guard_->ok()) {
     fail(NGHTTP2_ENHANCE_YOUR_CALM, guard_->offence());
-  } else if (read == NGHTTP2_ERR_FLOODED) {
+  } else if (read == NGHTTP2_ERR_FLOODED || flooded_) {
     fail(NGHTTP2_ENHANCE_YOUR_CALM, "too many frames that want an answer, and the answers were not read");
   } else if (read == NGHTTP2_ERR_BAD_CLIENT_MAGIC) {
     fail(NGHTTP2_PROTOCOL_ERROR, "the connection did not begin with HTTP/2's preface");
@@ -271,6 +297,7 @@ bool NatrpGrpcConnection::feed(std::span<const uint8_t> bytes) {
 }
 
 size_t NatrpGrpcConnection::pull(std::span<uint8_t> out) {
+  if (ping_is_due()) answer_ping();
   size_t count = 0;
   while (count < out.size()) {
     if (sending_.empty()) {
@@ -305,7 +332,7 @@ size_t NatrpGrpcConnection::pull(std::span<uint8_t> out) {
 
 bool NatrpGrpcConnection::wants_output() const {
   if (!sending_.empty() || !farewell_left_.empty()) return true;
-  return !failed_ && nghttp2_session_want_write(session_) != 0;
+  return !failed_ && (ping_is_due() || nghttp2_session_want_write(session_) != 0);
 }
 
 bool NatrpGrpcConnection::finished() const {

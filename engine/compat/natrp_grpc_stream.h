@@ -59,6 +59,11 @@ struct NatrpGrpcConnection::Stream {
   bool reset_sent = false;
 
   bool is_ready() const { return call == Call::kMsg && state == State::kAnswering; }
+  // A window that was used up twice while next to nothing waited for the visitor is what limits this stream. One
+  // with a slow visitor always has much waiting.
+  bool keeps_up() const {
+    return consumed_bytes >= 2ull * window_bytes && unconsumed_bytes <= window_bytes / 4;
+  }
 };
 
 }  // namespace natrp

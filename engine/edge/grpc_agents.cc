@@ -270,7 +270,7 @@ void GrpcAgents::meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadl
   GrpcChannel* channel = client.ready.front();
   if (channel == nullptr) return park(client, conn, deadline_ms);
   unready(*channel);
-  channel->join(conn);
+  channel->join_and_pump(conn);
 }
 
 void GrpcAgents::park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms) {

@@ -15,6 +15,11 @@ namespace {
 constexpr size_t kKeptBytes = 4096;
 // A visitor that takes nothing of what its stream left behind gets this long.
 constexpr uint32_t kUntakenMs = kGrpcEndingMs;
+// A send says nothing of itself before all of it is out, so its length is what a visitor has to take within kUntakenMs,
+// and what its stream's window is given back for at a time. Each whole one that was quick doubles the next: a visitor
+// that keeps up costs few of them.
+constexpr uint32_t kSendBytesMax = kGrpcWindowBytesMax;
+constexpr uint64_t kQuickSendMs = 100;
 // After our FIN: a visitor that goes on to send gets this long before the close makes its bytes a RST.
 constexpr uint32_t kFinMs = 1000;
 
@@ -41,8 +46,15 @@ void GrpcChannel::join(Conn& visitor) {
   all_.visitor_came(client_);
   all_.worker().counters().add(Counter::kPairsLive);
   read_.op.fd = write_.op.fd = visitor.fd;
+  agent_->http2().join_stream(stream_);
   flush();
   arm_read();
+}
+
+void GrpcChannel::join_and_pump(Conn& visitor) {
+  GrpcAgent* agent = agent_;
+  join(visitor);
+  agent->pump();
 }
 
 // --- The stream ---------------------------------------------------------------------------------------------------
@@ -158,10 +170,12 @@ void GrpcChannel::finish(bool reset) {
 }
 
 void GrpcChannel::flush() {
-  if (visitor_ == nullptr || dead_ || write_.op.in_flight || queued_.empty()) return;
-  sending_.swap(queued_);
-  write_.op.data = sending_.data();
-  write_.op.len = static_cast<uint32_t>(sending_.size());
+  if (visitor_ == nullptr || dead_ || write_.op.in_flight) return;
+  if (sending_.empty()) sending_.swap(queued_);
+  if (sending_.empty()) return;
+  write_.op.data = sending_.data() + sent_;
+  write_.op.len = static_cast<uint32_t>(std::min<size_t>(sending_.size() - sent_, send_bytes_));
+  send_began_ms_ = all_.worker().loop().turn_ms();
   all_.worker().loop().submit(write_.op);
 }
 
@@ -173,7 +187,16 @@ void GrpcChannel::on_write(Op& op) {
     if (self.agent_ != nullptr) self.agent_->http2().consume_stream(self.stream_, static_cast<size_t>(op.result));
     if (self.finishing_ && !self.end_sent_) self.all_.worker().loop().timers().arm(self.timer_.timer, kUntakenMs);
   }
-  forget_bytes(self.sending_);
+  if (self.all_.worker().loop().turn_ms() - self.send_began_ms_ >= kQuickSendMs) {
+    self.send_bytes_ = kSendBytesFirst;
+  } else if (op.len == self.send_bytes_) {
+    self.send_bytes_ = std::min(2 * self.send_bytes_, kSendBytesMax);
+  }
+  self.sent_ += op.len;
+  if (!whole || self.sent_ == self.sending_.size()) {
+    self.sent_ = 0;
+    forget_bytes(self.sending_);
+  }
   if (!whole && !self.dead_) self.visitor_broke();
   self.step_and_pump();
 }

@@ -33,8 +33,10 @@ class GrpcChannel {
   GrpcChannel(const GrpcChannel&) = delete;
   GrpcChannel& operator=(const GrpcChannel&) = delete;
 
-  // visitor: nothing in flight on it; owned here. Once, on a ready channel.
+  // visitor: nothing in flight on it; owned here. Once, on a ready channel. The agent is to be pumped after it: what
+  // its stream may send now waits to be told.
   void join(Conn& visitor);
+  void join_and_pump(Conn& visitor);
 
   // From the stream. The last one may delete this.
   void on_data(std::span<const uint8_t> bytes);
@@ -62,6 +64,7 @@ class GrpcChannel {
     Timer timer;
     GrpcChannel* self;
   };
+  static constexpr uint32_t kSendBytesFirst = 64u << 10;
   static void on_read(Op& op);
   static void on_write(Op& op);
   static void on_timer(Timer& timer);
@@ -82,10 +85,13 @@ class GrpcChannel {
   GrpcAgent* agent_;  // nullptr: the stream is closed
   Conn* visitor_ = nullptr;
   OwnedOp read_{};   // kPoll while its stream takes bytes, kHangUp while it does not
-  OwnedOp write_{};  // sends sending_
+  OwnedOp write_{};  // sends sending_, a piece at a time
   OwnedTimer timer_{};
   std::vector<uint8_t> queued_;
   std::vector<uint8_t> sending_;
+  size_t sent_ = 0;  // from the front of sending_, which is not empty while it is less than all
+  uint32_t send_bytes_ = kSendBytesFirst;  // at most, in the next send
+  uint64_t send_began_ms_ = 0;
   uint64_t end_sent_ms_ = 0;
   const StreamId stream_;
   bool ended_ = false;      // we have ended the stream

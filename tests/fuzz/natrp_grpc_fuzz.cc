@@ -44,7 +44,9 @@ class FuzzEvents : public NatrpGrpcConnection::Events {
 
   void on_stream_ready(StreamId id, uint64_t) override {
     require(streams.emplace(id, State{}).second, "a stream becomes ready once");
-    if (habits_ & 1) connection->write_stream(id, bytes_of("a visitor is here already"));
+    if (!(habits_ & 1)) return;
+    connection->join_stream(id);
+    connection->write_stream(id, bytes_of("a visitor is here already"));
   }
 
   void on_stream_data(StreamId id, std::span<const uint8_t> bytes) override {
@@ -77,6 +79,7 @@ class FuzzEvents : public NatrpGrpcConnection::Events {
   void on_stream_closed(StreamId id, NatrpGrpcConnection::StreamEnd) override {
     State& state = open(id);
     state.closed = true;
+    connection->join_stream(id);
     connection->write_stream(id, bytes_of("too late"));
     connection->consume_stream(id, 1);
   }

@@ -190,6 +190,7 @@ class EdgeDouble {
       if (channel.fd >= 0 || channel.closed || channel.agent_ended) continue;
       channel.fd = waiting_.front();
       waiting_.pop_front();
+      channel.link->connection.join_stream(channel.id);
     }
   }
 

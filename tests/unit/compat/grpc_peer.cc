@@ -83,6 +83,7 @@ NatrpGrpcConnection::Verdict RecordingEvents::authenticate(std::string_view toke
 void RecordingEvents::on_stream_ready(StreamId id, uint64_t client) {
   EXPECT_FALSE(ready.count(id)) << "stream " << id << " became ready twice";
   ready[id] = client;
+  if (joins) connection->join_stream(id);
 }
 
 void RecordingEvents::on_stream_data(StreamId id, std::span<const uint8_t> bytes) {

@@ -43,6 +43,7 @@ class RecordingEvents : public NatrpGrpcConnection::Events {
   NatrpGrpcConnection* connection = nullptr;
   bool consumes = true;          // gives the window back at once, as for a visitor that keeps up
   bool echoes = false;           // writes back what comes
+  bool joins = false;            // a visitor waits for each stream
   bool ends_with_agent = false;  // answers on_stream_end() with end_stream(kOk)
   std::vector<std::string> tokens;
   std::map<StreamId, uint64_t> ready;

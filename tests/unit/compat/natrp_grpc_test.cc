@@ -41,6 +41,11 @@ class NatrpGrpcTest : public ::testing::Test {
     }
   }
 
+  // How much the peer may send on the stream before anything is consumed.
+  uint32_t window(int32_t id) {
+    return static_cast<uint32_t>(nghttp2_session_get_stream_remote_window_size(peer.session, id));
+  }
+
   RecordingEvents events;
   uint64_t now_ms = 1000;
   NatrpGrpcConnection connection;
@@ -279,6 +284,114 @@ TEST_F(NatrpGrpcTest, AStreamWhoseVisitorKeepsUpGetsAWiderWindowAndASlowOneDoesN
     connection.consume_stream(slow, count);
     consumed += count;
   }
+}
+
+TEST_F(NatrpGrpcTest, AStreamThatAVisitorJoinsMaySendFurtherAheadAndOneThatWaitsMayNot) {
+  events.consumes = false;
+  const auto joined = peer.open_msg(), waits = peer.open_msg(), quick = peer.open_msg();
+  exchange();
+  connection.join_stream(joined);
+  const std::string content = random_bytes(2'000'000, 7);
+  for (const auto id : {joined, waits}) peer.send(id, message_of(content));
+  exchange();
+  EXPECT_LE(events.data[joined].size(), kGrpcWindowBytesMax);
+  EXPECT_GT(events.data[joined].size(), kGrpcWindowBytesMax - 100);
+  EXPECT_LE(events.data[waits].size(), kGrpcWindowBytes);
+
+  // Its visitor takes nothing, and the others go on.
+  events.consumes = true;
+  peer.send(quick, message_of(content));
+  exchange();
+  EXPECT_TRUE(content == events.data[quick]);
+  EXPECT_LE(events.data[joined].size(), kGrpcWindowBytesMax);
+  for (const auto id : {joined, waits}) connection.consume_stream(id, events.data[id].size());
+  exchange();
+  for (const auto id : {joined, waits}) EXPECT_TRUE(content == events.data[id]) << id;
+}
+
+TEST_F(NatrpGrpcTest, AVisitorThatWaitedWidensTheStreamThatComesWhetherOrNotThePeerKnowsOurSettings) {
+  events.joins = true;
+  events.consumes = false;
+  const std::string content(kGrpcWindowBytesMax, 'w');
+  for (const char* when : {"before our SETTINGS", "after them"}) {
+    const auto id = peer.open_msg();
+    peer.send(id, message_of(content));
+    exchange();
+    EXPECT_EQ("", connection.end_reason());
+    EXPECT_GT(events.data[id].size(), kGrpcWindowBytesMax - 100) << when;
+    connection.consume_stream(id, events.data[id].size());
+    exchange();
+    EXPECT_TRUE(content == events.data[id]) << when;
+  }
+}
+
+TEST_F(NatrpGrpcTest, VisitorsThatJoinShareABudgetAndWhatAStreamHadIsGivenBackWhenItEnds) {
+  constexpr uint32_t kGrowth = kGrpcWindowBytesMax - kGrpcWindowBytes;
+  constexpr uint32_t kWide = kGrpcWindowGrowthJoinedBytesMax / kGrowth;
+  exchange();
+  const auto open_joined = [&] {
+    const auto id = peer.open_msg();
+    exchange();
+    for (int twice = 0; twice < 2; ++twice) connection.join_stream(id);  // counts once
+    exchange();
+    return id;
+  };
+  std::vector<int32_t> wide;
+  while (wide.size() < kWide) {
+    wide.push_back(open_joined());
+    ASSERT_EQ(kGrpcWindowBytesMax, window(wide.back())) << wide.size();
+  }
+  const auto small = open_joined();
+  EXPECT_EQ(kGrpcWindowBytes, window(small));
+
+  // All of an answer comes through it, too, if its client waits for the window.
+  events.consumes = false;
+  const std::string content = random_bytes(400'000, 8);
+  peer.send(small, message_of(content));
+  exchange();
+  EXPECT_LE(events.data[small].size(), kGrpcWindowBytes);
+  for (size_t consumed = 0; consumed < content.size();) {
+    const size_t here = events.data[small].size() - consumed;
+    ASSERT_GT(here, 0u) << "stopped after " << consumed;
+    connection.consume_stream(small, here);
+    consumed += here;
+    exchange();
+  }
+  EXPECT_TRUE(content == events.data[small]);
+  connection.end_stream(small, GrpcStatus::kOk);
+  exchange();
+
+  // However a stream ends, the next visitor has what its visitor had.
+  peer.cancel(wide[0]);
+  connection.end_stream(wide[1], GrpcStatus::kOk);
+  connection.abort_stream(wide[2]);
+  exchange();
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(events.closed.count(wide[i])) << i;
+    EXPECT_EQ(kGrpcWindowBytesMax, window(open_joined())) << i;
+  }
+  EXPECT_EQ(kGrpcWindowBytes, window(open_joined()));
+
+  // What is left of the growth is for those that keep up.
+  events.consumes = true;
+  const auto quick = open_joined();
+  ASSERT_EQ(kGrpcWindowBytes, window(quick));
+  peer.send(quick, message_of(std::string(4'000'000, 'q')));
+  exchange();
+  EXPECT_EQ(4'000'000u, events.data[quick].size());
+  EXPECT_GT(window(quick), kGrpcWindowBytesMax / 2);
+}
+
+TEST_F(NatrpGrpcTest, AStreamThatCannotSendMoreIsNotWidened) {
+  const auto ended = peer.open_msg(), cut = peer.open_msg(), refused = peer.open_msg("evil");
+  peer.finish(ended);
+  exchange();
+  connection.end_stream(cut, GrpcStatus::kOk);
+  exchange();
+  for (const int32_t id : {ended, cut, refused, 4711}) connection.join_stream(id);
+  EXPECT_FALSE(connection.wants_output());
+  connection.lost();
+  connection.join_stream(ended);
 }
 
 TEST_F(NatrpGrpcTest, OneBusyStreamDoesNotStarveAnother) {

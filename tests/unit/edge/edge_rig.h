@@ -86,6 +86,15 @@ class EdgeRig final : public EdgeControlPort {
     return sum;
   }
 
+  // What came from the original clients that are there, of their services.
+  uint64_t bytes_from_agents() const {
+    uint64_t sum = 0;
+    conns_.for_each([&](const ConnView& view) {
+      if (view.role == ConnRole::kDataChannel) sum += view.bytes_received;
+    });
+    return sum;
+  }
+
   // --- original clients -------------------------------------------------------------------------------------------
 
   // A client whose token is its name, and whose port is open in every worker. send_buffer: of the edge's sockets

@@ -9,7 +9,7 @@ namespace {
 
 // Of a slow visitor's connection, both ends, so that the kernel cannot take what a window holds.
 constexpr int kSmallBuffer = 4096;
-constexpr size_t kMuch = 1 << 20;
+constexpr size_t kMuch = 2 << 20;  // more than a window
 
 class GrpcStreamsTest : public EdgeWorkerTest {
  protected:
@@ -117,6 +117,40 @@ TEST_P(GrpcStreamsTest, AnAgentThatReadsNothingStopsItsVisitorsWithinBounds) {
   EXPECT_TRUE(all_gone());
 }
 
+TEST_P(GrpcStreamsTest, AVisitorWidensTheWindowOfItsStreamBeforeAnybodyHasSaidAWord) {
+  GrpcSocket& agent = rig->connect_agent(0);
+  const int32_t id = open(agent), waits = open(agent);
+  ASSERT_TRUE(rig->until([&] { return agent.accepted(id) && agent.accepted(waits); }));
+  EXPECT_EQ(agent.window(id), static_cast<int32_t>(kGrpcWindowBytes));
+  Peer& visitor = visit();
+  EXPECT_TRUE(rig->until([&] { return agent.window(id) >= static_cast<int32_t>(kGrpcWindowBytesMax); }));
+  EXPECT_EQ(agent.window(waits), static_cast<int32_t>(kGrpcWindowBytes));
+  check_echo(agent, id, visitor);
+  visitor.closes = true;
+  EXPECT_TRUE(all_gone());
+}
+
+TEST_P(GrpcStreamsTest, ASlowVisitorsWindowComesBackWhileMuchStillWaitsForIt) {
+  GrpcSocket& agent = rig->connect_agent(0);
+  const int32_t id = open(agent);
+  Peer& visitor = visit(kSmallBuffer);
+  visitor.hear_at_once = 0;
+  const std::string content = some_bytes(kMuch);
+  agent.say(id, content);
+  ASSERT_TRUE(rig->until([&] { return agent.window(id) <= 0; }));
+  const uint64_t before = rig->bytes_from_agents();
+  visitor.hear_at_once = 512;  // a turn, of a millisecond
+  // HTTP/2 gives a window back by halves.
+  ASSERT_TRUE(rig->until([&] { return visitor.heard.size() >= kGrpcWindowBytesMax * 3 / 4; }));
+  visitor.hear_at_once = 0;
+  EXPECT_TRUE(rig->until([&] { return rig->bytes_from_agents() > before; }));
+  visitor.hear_at_once = 1 << 20;
+  ASSERT_TRUE(rig->until([&] { return visitor.heard.size() == content.size(); }));
+  EXPECT_TRUE(visitor.heard == content);
+  visitor.closes = true;
+  EXPECT_TRUE(all_gone());
+}
+
 // --- Ends ---------------------------------------------------------------------------------------------------------
 
 TEST_P(GrpcStreamsTest, AStreamThatEndsWithBytesQueuedIsOverAndItsVisitorGetsThemAll) {
@@ -168,7 +202,7 @@ TEST_P(GrpcStreamsTest, AStreamThatIsCancelledMidSendEndsItsVisitorBehindWhatHad
   check_echo(agent, other_id, other);  // the edge has read the cancel, too
   visitor.hear_at_once = 1 << 20;
   ASSERT_TRUE(rig->until([&] { return visitor.over(); }));
-  EXPECT_GE(visitor.heard.size(), kGrpcWindowBytes - 1024u) << "less than the window that was used up";
+  EXPECT_GE(visitor.heard.size(), kGrpcWindowBytesMax - 1024u) << "less than the window that was used up";
   EXPECT_TRUE(visitor.heard == content.substr(0, visitor.heard.size()));
   check_echo(agent, other_id, other);
   visitor.fd.reset();
