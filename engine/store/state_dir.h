@@ -19,8 +19,4 @@ Status make_state_dir(const std::string& dir);
 // process ends, however it ends. Fails when another edge has it.
 Result<Fd> lock_state_dir(const std::string& dir);
 
-// root working in the folder of a service user: a file that root makes there belongs to the folder's owner,
-// or the edge could not open it. Does nothing for others, and nothing when it may not.
-void give_to_owner_of_dir(const std::string& dir, int fd);
-
 }  // namespace natrp
