@@ -86,8 +86,17 @@ def test_an_edge_refuses_a_bind_address_that_is_busy(yard):
 def test_an_edge_refuses_an_admin_address_that_is_busy(yard):
     options = yard.edge_options()
     with socket.create_server(split_host_port(options["admin"])):
-        refused(yard, "natrp-engine", flags(options), options["admin"].replace(".", r"\."), "in use")
+        process = refused(yard, "natrp-engine", flags(options), "--admin", options["admin"].replace(".", r"\."),
+                          "in use", "--admin off")
+        assert "no such address" not in process.err
         socket.create_server(split_host_port(options["bind"])).close()
+
+
+def test_an_edge_refuses_an_admin_address_of_another_machine(yard):
+    options = yard.edge_options(admin="192.0.2.1:9022")
+    process = refused(yard, "natrp-engine", flags(options), "--admin", r"192\.0\.2\.1:9022",
+                      "no such address", "--admin off")
+    assert "in use" not in process.err
 
 
 def test_an_edge_refuses_the_admin_address_of_another_edge(yard):
