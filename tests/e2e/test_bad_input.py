@@ -253,12 +253,6 @@ def test_an_agent_refuses_a_token_file_that_is_a_folder(yard):
     refused(yard, "natrp", flags({**AGENT, "token": None, "token_file": folder}), folder.name)
 
 
-def test_an_agent_refuses_a_ca_file_that_holds_no_certificate(yard):
-    file = yard.path("ca.pem")
-    file.write_text("nothing of use\n")
-    refused(yard, "natrp", flags({**AGENT, "ca": file}), file.name)
-
-
 # --- --check -----------------------------------------------------------------------------------------------------
 
 def run(yard, name, words):
@@ -294,6 +288,17 @@ def test_check_of_an_agent_dials_nobody(yard):
         with pytest.raises(socket.timeout):
             nobody.accept()
     refused(yard, "natrp", [*flags({**AGENT, "local": "nonsense"}), "--check"], "nonsense|local")
+
+
+@pytest.mark.parametrize("text, mention", [
+    ("nothing of use\n", "holds no certificate"),
+    ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 1 in it cannot be read"),
+    ("-----BEGIN CERTIFICATE-----\n", "certificate 1 in it cannot be read")], ids=["words", "broken", "cut"])
+@pytest.mark.parametrize("words", [(), ("--check",)], ids=["start", "check"])
+def test_an_agent_reads_the_certificates_of_its_ca_file_at_its_start_and_when_checked(yard, words, text, mention):
+    file = yard.path("ca.pem")
+    file.write_text(text)
+    refused(yard, "natrp", [*flags({**AGENT, "ca": file}), *words], file.name, mention, "PEM form")
 
 
 @pytest.mark.parametrize("name", ["natrp-engine", "natrp", "natrpctl"])
