@@ -28,7 +28,9 @@ constexpr unsigned kRestartTries = 50;
 Edge::Edge(EdgeOptions options)
     : options_(std::move(options)), leases_(options_.ports, static_cast<uint64_t>(options_.grace_seconds) * 1000) {}
 
-Edge::~Edge() {
+Edge::~Edge() { stop(); }
+
+void Edge::stop() {
   signals_.reset();
   if (store_op_.op.in_flight) loop_->cancel(store_op_.op);
   for (auto& registration : registrations_) registration->close("the edge stops");
@@ -468,6 +470,7 @@ void Edge::on_signal(int) {
 int Edge::run() {
   say_ready();
   while (!stopped_) loop_->run_once(-1);
+  stop();
   log_info("edge stopped", {});
   return 0;
 }
