@@ -103,6 +103,8 @@ class Edge final : public EdgeControlPort {
  private:
   // Ends the sessions and the workers, whatever they are at. What the admin server reads stays.
   void stop();
+  Result<Fd> listen_control();
+  Status open_state();
   Status start_workers(uint32_t conns_max);
   void load_leases();
   void watch_store();

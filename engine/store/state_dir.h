@@ -19,4 +19,7 @@ Status make_state_dir(const std::string& dir);
 // process ends, however it ends. Fails when another edge has it.
 Result<Fd> lock_state_dir(const std::string& dir);
 
+// Fails when another edge has the folder now. Makes nothing and keeps nothing: lock_state_dir() decides.
+Status check_state_dir_is_free(const std::string& dir);
+
 }  // namespace natrp
