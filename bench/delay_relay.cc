@@ -16,13 +16,10 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <memory>
 #include <string>
@@ -33,52 +30,18 @@
 #include "load_generator/json_object.h"
 #include "load_generator/ready_loop.h"
 #include "load_generator/sockets.h"
+#include "load_generator/stop_signal.h"
+#include "pipe_shelf.h"
 
 namespace natrp::bench {
 namespace {
 
-constexpr int kPipeBytes = 1 << 20;
 constexpr size_t kSpliceBytes = 1 << 20;
 constexpr size_t kHeldBytesMax = 128 << 20;
 constexpr size_t kPipesMax = 4096;
 constexpr int kAcceptsPerTurn = 64;
 constexpr int kReadsPerTurn = 4;
 constexpr uint64_t kFdsWanted = 200'000;
-
-struct Pipe {
-    Fd out;  // read end
-    Fd in;   // write end
-    size_t filled = 0;
-};
-
-// Empty pipes, made when none is there.
-class PipeShelf {
-public:
-    std::unique_ptr<Pipe> take() {
-        if (!pipes_.empty()) {
-            auto pipe = std::move(pipes_.back());
-            pipes_.pop_back();
-            return pipe;
-        }
-        if (made_ == kPipesMax) {
-            refuse("more than " + std::to_string(kPipesMax) + " pipes would be needed");
-        }
-        int ends[2];
-        if (::pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0) {
-            refuse(std::string("no pipe to be had: ") + std::strerror(errno));
-        }
-        ::fcntl(ends[0], F_SETPIPE_SZ, kPipeBytes);  // refused to the unprivileged at some point: smaller then
-        ++made_;
-        return std::make_unique<Pipe>(Pipe{Fd(ends[0]), Fd(ends[1])});
-    }
-    void give_back(std::unique_ptr<Pipe> pipe) { pipes_.push_back(std::move(pipe)); }
-    // With bytes in it: of no more use.
-    void drop(std::unique_ptr<Pipe>) { --made_; }
-
-private:
-    std::vector<std::unique_ptr<Pipe>> pipes_;
-    size_t made_ = 0;
-};
 
 class Relay;
 
@@ -104,25 +67,25 @@ public:
             if (held_ >= kHeldBytesMax) {
                 return Outcome::ok;
             }
-            if (tail_full_ || pipes_.empty()) {
-                pipes_.push_back(shelf.take());
+            if (tail_full_ || parts_.empty()) {
+                parts_.push_back({shelf.take()});
                 tail_full_ = false;
             }
-            Pipe& pipe = *pipes_.back();
-            const ssize_t got = ::splice(from, nullptr, pipe.in.get(), nullptr, kSpliceBytes,
+            Part& part = parts_.back();
+            const ssize_t got = ::splice(from, nullptr, part.pipe->in.get(), nullptr, kSpliceBytes,
                                          SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
             if (got > 0) {
-                pipe.filled += static_cast<size_t>(got);
+                part.filled += static_cast<size_t>(got);
                 held_ += static_cast<size_t>(got);
                 moved += static_cast<size_t>(got);
                 continue;
             }
             const int error = errno;
             // The socket is empty, or the pipe is full: only an empty pipe tells which.
-            tail_full_ = got < 0 && error == EAGAIN && pipe.filled > 0;
-            if (pipe.filled == 0) {
-                shelf.give_back(std::move(pipes_.back()));
-                pipes_.pop_back();
+            tail_full_ = got < 0 && error == EAGAIN && part.filled > 0;
+            if (part.filled == 0) {
+                shelf.give_back(std::move(part.pipe));
+                parts_.pop_back();
             }
             if (got == 0) {
                 return Outcome::eof;
@@ -141,8 +104,8 @@ public:
 
     Outcome write(int to, PipeShelf& shelf) {
         while (released_ > 0) {
-            Pipe& pipe = *pipes_.front();
-            const ssize_t put = ::splice(pipe.out.get(), nullptr, to, nullptr, std::min(released_, pipe.filled),
+            Part& part = parts_.front();
+            const ssize_t put = ::splice(part.pipe->out.get(), nullptr, to, nullptr, std::min(released_, part.filled),
                                          SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
             if (put < 0 && errno == EINTR) {
                 continue;
@@ -150,23 +113,23 @@ public:
             if (put <= 0) {
                 return put < 0 && errno == EAGAIN ? Outcome::blocked : Outcome::broken;
             }
-            pipe.filled -= static_cast<size_t>(put);
+            part.filled -= static_cast<size_t>(put);
             held_ -= static_cast<size_t>(put);
             released_ -= static_cast<size_t>(put);
-            if (pipe.filled == 0) {
-                tail_full_ = tail_full_ && pipes_.size() > 1;
-                shelf.give_back(std::move(pipes_.front()));
-                pipes_.pop_front();
+            if (part.filled == 0) {
+                tail_full_ = tail_full_ && parts_.size() > 1;
+                shelf.give_back(std::move(part.pipe));
+                parts_.pop_front();
             }
         }
         return Outcome::ok;
     }
 
     void drop(PipeShelf& shelf) {
-        for (auto& pipe : pipes_) {
-            shelf.drop(std::move(pipe));
+        for (Part& part : parts_) {
+            shelf.drop(std::move(part.pipe));
         }
-        pipes_.clear();
+        parts_.clear();
     }
 
     bool has_room() const { return held_ < kHeldBytesMax; }
@@ -177,7 +140,11 @@ public:
     bool ended = false;  // the other side has its FIN
 
 private:
-    std::deque<std::unique_ptr<Pipe>> pipes_;
+    struct Part {
+        std::unique_ptr<Pipe> pipe;
+        size_t filled = 0;
+    };
+    std::deque<Part> parts_;
     size_t held_ = 0;
     size_t released_ = 0;
     bool tail_full_ = false;
@@ -292,7 +259,7 @@ private:
     std::string congestion_;
     Fd listener_;
     ReadyLoop loop_;
-    PipeShelf shelf_;
+    PipeShelf shelf_{kPipesMax};
     std::deque<Due> queue_;
     std::vector<std::unique_ptr<Relay>> relays_;
 };
@@ -443,12 +410,7 @@ int main(int argc, char** argv) {
 
     raise_fd_limit(kFdsWanted);
     ::signal(SIGPIPE, SIG_IGN);
-    sigset_t stop_set;
-    sigemptyset(&stop_set);
-    sigaddset(&stop_set, SIGTERM);
-    sigaddset(&stop_set, SIGINT);
-    ::sigprocmask(SIG_BLOCK, &stop_set, nullptr);
-    const Fd stop(::signalfd(-1, &stop_set, SFD_CLOEXEC));
+    const Fd stop = watch_stop_signals();
 
     DelayRelay relay(listen, to, static_cast<uint64_t>(delay_ms * 1e6), congestion);
     JsonObject().text("listening", relay.where()).print();

@@ -11,15 +11,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -28,47 +23,17 @@
 #include "load_generator/flags.h"
 #include "load_generator/json_object.h"
 #include "load_generator/sockets.h"
+#include "load_generator/stop_signal.h"
+#include "pipe_shelf.h"
 
 namespace natrp::bench {
 namespace {
 
-constexpr int kPipeBytes = 1 << 20;
 constexpr size_t kSpliceBytes = 1 << 20;
 constexpr int kAcceptsPerTurn = 64;
 // A direction that never runs dry comes back after the others had their turn.
 constexpr int kRoundsPerTurn = 4;
 constexpr uint64_t kFdsWanted = 200'000;
-
-struct Pipe {
-    Fd out;  // read end
-    Fd in;   // write end
-    size_t slots = 0;
-};
-
-// Empty pipes, ready to be borrowed.
-class PipeShelf {
-public:
-    std::unique_ptr<Pipe> take() {
-        if (!pipes_.empty()) {
-            auto pipe = std::move(pipes_.back());
-            pipes_.pop_back();
-            return pipe;
-        }
-        int ends[2];
-        if (::pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0) {
-            refuse(std::string("no pipe to be had: ") + std::strerror(errno));
-        }
-        // Refused beyond the page budget of an unprivileged user; the pipe is smaller then and works all the
-        // same.
-        ::fcntl(ends[0], F_SETPIPE_SZ, kPipeBytes);
-        const auto slots = static_cast<size_t>(::fcntl(ends[0], F_GETPIPE_SZ) / ::getpagesize());
-        return std::make_unique<Pipe>(Pipe{Fd(ends[0]), Fd(ends[1]), slots});
-    }
-    void give_back(std::unique_ptr<Pipe> pipe) { pipes_.push_back(std::move(pipe)); }
-
-private:
-    std::vector<std::unique_ptr<Pipe>> pipes_;
-};
 
 class Relay;
 
@@ -200,9 +165,9 @@ private:
 
 class FloorRelay {
 public:
-    FloorRelay(const Address& listen, const Address& to, const sigset_t& stop_set)
+    FloorRelay(const Address& listen, const Address& to, Fd stop)
         : to_(to), listener_(listen_on(listen, "")), epoll_(::epoll_create1(EPOLL_CLOEXEC)),
-          stop_(::signalfd(-1, &stop_set, SFD_CLOEXEC)) {
+          stop_(std::move(stop)) {
         watch(listener_.get(), EPOLLIN, &listener_);
         watch(stop_.get(), EPOLLIN, &stop_);
     }
@@ -305,13 +270,7 @@ int main(int argc, char** argv) {
 
     raise_fd_limit(kFdsWanted);
     ::signal(SIGPIPE, SIG_IGN);
-    sigset_t stop_set;
-    sigemptyset(&stop_set);
-    sigaddset(&stop_set, SIGTERM);
-    sigaddset(&stop_set, SIGINT);
-    ::sigprocmask(SIG_BLOCK, &stop_set, nullptr);
-
-    FloorRelay relay(listen, to, stop_set);
+    FloorRelay relay(listen, to, watch_stop_signals());
     JsonObject().text("listening", relay.where()).print();
     relay.run();
     return 0;

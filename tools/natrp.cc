@@ -1,12 +1,19 @@
 // The agent: natrp. Options → Agent → run.
 #include "agent/agent.h"
 #include "base/log.h"
+#include "control/tls_stream.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
 
 int main(int argc, char** argv) {
   natrp::block_signals();
   auto parsed = natrp::parse_agent_options(argc, argv);
+  if (parsed.checked && !parsed.options.ca_file.empty()) {
+    // A start reads it in Agent::start(); the options cannot, they know no certificates.
+    if (const auto ca = natrp::load_ca(parsed.options.ca_file); !ca.ok()) {
+      parsed.end = {2, "natrp: " + ca.error().message + '\n'};
+    }
+  }
   if (!parsed.run) return parsed.end.say();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   natrp::Status started = natrp::check_descriptor_limit(parsed.options.workers);

@@ -15,7 +15,6 @@
 
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -34,6 +33,7 @@
 #include "json_object.h"
 #include "ready_loop.h"
 #include "sockets.h"
+#include "stop_signal.h"
 
 namespace natrp::bench {
 namespace {
@@ -267,20 +267,10 @@ private:
     Service& service_;
 };
 
-// SIGTERM and SIGINT, as something to wait for. Block them before any thread exists: threads inherit the
-// mask.
+// The signals to stop, as something that the loop waits for.
 class StopSignal final : public ReadyHandler {
 public:
-    static sigset_t block() {
-        sigset_t set;
-        sigemptyset(&set);
-        sigaddset(&set, SIGTERM);
-        sigaddset(&set, SIGINT);
-        ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
-        return set;
-    }
-
-    StopSignal(ReadyLoop& loop, const sigset_t& blocked) : fd_(::signalfd(-1, &blocked, SFD_CLOEXEC)) {
+    StopSignal(ReadyLoop& loop, Fd fd) : fd_(std::move(fd)) {
         loop.add(fd_.get(), *this, EPOLLIN);
     }
     void on_ready(uint32_t) override { raised_ = true; }
@@ -298,9 +288,9 @@ int run(int argc, char** argv) {
     flags.reject_unknown();
 
     raise_fd_limit(kFdsWanted);
-    const sigset_t blocked = StopSignal::block();
+    Fd stop_signals = watch_stop_signals();
     Service service;
-    StopSignal stop_signal(service.loop, blocked);
+    StopSignal stop_signal(service.loop, std::move(stop_signals));
     Fd listener_fd = listen_on(address, congestion);
     const std::string where = format_address(local_address(listener_fd));
     Listener listener(std::move(listener_fd), service);

@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 
 #include "exchange_run.h"
 #include "modes.h"
+#include "stop_signal.h"
 
 namespace natrp::bench {
 namespace {
@@ -89,15 +89,6 @@ class StopWatch {
 public:
     enum class Why { line, stop };
 
-    StopWatch() {
-        sigset_t set;
-        sigemptyset(&set);
-        sigaddset(&set, SIGTERM);
-        sigaddset(&set, SIGINT);
-        ::sigprocmask(SIG_BLOCK, &set, nullptr);
-        signal_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC));
-    }
-
     Why wait() const {
         for (;;) {
             pollfd waits[2] = {{signal_.get(), POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}};
@@ -113,7 +104,7 @@ public:
     }
 
 private:
-    Fd signal_;
+    const Fd signal_ = watch_stop_signals();
 };
 
 }  // namespace

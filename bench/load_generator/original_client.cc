@@ -12,7 +12,6 @@
 #include <nghttp2/nghttp2.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -35,6 +34,7 @@
 #include "message_stream.h"
 #include "ready_loop.h"
 #include "sockets.h"
+#include "stop_signal.h"
 
 namespace natrp::bench {
 namespace {
@@ -494,12 +494,7 @@ int run(int argc, char** argv) {
     flags.reject_unknown();
 
     ::signal(SIGPIPE, SIG_IGN);
-    sigset_t stop_set;
-    sigemptyset(&stop_set);
-    sigaddset(&stop_set, SIGTERM);
-    sigaddset(&stop_set, SIGINT);
-    ::sigprocmask(SIG_BLOCK, &stop_set, nullptr);
-    const Fd stop(::signalfd(-1, &stop_set, SFD_CLOEXEC));
+    const Fd stop = watch_stop_signals();
 
     Client(server, local, token, streams, congestion).run(stop.get());
     return 0;

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "edge/edge.h"
+#include "net/socket.h"
 
 namespace natrp {
 
@@ -51,17 +52,22 @@ Status AdminServer::start() {
   const std::string host = address_.host_text();
   const bool bound = address_.port() == 0 ? server_->bind_to_any_port(host) > 0
                                           : server_->bind_to_port(host, address_.port());
-  if (!bound) {
-    return Error{"cannot listen on " + address_.text() +
-                 " for --admin: the port is in use by another process, or this host has no such address; choose "
-                 "another, or --admin off"};
-  }
+  if (!bound) return why_not_bound();
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "admin");
     server_->listen_after_bind();
   });
   log_info("admin server ready", {{"address", address_.text()}});
   return Done{};
+}
+
+// The library says only that it could not: the same is asked of the kernel once more, for the reason.
+Error AdminServer::why_not_bound() const {
+  if (const auto probe = listen_on(address_, {}, 1); !probe.ok()) {
+    return Error{"--admin: " + probe.error().message + ", or --admin off", probe.error().errno_value};
+  }
+  return Error{"--admin: could not listen on " + address_.text() +
+               ", and could a moment later: another process had the port; start again"};
 }
 
 void AdminServer::stop() {

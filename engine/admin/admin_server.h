@@ -29,11 +29,13 @@ class AdminServer {
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
 
-  // Listens and serves; the sentence of a busy address says which and what to do.
+  // Listens and serves. The sentence of an address that cannot be had says which, why and what to do.
   Status start();
   void stop();
 
  private:
+  Error why_not_bound() const;
+
   Edge& edge_;
   const Address address_;
   std::unique_ptr<httplib::Server> server_;

@@ -83,6 +83,11 @@ inline constexpr uint32_t kPatrolMs = 5000;
 // A data channel whose pair has moved nothing for so long has nothing under way: keepalive looks after it.
 inline constexpr uint32_t kPatrolRecentMs = 60000;
 static_assert(kPatrolRecentMs > kPeerSilentMs + 2 * kPatrolMs);
+// A host that answers nothing is given up in this order: its session by heartbeats, which say why in the log; its
+// control channel by TCP_USER_TIMEOUT, where no heartbeat looks; its pairs at last. A lost session leaves its pairs
+// alone, and an outage that the session survives must not cost a visitor.
+static_assert(kHeartbeatMs * kHeartbeatMisses < kTcpUserTimeoutMs);
+static_assert(kTcpUserTimeoutMs <= kPeerSilentMs);
 // Visitors and services: 60 s, then 5 probes 15 s apart.
 inline constexpr int kSlowKeepaliveIdleS = 60;
 inline constexpr int kSlowKeepaliveIntervalS = 15;

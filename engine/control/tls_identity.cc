@@ -14,6 +14,7 @@
 #include <cstring>
 #include <memory>
 
+#include "base/dir_owner.h"
 #include "base/fd.h"
 #include "control/auth.h"
 #include "control/tls_stream.h"
@@ -54,14 +55,6 @@ Status write_all_synced(int fd, const std::string& path, const std::string& text
   return Done{};
 }
 
-// root in the folder of a service user (natrpctl before the edge's first start): what it makes there is the folder
-// owner's, or the edge could not read its own key. Where even root may not give it away, it stays root's.
-void give_to_owner(int folder, int file) {
-  struct stat owner {};
-  if (::geteuid() != 0 || ::fstat(folder, &owner) != 0 || owner.st_uid == 0) return;
-  if (::fchown(file, owner.st_uid, owner.st_gid) != 0) return;
-}
-
 // path appears whole and on the disk, or not at all. When somebody else made it meanwhile, theirs stays:
 // link(2) never replaces, rename(2) would.
 Status create_file(const std::string& directory, const std::string& path, const std::string& text,
@@ -74,7 +67,7 @@ Status create_file(const std::string& directory, const std::string& path, const 
     return Error::from_errno("cannot create " + path + " (the state folder must be writable by this user)",
                              errno);
   }
-  give_to_owner(folder.get(), file.get());
+  give_to_owner_of_dir(directory, file.get());
   Status written = write_all_synced(file.get(), temporary, text);
   if (written && ::fchmod(file.get(), mode) != 0)
     written = Error::from_errno("cannot set the mode of " + temporary, errno);

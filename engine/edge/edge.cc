@@ -28,7 +28,9 @@ constexpr unsigned kRestartTries = 50;
 Edge::Edge(EdgeOptions options)
     : options_(std::move(options)), leases_(options_.ports, static_cast<uint64_t>(options_.grace_seconds) * 1000) {}
 
-Edge::~Edge() {
+Edge::~Edge() { stop(); }
+
+void Edge::stop() {
   signals_.reset();
   if (store_op_.op.in_flight) loop_->cancel(store_op_.op);
   for (auto& registration : registrations_) registration->close("the edge stops");
@@ -38,39 +40,23 @@ Edge::~Edge() {
 
 // --- Start --------------------------------------------------------------------------------------------------------
 
+// The addresses first, the state folder then: a start that cannot listen leaves no key and no database behind.
 Status Edge::start() {
   const uint64_t descriptors = raise_descriptor_limit();
-  if (Status made = make_state_dir(options_.state_dir); !made.ok()) return made;
-  auto lock = lock_state_dir(options_.state_dir);
-  if (!lock.ok()) return lock.error();
-  state_lock_ = std::move(lock).value();
-  auto identity = TlsIdentity::load_or_create(options_.state_dir);
-  if (!identity.ok()) return identity.error();
-  identity_ = std::make_unique<TlsIdentity>(std::move(identity).value());
-  auto store = Store::open(options_.state_dir);
-  if (!store.ok()) return store.error();
-  store_ = std::make_unique<Store>(std::move(store).value());
+  // But a second edge of the same folder hears of the first, and not of its port.
+  if (Status free = check_state_dir_is_free(options_.state_dir); !free.ok()) return free;
   // The control path is cold: epoll serves it, and costs no ring's memory.
   auto loop = make_loop(IoKind::kEpoll);
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
-  load_leases();
-  forget_removed_clients();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
-  const SocketOptions control_options{.piggyback_acks = true};
-  auto listener = listen_on(options_.bind, control_options, kBacklog);
-  // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
-  // has to wait that moment, not to fail.
-  for (unsigned tries = 0;
-       !listener.ok() && listener.error().errno_value == EADDRINUSE && tries < kRestartTries; ++tries) {
-    loop_->run_once(20);
-    listener = listen_on(options_.bind, control_options, kBacklog);
-  }
+  auto listener = listen_control();
   if (!listener.ok()) return listener.error();
   if (auto probe = listen_on(options_.public_bind.with_port(0), {}, 1); !probe.ok()) {
     return Error{"--public-bind: " + probe.error().message};
   }
   bound_ = local_address(listener.value().get()).text();
+  if (Status opened = open_state(); !opened.ok()) return opened;
   conns_max_ = conns_for_descriptors(descriptors, options_.workers);
   if (Status started = start_workers(conns_max_); !started.ok()) return started;
   watch_store();
@@ -86,6 +72,34 @@ Status Edge::start() {
   tick_.owner = this;
   tick_.timer.handler = on_tick_timer;
   loop_->timers().arm(tick_.timer, kTickMs);
+  return Done{};
+}
+
+Result<Fd> Edge::listen_control() {
+  const SocketOptions control_options{.piggyback_acks = true};
+  auto listener = listen_on(options_.bind, control_options, kBacklog);
+  // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
+  // has to wait that moment, not to fail.
+  for (unsigned tries = 0;
+       !listener.ok() && listener.error().errno_value == EADDRINUSE && tries < kRestartTries; ++tries) {
+    loop_->run_once(20);
+    listener = listen_on(options_.bind, control_options, kBacklog);
+  }
+  return listener;
+}
+
+Status Edge::open_state() {
+  auto lock = lock_state_dir(options_.state_dir);
+  if (!lock.ok()) return lock.error();
+  state_lock_ = std::move(lock).value();
+  auto identity = TlsIdentity::load_or_create(options_.state_dir);
+  if (!identity.ok()) return identity.error();
+  identity_ = std::make_unique<TlsIdentity>(std::move(identity).value());
+  auto store = Store::open(options_.state_dir);
+  if (!store.ok()) return store.error();
+  store_ = std::make_unique<Store>(std::move(store).value());
+  load_leases();
+  forget_removed_clients();
   return Done{};
 }
 
@@ -468,6 +482,7 @@ void Edge::on_signal(int) {
 int Edge::run() {
   say_ready();
   while (!stopped_) loop_->run_once(-1);
+  stop();
   log_info("edge stopped", {});
   return 0;
 }

@@ -101,8 +101,11 @@ class Edge final : public EdgeControlPort {
   void listener_landed(int listener_fd) override;
 
  private:
+  // Ends the sessions and the workers, whatever they are at. What the admin server reads stays.
+  void stop();
+  Result<Fd> listen_control();
+  Status open_state();
   Status start_workers(uint32_t conns_max);
-  Status listen_control();
   void load_leases();
   void watch_store();
   void on_store_changed();
@@ -111,7 +114,6 @@ class Edge final : public EdgeControlPort {
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
   void on_tick();
-  void check_drained();
   void say_ready();
   static void on_tick_timer(Timer& timer);
   static void on_store_op(Op& op);

@@ -43,7 +43,9 @@ Result<Fd> listen_on(const Address& address, const SocketOptions& options, int b
     if (error == EACCES) {
       return Error{why + ": no right to use a port below 1024; run as root or give CAP_NET_BIND_SERVICE", error};
     }
-    if (error == EADDRNOTAVAIL) return Error{why + ": this host has no such address", error};
+    if (error == EADDRNOTAVAIL) {
+      return Error{why + ": this host has no such address; choose one that `ip address` shows", error};
+    }
     return Error::from_errno(why, error);
   }
   // listen(2) starts the ACK state of a socket anew, and what it accepts copies that.

@@ -81,7 +81,8 @@ struct ParseEnd {
 
 template <typename Options>
 struct ParseOutcome {
-  bool run = false;  // true: options hold. False: end does
+  bool run = false;      // true: options hold. False: end does
+  bool checked = false;  // by --check, and nothing wrong was found here: both hold
   ParseEnd end;
   Options options;
 };

@@ -300,6 +300,7 @@ ParseOutcome<AgentOptions> parse_agent_options(int argc, const char* const* argv
     return outcome;
   }
   outcome.run = !flags.check;
+  outcome.checked = flags.check;
   if (flags.check) outcome.end = ParseEnd{0, "natrp: the configuration is good; nothing was started\n"};
   outcome.options = std::move(draft.options);
   return outcome;

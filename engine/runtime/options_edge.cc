@@ -113,6 +113,7 @@ ParseOutcome<EdgeOptions> parse_edge_options(int argc, const char* const* argv) 
   }
   if (!draft.public_bind_given) draft.options.public_bind = draft.options.bind.with_port(0);
   outcome.run = !flags.check;
+  outcome.checked = flags.check;
   if (flags.check)
     outcome.end = ParseEnd{0, "natrp-engine: the configuration is good; nothing was started\n"};
   outcome.options = std::move(draft.options);

@@ -7,6 +7,8 @@
 
 #include <cerrno>
 
+#include "base/dir_owner.h"
+
 namespace natrp {
 namespace {
 
@@ -16,6 +18,16 @@ Error not_makeable(const std::string& dir, const std::string& at, int errno_valu
   Error error = Error::from_errno("cannot make the state folder " + dir + ": " + at, errno_value);
   error.message += "; give a folder that this user may write with --state";
   return error;
+}
+
+std::string lock_path(const std::string& dir) { return dir + "/edge.lock"; }
+
+Status lock(int fd, const std::string& dir) {
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return Done{};
+  if (errno != EWOULDBLOCK) return Error::from_errno("cannot lock " + lock_path(dir), errno);
+  return Error{"another edge is running with the state folder " + dir +
+                   ": stop it, or give this one a folder of its own with --state",
+               EWOULDBLOCK};
 }
 
 }  // namespace
@@ -46,26 +58,18 @@ Status make_state_dir(const std::string& dir) {
 
 Result<Fd> lock_state_dir(const std::string& dir) {
   if (Status made = make_state_dir(dir); !made.ok()) return made.error();
-  const std::string path = dir + "/edge.lock";
+  const std::string path = lock_path(dir);
   Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd.valid()) return Error::from_errno("cannot open " + path, errno);
   give_to_owner_of_dir(dir, fd.get());
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return Error::from_errno("cannot lock " + path, errno);
-    return Error{"another edge is running with the state folder " + dir +
-                     ": stop it, or give this one a folder of its own with --state",
-                 EWOULDBLOCK};
-  }
+  if (Status locked = lock(fd.get(), dir); !locked.ok()) return locked.error();
   return fd;
 }
 
-void give_to_owner_of_dir(const std::string& dir, int fd) {
-  if (geteuid() != 0) return;
-  struct stat folder;
-  struct stat file;
-  if (stat(dir.c_str(), &folder) != 0 || fstat(fd, &file) != 0 || folder.st_uid == file.st_uid) return;
-  // Where even root may not (a user namespace, a network file system) the file stays root's.
-  if (fchown(fd, folder.st_uid, folder.st_gid) != 0) return;
+Status check_state_dir_is_free(const std::string& dir) {
+  const Fd fd(open(lock_path(dir).c_str(), O_RDWR | O_CLOEXEC));
+  // No lock yet, or no right to it: what is wrong with the folder is told by who locks it.
+  return fd.valid() ? lock(fd.get(), dir) : Done{};
 }
 
 }  // namespace natrp

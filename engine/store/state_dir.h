@@ -19,8 +19,7 @@ Status make_state_dir(const std::string& dir);
 // process ends, however it ends. Fails when another edge has it.
 Result<Fd> lock_state_dir(const std::string& dir);
 
-// root working in the folder of a service user: a file that root makes there belongs to the folder's owner,
-// or the edge could not open it. Does nothing for others, and nothing when it may not.
-void give_to_owner_of_dir(const std::string& dir, int fd);
+// Fails when another edge has the folder now. Makes nothing and keeps nothing: lock_state_dir() decides.
+Status check_state_dir_is_free(const std::string& dir);
 
 }  // namespace natrp

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <ctime>
 
+#include "base/dir_owner.h"
 #include "base/fd.h"
 #include "store/state_dir.h"
 #include "store/statement.h"

@@ -31,14 +31,14 @@ def refused(yard, name, words, *mentions):
     return process
 
 
-def edge_refused(yard, changes, *mentions, words=(), state_untouched=True):
+def edge_refused(yard, changes, *mentions, words=()):
     """An edge with one bad flag; nothing may be left of it. None takes a flag away."""
     options = yard.edge_options(**changes)
     refused(yard, "natrp-engine", [*flags(options), *words], *mentions)
     for key in ("bind", "admin"):
         if key not in changes:
             socket.create_server(split_host_port(options[key])).close()  # nobody listens
-    if "state" not in changes and state_untouched:
+    if "state" not in changes:
         assert not left_in(options["state"]), f"a refused edge left {left_in(options['state'])}"
 
 
@@ -81,13 +81,23 @@ def test_an_edge_refuses_a_bind_address_that_is_busy(yard):
     with socket.create_server(split_host_port(options["bind"])):
         refused(yard, "natrp-engine", flags(options), options["bind"].replace(".", r"\."), "in use")
         socket.create_server(split_host_port(options["admin"])).close()  # nobody listens
+    assert not os.path.exists(options["state"])
 
 
 def test_an_edge_refuses_an_admin_address_that_is_busy(yard):
     options = yard.edge_options()
     with socket.create_server(split_host_port(options["admin"])):
-        refused(yard, "natrp-engine", flags(options), options["admin"].replace(".", r"\."), "in use")
+        process = refused(yard, "natrp-engine", flags(options), "--admin", options["admin"].replace(".", r"\."),
+                          "in use", "--admin off")
+        assert "no such address" not in process.err
         socket.create_server(split_host_port(options["bind"])).close()
+
+
+def test_an_edge_refuses_an_admin_address_of_another_machine(yard):
+    options = yard.edge_options(admin="192.0.2.1:9022")
+    process = refused(yard, "natrp-engine", flags(options), "--admin", r"192\.0\.2\.1:9022",
+                      "no such address", "--admin off")
+    assert "in use" not in process.err
 
 
 def test_an_edge_refuses_the_admin_address_of_another_edge(yard):
@@ -98,8 +108,11 @@ def test_an_edge_refuses_the_admin_address_of_another_edge(yard):
 
 
 def test_an_edge_refuses_a_bind_address_of_another_machine(yard):
-    # Only the kernel can tell: the edge's key may have been made by then.
-    edge_refused(yard, {"bind": "192.0.2.1:10022"}, r"192\.0\.2\.1", state_untouched=False)
+    edge_refused(yard, {"bind": "192.0.2.1:10022"}, r"192\.0\.2\.1", "no such address")
+
+
+def test_an_edge_refuses_a_public_bind_address_of_another_machine(yard):
+    edge_refused(yard, {"public_bind": "192.0.2.1"}, "--public-bind", "no such address")
 
 
 def test_a_second_edge_of_a_state_folder_is_refused(yard):
@@ -107,6 +120,12 @@ def test_a_second_edge_of_a_state_folder_is_refused(yard):
     refused(yard, "natrp-engine", flags(yard.edge_options(state=edge.state)), "another edge", str(edge.state))
     assert edge.process.alive
     edge.add_client()  # the first one's folder is as it was
+
+
+def test_a_second_edge_of_a_state_folder_hears_of_the_first_and_not_of_its_port(yard):
+    edge = yard.edge()
+    refused(yard, "natrp-engine", flags(edge.options), "another edge", str(edge.state))
+    assert edge.process.alive
 
 
 def test_an_edge_refuses_a_state_folder_that_it_may_not_write(yard):
@@ -244,12 +263,6 @@ def test_an_agent_refuses_a_token_file_that_is_a_folder(yard):
     refused(yard, "natrp", flags({**AGENT, "token": None, "token_file": folder}), folder.name)
 
 
-def test_an_agent_refuses_a_ca_file_that_holds_no_certificate(yard):
-    file = yard.path("ca.pem")
-    file.write_text("nothing of use\n")
-    refused(yard, "natrp", flags({**AGENT, "ca": file}), file.name)
-
-
 # --- --check -----------------------------------------------------------------------------------------------------
 
 def run(yard, name, words):
@@ -285,6 +298,17 @@ def test_check_of_an_agent_dials_nobody(yard):
         with pytest.raises(socket.timeout):
             nobody.accept()
     refused(yard, "natrp", [*flags({**AGENT, "local": "nonsense"}), "--check"], "nonsense|local")
+
+
+@pytest.mark.parametrize("text, mention", [
+    ("nothing of use\n", "holds no certificate"),
+    ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 1 in it cannot be read"),
+    ("-----BEGIN CERTIFICATE-----\n", "certificate 1 in it cannot be read")], ids=["words", "broken", "cut"])
+@pytest.mark.parametrize("words", [(), ("--check",)], ids=["start", "check"])
+def test_an_agent_reads_the_certificates_of_its_ca_file_at_its_start_and_when_checked(yard, words, text, mention):
+    file = yard.path("ca.pem")
+    file.write_text(text)
+    refused(yard, "natrp", [*flags({**AGENT, "ca": file}), *words], file.name, mention, "PEM form")
 
 
 @pytest.mark.parametrize("name", ["natrp-engine", "natrp", "natrpctl"])

@@ -84,6 +84,18 @@ def test_a_drain_without_visitors_is_over_at_once(yard, role):
 
 @pytest.mark.over(ONE)
 @pytest.mark.parametrize("role", ["edge", "agent"])
+def test_the_last_line_of_a_drain_says_that_it_is_over(yard, role):
+    rig = yard.rig()
+    process = getattr(rig, role).process
+    process.terminate()
+    assert process.wait_exit(10) == 0, process.describe()
+    lines = process.err.splitlines()
+    assert f"{role} stopped" in lines[-1], process.describe()
+    assert role == "agent" or any("session ended" in line for line in lines)
+
+
+@pytest.mark.over(ONE)
+@pytest.mark.parametrize("role", ["edge", "agent"])
 def test_a_drain_waits_no_longer_than_it_was_told(yard, role):
     rig = yard.rig({"drain_seconds": 1}, {"drain_seconds": 1})
     visitor, service = rig.pair()

@@ -6,6 +6,7 @@ import pytest
 
 from conftest import CONTROL
 from net import host_port, patient
+from processes import program
 
 pytestmark = pytest.mark.over(CONTROL[:1])
 
@@ -64,6 +65,13 @@ def test_an_agent_with_ca_knows_the_edge_by_its_host_name(yard, edge, authority)
 
 def test_the_pin_of_an_operators_own_key_is_in_the_token(yard, edge):
     yard.agent(edge, edge.add_client(), yard.service())
+
+
+def test_check_accepts_a_ca_file_with_a_certificate(yard, authority):
+    words = [program("natrp"), "--server", "localhost:9", "--token", "ntrp1_" + "A" * 86, "--local", "127.0.0.1:9",
+             "--ca", authority.file, "--check"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patient(20))
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_agent_with_a_wrong_ca_is_refused(yard, edge):

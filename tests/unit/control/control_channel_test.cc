@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "base/clock.h"
 #include "control/tls_identity.h"
+#include "loop/recorder.h"
 #include "temp_dir.h"
 
 namespace natrp {
@@ -74,18 +74,10 @@ class ControlChannelTest : public testing::TestWithParam<LoopCase> {
     EXPECT_TRUE(run_until([&] { return !edge_.channel && !agent_.channel; }));
   }
 
-  bool run_until(const std::function<bool()>& done, uint64_t limit_ms = 5000) {
-    const uint64_t end_ms = now_ms() + limit_ms;
-    while (!done()) {
-      if (now_ms() > end_ms) return false;
-      loop_->run_once(20);
-    }
-    return true;
+  bool run_until(const std::function<bool()>& done, uint32_t patience_ms = 5000) {
+    return natrp::run_until(*loop_, done, patience_ms);
   }
-  void run_for(uint64_t ms) {
-    const uint64_t end_ms = now_ms() + ms;
-    while (now_ms() < end_ms) loop_->run_once(5);
-  }
+  void run_for(uint32_t duration_ms) { natrp::run_for(*loop_, duration_ms); }
 
   void make_edge(std::string_view prefix = {}, ControlChannelTimes times = {}) {
     edge_.channel = std::make_unique<ControlChannel>(

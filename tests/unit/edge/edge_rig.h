@@ -14,9 +14,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "base/clock.h"
 #include "edge/edge_worker.h"
 #include "edge/grpc_socket.h"
+#include "loop/recorder.h"
 #include "net/loopback.h"
 #include "relay/rig.h"
 
@@ -142,14 +142,7 @@ class EdgeRig final : public EdgeControlPort {
   }
   // Agents and visitors act until done().
   bool until(const std::function<bool()>& done, uint32_t patience_ms = 20000) {
-    const uint64_t deadline = now_ms() + patience_ms;
-    while (!done()) {
-      if (now_ms() > deadline) return false;
-      for (GrpcSocket& agent : agents_) agent.turn();
-      for (Peer& visitor : visitors_) visitor.turn();
-      ::poll(nullptr, 0, 1);
-    }
-    return true;
+    return run_until([&] { turn_all(agents_, visitors_); }, done, patience_ms);
   }
 
   // What the workers asked the control thread for.

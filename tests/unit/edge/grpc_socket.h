@@ -1,7 +1,10 @@
 // An original client's connection over a real socket: GrpcPeer's HTTP/2, and the bytes of it.
 #pragma once
 
+#include <poll.h>
+
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -44,5 +47,13 @@ class GrpcSocket {
   std::string unsent_;
   std::map<int32_t, size_t> taken_;
 };
+
+// All of both act once, and the edge's threads get a moment.
+template <typename Agents, typename Visitors>
+void turn_all(Agents& agents, Visitors& visitors) {
+  for (GrpcSocket& agent : agents) agent.turn();
+  for (auto& visitor : visitors) visitor.turn();
+  ::poll(nullptr, 0, 1);
+}
 
 }  // namespace natrp

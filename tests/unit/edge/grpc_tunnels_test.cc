@@ -74,14 +74,7 @@ class GrpcTunnelsTest : public testing::TestWithParam<IoKind> {
   }
   GrpcSocket& connect_agent() { return agents_.emplace_back(options_.bind); }
   bool until(const std::function<bool()>& done) {
-    const uint64_t deadline = now_ms() + 20000;
-    while (!done()) {
-      if (now_ms() > deadline) return false;
-      for (GrpcSocket& agent : agents_) agent.turn();
-      for (Peer& visitor : visitors_) visitor.turn();
-      ::poll(nullptr, 0, 1);
-    }
-    return true;
+    return run_until([&] { turn_all(agents_, visitors_); }, done, 20000);
   }
   // A stream that its edge took. A client that the edge has not heard of yet is no client.
   int32_t open(GrpcSocket& agent, const std::string& token) {

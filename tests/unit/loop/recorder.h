@@ -1,6 +1,7 @@
-// An Op of a test, and what came of it.
+// An Op of a test, and what came of it; and how a test waits.
 #pragma once
 
+#include <concepts>
 #include <functional>
 #include <vector>
 
@@ -35,15 +36,22 @@ struct Recorder {
   bool over() const { return !op.in_flight; }
 };
 
-// Turns of the loop until done() or five seconds are over; true when done.
-template <typename Done>
-bool run_until(Loop& loop, Done done, uint32_t patience_ms = 5000) {
+// turn() again and again until done() or patience_ms are over; true when done.
+template <typename Turn, typename Done>
+  requires std::invocable<Turn&>
+bool run_until(Turn turn, Done done, uint32_t patience_ms) {
   const uint64_t deadline = now_ms() + patience_ms;
   while (!done()) {
     if (now_ms() > deadline) return false;
-    loop.run_once(10);
+    turn();
   }
   return true;
+}
+
+// Turns of the loop until done() or five seconds are over; true when done.
+template <typename Done>
+bool run_until(Loop& loop, Done done, uint32_t patience_ms = 5000) {
+  return run_until([&] { loop.run_once(10); }, done, patience_ms);
 }
 
 inline void run_for(Loop& loop, uint32_t duration_ms) {

@@ -127,13 +127,11 @@ struct Rig {
   // Turns until done().
   template <typename Done>
   bool until(std::vector<Peer*> peers, Done done, uint32_t patience_ms = 8000) {
-    const uint64_t deadline = now_ms() + patience_ms;
-    while (!done()) {
-      if (now_ms() > deadline) return false;
+    const auto turn = [&] {
       for (Peer* peer : peers) peer->turn();
       loop->run_once(1);
-    }
-    return true;
+    };
+    return run_until(turn, done, patience_ms);
   }
 };
 

@@ -242,6 +242,19 @@ TEST_F(StoreTest, OneEdgeAtATimeHasTheFolder) {
   EXPECT_TRUE(lock_state_dir(dir_).ok());
 }
 
+TEST_F(StoreTest, AskingWhetherAnEdgeHasTheFolderMakesNothing) {
+  EXPECT_TRUE(check_state_dir_is_free(dir_).ok());
+  EXPECT_FALSE(fs::exists(dir_));
+  auto lock = lock_state_dir(dir_);
+  ASSERT_TRUE(lock.ok()) << lock.error().message;
+  const Status taken = check_state_dir_is_free(dir_);
+  ASSERT_FALSE(taken.ok());
+  EXPECT_TRUE(mentions(taken.error().message, "another edge")) << taken.error().message;
+  lock.value().reset();
+  EXPECT_TRUE(check_state_dir_is_free(dir_).ok());
+  EXPECT_TRUE(lock_state_dir(dir_).ok());
+}
+
 TEST_F(StoreTest, AFileThatRootMakesBelongsToTheOwnerOfTheFolder) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root";
   ASSERT_TRUE(make_state_dir(dir_).ok());
