@@ -14,7 +14,7 @@ ready = bash scripts/deps.sh $(1) && bash scripts/build.sh $(BUILD) --buildtype=
 SANITIZE := --buildtype=debugoptimized -Db_lundef=false
 # Without the check of vptr: before it looks at an object it asks by pipe(2) whether the memory is there, and takes a
 # process that has no descriptor left, which some tests are about, for one that has lost its objects.
-ASAN := $(SANITIZE) -Db_sanitize=address,undefined -Dcpp_args=-fno-sanitize-recover=all,-fno-sanitize=vptr
+ASAN := $(SANITIZE) -Db_sanitize=address,undefined '-Dcpp_args=-fno-sanitize-recover=all -fno-sanitize=vptr'
 TSAN := $(SANITIZE) -Db_sanitize=thread
 # With fuzz, meson.build adds its own sanitizers.
 FUZZ := $(SANITIZE) -Dfuzz=true
