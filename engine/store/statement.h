@@ -2,7 +2,8 @@
 //
 // Statement: one SQL statement while it is bound, stepped and read. Private to engine/store.
 //
-// Life     prepared → bound → stepped until it gives no row → finalized by its destructor.
+// Life     prepared → bound → stepped until it gives no row → finalized by its destructor
+//                      └◀──────────── reset ────────────────┘
 // Thread   the Store's.
 #pragma once
 
@@ -58,6 +59,8 @@ class Statement {
     return error;
   }
   int last_code() const { return last_code_; }
+  // Done with its rows: it may be stepped anew, and holds no lock meanwhile.
+  void reset() { sqlite3_reset(statement_); }
 
   int64_t integer(int column) const { return sqlite3_column_int64(statement_, column); }
   std::string text(int column) const {

@@ -117,7 +117,7 @@ Error sqlite_error(const std::string& what, sqlite3* db) {
 }
 
 void Store::Closer::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
-void Store::Closer::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
+void Store::Closer::operator()(Statement* statement) const { delete statement; }
 
 Result<Store> Store::open(const std::string& dir, Missing missing) {
   const std::string path = dir + "/natrp.db";
@@ -312,18 +312,13 @@ Result<std::vector<LeaseRecord>> Store::list_leases() {
 }
 
 Result<int64_t> Store::data_version() {
-  if (!data_version_) {
-    sqlite3_stmt* statement = nullptr;
-    if (sqlite3_prepare_v3(db_.get(), "PRAGMA data_version", -1, SQLITE_PREPARE_PERSISTENT, &statement, nullptr) !=
-        SQLITE_OK) {
-      return sqlite_error("cannot use", db_.get());
-    }
-    data_version_.reset(statement);
+  if (!data_version_) data_version_.reset(new Statement(db_.get(), "PRAGMA data_version"));
+  if (const auto row = data_version_->step(); !row.ok()) {
+    data_version_.reset();  // prepared anew the next time
+    return row.error();
   }
-  Result<int64_t> version = sqlite3_step(data_version_.get()) == SQLITE_ROW
-                                ? Result<int64_t>(sqlite3_column_int64(data_version_.get(), 0))
-                                : Result<int64_t>(sqlite_error("cannot use", db_.get()));
-  sqlite3_reset(data_version_.get());
+  const int64_t version = data_version_->integer(0);
+  data_version_->reset();
   return version;
 }
 

@@ -20,9 +20,10 @@
 #include "base/result.h"
 
 struct sqlite3;
-struct sqlite3_stmt;
 
 namespace natrp {
+
+class Statement;
 
 using TokenHash = std::array<uint8_t, 32>;  // SHA-256
 
@@ -81,7 +82,7 @@ class Store {
  private:
   struct Closer {
     void operator()(sqlite3* db) const;
-    void operator()(sqlite3_stmt* statement) const;
+    void operator()(Statement* statement) const;
   };
   Store(std::string path, sqlite3* db) : path_(std::move(path)), db_(db) {}
   Status prepare();
@@ -90,7 +91,7 @@ class Store {
 
   std::string path_;
   std::unique_ptr<sqlite3, Closer> db_;
-  std::unique_ptr<sqlite3_stmt, Closer> data_version_;  // asked four times a second: prepared once
+  std::unique_ptr<Statement, Closer> data_version_;  // asked four times a second: prepared once
 };
 
 }  // namespace natrp
