@@ -191,8 +191,7 @@ void Agent::register_tunnel(uint32_t index) {
 void Agent::on_leased(const wire::Leased& leased) {
   if (leased.tunnel_index() >= options_.tunnels.size()) return;
   const std::string host = leased.public_host().empty() ? options_.server.host : leased.public_host();
-  const bool v6 = host.find(':') != std::string::npos;
-  const std::string address = (v6 ? "[" + host + "]" : host) + ":" + std::to_string(leased.port());
+  const std::string address = HostPort{host, static_cast<uint16_t>(leased.port())}.text();
   log_info("lease", {{"tunnel", options_.tunnels[leased.tunnel_index()].name},
                      {"public", address},
                      {"local", options_.tunnels[leased.tunnel_index()].local}});

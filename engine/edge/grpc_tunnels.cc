@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "edge/edge.h"
+#include "net/address.h"
 
 namespace natrp {
 namespace {
@@ -103,8 +104,7 @@ void GrpcTunnels::open(Tunnel& tunnel) {
       if (host.empty()) {
         log_info("lease live", {fields[0], fields[1], fields[2]});
       } else {
-        const bool v6 = host.find(':') != std::string::npos;
-        const std::string address = (v6 ? "[" + host + "]" : host) + ":" + std::to_string(leased.port);
+        const std::string address = HostPort{host, leased.port}.text();
         log_info("lease live", {fields[0], fields[1], fields[2], {"public_address", address}});
       }
       return;

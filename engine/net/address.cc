@@ -99,6 +99,11 @@ std::string Address::text() const {
   return host_text() + ":" + std::to_string(port());
 }
 
+std::string HostPort::text() const {
+  const bool v6 = host.find(':') != std::string::npos;
+  return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
 Result<HostPort> parse_host_port(std::string_view text) {
   const std::string given = "'" + std::string(text) + "'";
   if (const size_t slashes = text.find("://"); slashes != std::string_view::npos) {

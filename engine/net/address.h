@@ -47,6 +47,7 @@ class Address {
 struct HostPort {
   std::string host;
   uint16_t port = 0;
+  std::string text() const;  // "example.com:10022", "[::1]:80"
 };
 Result<HostPort> parse_host_port(std::string_view text);
 

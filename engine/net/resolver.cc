@@ -52,9 +52,9 @@ void Resolver::resolve(const Target& target, Answer answer) {
     return answer_now(std::vector<Address>{address.value()});
   }
   const HostPort& host_port = target.host_port;
-  const bool v6 = host_port.host.find(':') != std::string::npos;
-  const std::string text = (v6 ? "[" + host_port.host + "]" : host_port.host) + ":" + std::to_string(host_port.port);
-  if (auto literal = Address::parse(text); literal.ok()) return answer_now(std::vector<Address>{literal.value()});
+  if (auto literal = Address::parse(host_port.text()); literal.ok()) {
+    return answer_now(std::vector<Address>{literal.value()});
+  }
   const std::lock_guard lock(state_->mutex);
   state_->jobs.push_back({host_port, std::move(answer)});
   if (!state_->started) {
