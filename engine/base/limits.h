@@ -15,10 +15,6 @@ inline constexpr unsigned kWorkersMax = 64;
 // Slots of one worker's shard. Memory is mapped, and touched only when a slot is first used.
 inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 
-// Records of conns on their way to a pair (base/record_pool.h) that a worker keeps for the next ones: twice the ready
-// channels of a session. What a burst needs beyond goes back to the heap.
-inline constexpr unsigned kRecordsKept = 128;
-
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
@@ -107,6 +103,9 @@ inline constexpr unsigned kReadyChannelsMax = 64;    // per session
 // What the edge lets a session hold: an agent divides the above among its workers and rounds up in each. Beside it,
 // what was asked for visitors that waited and that have left since (EdgeSession::ready_max).
 inline constexpr unsigned kReadyChannelsHeld = kReadyChannelsMax + kWorkersMax;
+// Records of conns on their way to a pair (base/record_pool.h) that a worker keeps for the next ones. What a burst
+// needs beyond goes back to the heap.
+inline constexpr unsigned kRecordsKept = 2 * kReadyChannelsMax;
 inline constexpr unsigned kParkedVisitorsMax = 4096; // per session and worker; more are refused at once
 inline constexpr unsigned kUnprovenConnsMax = 4096;  // per worker: conns whose first bytes are not in yet
 // Control channels without a session: TLS and buffers are some 50 KB each, so 50 MB of a stranger's in all. A handshake

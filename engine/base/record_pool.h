@@ -23,11 +23,9 @@ class RecordPool {
  public:
   explicit RecordPool(unsigned kept) : kept_(kept), block_(std::allocator<T>().allocate(kept)) {}
   ~RecordPool() {
-    while (T* record = taken_.pop_front()) {
-      if (!in_block(*record)) delete record;
-    }
-    while (free_.pop_front() != nullptr) {
-    }
+    taken_.for_each([this](T& record) {
+      if (!in_block(record)) delete &record;
+    });
     std::destroy_n(block_, made_);
     std::allocator<T>().deallocate(block_, kept_);
   }
