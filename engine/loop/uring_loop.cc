@@ -57,23 +57,22 @@ Status UringLoop::start() {
       this);
   event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!event_.valid()) return Error::from_errno("cannot make an eventfd", errno);
-  wake_op_.loop = this;
-  wake_op_.op.handler = on_wake;
-  wake_op_.op.kind = OpKind::kPollMulti;
-  wake_op_.op.fd = event_.get();
-  wake_op_.op.len = POLLIN;
   hang_ups_.reset(epoll_create1(EPOLL_CLOEXEC));
   if (!hang_ups_.valid()) return Error::from_errno("cannot make an epoll instance", errno);
-  hang_ups_op_.loop = this;
-  hang_ups_op_.op.handler = on_hang_ups;
-  hang_ups_op_.op.kind = OpKind::kPollMulti;
-  hang_ups_op_.op.fd = hang_ups_.get();
-  hang_ups_op_.op.len = POLLIN;
   turn_ms_ = now_ms();
   timers_.start_at(turn_ms_);
-  submit(wake_op_.op);
-  submit(hang_ups_op_.op);
+  poll_own(wake_op_, event_.get(), on_wake);
+  poll_own(hang_ups_op_, hang_ups_.get(), on_hang_ups);
   return Done{};
+}
+
+void UringLoop::poll_own(WakeOp& wake, int fd, OpHandler handler) {
+  wake.loop = this;
+  wake.op.handler = handler;
+  wake.op.kind = OpKind::kPollMulti;
+  wake.op.fd = fd;
+  wake.op.len = POLLIN;
+  submit(wake.op);
 }
 
 UringLoop::~UringLoop() {

@@ -32,7 +32,13 @@ class UringLoop final : public SystemCallLoop {
 
  private:
   UringLoop() = default;
+  struct WakeOp {
+    Op op;  // first: its handler finds its WakeOp by a cast
+    UringLoop* loop;
+  };
   Status start();
+  // Has handler called whenever fd, which is this loop's own, is readable.
+  void poll_own(WakeOp& wake, int fd, OpHandler handler);
   io_uring_sqe* next_sqe();
   bool prepare(Op& op);
   bool prepare_cancel(Op& op);
@@ -53,10 +59,7 @@ class UringLoop final : public SystemCallLoop {
   io_uring_buf_ring* offered_ = nullptr;   // the provided-buffer ring shared with the kernel
   size_t offered_bytes_ = 0;
   Fd event_;
-  struct WakeOp {
-    Op op;          // first: on_wake finds its WakeOp by a cast
-    UringLoop* loop;
-  } wake_op_{};
+  WakeOp wake_op_{};
   // kHangUp goes through an epoll instance that the ring polls: IORING_OP_POLL_ADD always adds RDHUP to its mask, so on
   // a half-closed socket it would complete at once. Such ops are rare, and cost nothing until they fire.
   Fd hang_ups_;
