@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <ctime>
+#include <thread>
 
+#include "base/clock.h"
 #include "base/dir_owner.h"
 #include "base/fd.h"
 #include "store/state_dir.h"
@@ -18,6 +21,7 @@ namespace {
 
 // A writer holds the file for a few fsyncs; whoever waits longer than this waits for something broken.
 constexpr int kBusyTimeoutMs = 5000;
+constexpr int kBusyRetryMs = 5;
 
 constexpr const char* kClientColumns =
     "SELECT id, name, token_hash, plain_token_hash, ports, tunnels_max, conns_max, created FROM clients ";
@@ -25,6 +29,17 @@ constexpr const char* kClientColumns =
 Status execute(sqlite3* db, const char* sql) {
   if (sqlite3_exec(db, sql, nullptr, nullptr, nullptr) == SQLITE_OK) return Done{};
   return sqlite_error("cannot use", db);
+}
+
+// SQLite does not call its busy handler for a reader that wants to write, lest two of them wait for each other. Turning
+// the write-ahead log on is such a step, and two programs may open a new file at once: the wait is ours.
+Status execute_when_free(sqlite3* db, const char* sql) {
+  const uint64_t until_ms = now_ms() + kBusyTimeoutMs;
+  while (true) {
+    Status status = execute(db, sql);
+    if (status.ok() || sqlite3_errcode(db) != SQLITE_BUSY || now_ms() >= until_ms) return status;
+    std::this_thread::sleep_for(std::chrono::milliseconds(kBusyRetryMs));
+  }
 }
 
 // BEGIN IMMEDIATE waits its turn here, once; a transaction that begins as a reader could fail in its middle.
@@ -153,7 +168,7 @@ Status Store::prepare() {
   // not.
   for (const char* sql :
        {"PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"}) {
-    if (Status status = execute(db_.get(), sql); !status.ok()) return status;
+    if (Status status = execute_when_free(db_.get(), sql); !status.ok()) return status;
   }
   return migrate();
 }

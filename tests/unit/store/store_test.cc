@@ -5,8 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <thread>
 
 #include "store/state_dir.h"
 
@@ -230,6 +233,25 @@ TEST_F(StoreTest, MakesNothingWhenItIsOnlyToLook) {
   ASSERT_FALSE(store.ok());
   EXPECT_TRUE(mentions(store.error().message, "client add")) << store.error().message;
   EXPECT_FALSE(fs::exists(dir_));
+}
+
+// The first natrpctl of a new edge may come while that makes its file.
+TEST_F(StoreTest, WaitsForAnotherProgramThatMakesTheSameFile) {
+  ASSERT_TRUE(make_state_dir(dir_).ok());
+  std::promise<void> writing;
+  std::thread other([&] {
+    sqlite3* db = nullptr;
+    EXPECT_EQ(sqlite3_open((dir_ + "/natrp.db").c_str(), &db), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr), SQLITE_OK);
+    writing.set_value();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(sqlite3_exec(db, "COMMIT", nullptr, nullptr, nullptr), SQLITE_OK);
+    EXPECT_EQ(sqlite3_close(db), SQLITE_OK);
+  });
+  writing.get_future().wait();
+  const auto store = Store::open(dir_);
+  EXPECT_TRUE(store.ok()) << store.error().message;
+  other.join();
 }
 
 TEST_F(StoreTest, OneEdgeAtATimeHasTheFolder) {
