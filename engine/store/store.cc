@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <ctime>
-#include <thread>
 
 #include "base/clock.h"
 #include "base/dir_owner.h"
@@ -32,13 +30,14 @@ Status execute(sqlite3* db, const char* sql) {
 }
 
 // SQLite does not call its busy handler for a reader that wants to write, lest two of them wait for each other. Turning
-// the write-ahead log on is such a step, and two programs may open a new file at once: the wait is ours.
+// the write-ahead log on is such a step, and two programs may open a new file at once: the loop is ours, the
+// waiting SQLite's own, as its busy handler does it.
 Status execute_when_free(sqlite3* db, const char* sql) {
   const uint64_t until_ms = now_ms() + kBusyTimeoutMs;
   while (true) {
     Status status = execute(db, sql);
     if (status.ok() || sqlite3_errcode(db) != SQLITE_BUSY || now_ms() >= until_ms) return status;
-    std::this_thread::sleep_for(std::chrono::milliseconds(kBusyRetryMs));
+    sqlite3_sleep(kBusyRetryMs);
   }
 }
 
