@@ -40,7 +40,7 @@ void copy_pump_wait(RelayContext& context, Pump& pump, Conn& source) {
 void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   if (pump.pending > 0 && !flush(context, pump, source, sink)) return;
   size_t moved = 0;
-  for (unsigned step = 0; step < kStepsPerTurn && moved < kBytesPerTurn; ++step) {
+  for (unsigned step = 0; step < kStepsPerTurn && moved < context.bytes_per_turn; ++step) {
     uint16_t id = 0;
     if (!context.loop.buffers().take(id)) {
       context.counters.add(Counter::kBuffersExhausted);

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "base/counters.h"
+#include "base/limits.h"
 #include "loop/loop.h"
 #include "net/conn_table.h"
 #include "relay/pipe_pool.h"
@@ -32,6 +33,7 @@ struct RelayContext {
   Counters& counters;
   PumpKind kind;
   PairTable* pairs = nullptr;
+  size_t bytes_per_turn = kBytesPerTurn;  // of one pump, at most; the worker's to change
 };
 
 enum class PumpMode : uint8_t { kCopy, kUring, kSplice };

@@ -95,8 +95,8 @@ void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink
   }
   const int into = context.pipes.at(pump.pipe).write_fd;
   size_t moved = 0;
-  for (unsigned step = 0; step < kStepsPerTurn && moved < kBytesPerTurn; ++step) {
-    const ssize_t n = context.loop.try_splice(source.fd, into, kPipeBytes);
+  for (unsigned step = 0; step < kStepsPerTurn && moved < context.bytes_per_turn; ++step) {
+    const ssize_t n = context.loop.try_splice(source.fd, into, context.bytes_per_turn);
     if (n > 0) {
       pump.pending = static_cast<uint32_t>(n);
       moved += static_cast<size_t>(n);

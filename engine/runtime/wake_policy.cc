@@ -1,8 +1,39 @@
 #include "runtime/wake_policy.h"
 
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/limits.h"
 
 namespace natrp {
+namespace {
+
+// struct sched_attr of linux/sched/types.h, its first version: that header and glibc's <sched.h> exclude each other
+// until Linux 6.2's headers.
+struct SchedAttr {
+  uint32_t size;
+  uint32_t policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime_ns;  // of SCHED_OTHER: the slice, since 6.12
+  uint64_t deadline_ns;
+  uint64_t period_ns;
+};
+static_assert(sizeof(SchedAttr) == 48, "SCHED_ATTR_SIZE_VER0");
+
+// What is not said here (niceness, flags) stays as it is: the operator's.
+// A slice of 0 is the system's.
+bool set_policy_and_slice(uint32_t policy, uint64_t slice_ns) {
+  SchedAttr attr{};
+  if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) != 0) return false;
+  attr.policy = policy;
+  attr.runtime_ns = slice_ns;
+  return syscall(SYS_sched_setattr, 0, &attr, 0) == 0;
+}
+
+}  // namespace
 
 void WakePolicy::end_period(uint64_t turn_ms) {
   const uint64_t bytes = counters_.get(Counter::kBytesUp) + counters_.get(Counter::kBytesDown);
@@ -31,8 +62,11 @@ void WakePolicy::set(bool bulk) {
 }
 
 bool set_thread_bulk(bool bulk) {
+  const int policy = bulk ? SCHED_BATCH : SCHED_OTHER;
+  if (set_policy_and_slice(static_cast<uint32_t>(policy), bulk ? 0 : kEagerSliceNs)) return true;
+  // Some sandboxes let the older call through and not the newer one. It leaves the slice as it is.
   const sched_param none{};
-  return sched_setscheduler(0, bulk ? SCHED_BATCH : SCHED_OTHER, &none) == 0;
+  return sched_setscheduler(0, policy, &none) == 0;
 }
 
 bool thread_is_ordinary() { return sched_getscheduler(0) == SCHED_OTHER; }

@@ -62,6 +62,7 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   while (!stopping_) {
     loop_->run_once(-1);
     wake_policy.after_turn(loop_->turn_ms());
+    relay_->bytes_per_turn = wake_policy.bulk() ? kBytesPerTurnBulk : kBytesPerTurn;
     if (setup_.conns->live() != conns_live) {
       conns_live = setup_.conns->live();
       counters_.set(Counter::kConnsLive, conns_live);

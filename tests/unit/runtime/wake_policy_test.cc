@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <thread>
 #include <vector>
@@ -15,9 +18,9 @@ bool accepted = true;
 class WakePolicyTest : public testing::Test {
  protected:
   WakePolicyTest() {
-    asked.clear();
     accepted = true;
     policy.after_turn(now_ms);
+    asked.clear();
   }
 
   static bool set_bulk(bool bulk) {
@@ -92,6 +95,37 @@ TEST_F(WakePolicyTest, ARefusalIsTakenOnce) {
   for (unsigned i = 0; i < 3 * kBulkPeriods; ++i) period(kBulkPeriodBytes);
   EXPECT_FALSE(policy.bulk());
   EXPECT_EQ(asked.size(), 1u);
+}
+
+TEST_F(WakePolicyTest, WhereTheFirstWishIsRefusedNoneFollows) {
+  accepted = false;
+  WakePolicy refused(counters, set_bulk);
+  for (uint64_t i = 0; i < 3 * kBulkPeriods; ++i) {
+    counters.add(Counter::kBytesUp, kBulkPeriodBytes);
+    counters.add(Counter::kBytesSpliced, kBulkPeriodBytes);
+    refused.after_turn(now_ms + i * kBulkPeriodMs);
+  }
+  EXPECT_EQ(asked, std::vector<bool>{false});
+}
+
+uint64_t slice_ns() {
+  uint64_t attr[6] = {};  // struct sched_attr: size and policy, flags, niceness and priority, runtime, …
+  EXPECT_EQ(syscall(SYS_sched_getattr, 0, attr, sizeof attr, 0), 0);
+  return attr[3];
+}
+
+TEST(ThreadPolicy, AnEagerThreadHasAShortSliceAndKeepsItsNiceness) {
+  std::thread([] {
+    const uint64_t usual_ns = slice_ns();
+    if (usual_ns == 0) GTEST_SKIP() << "this kernel has no slices of a thread's own (6.12 has)";
+    ASSERT_EQ(setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 5), 0);
+    ASSERT_TRUE(set_thread_bulk(false));
+    EXPECT_EQ(slice_ns(), kEagerSliceNs);
+    EXPECT_EQ(getpriority(PRIO_PROCESS, static_cast<id_t>(gettid())), 5);
+    ASSERT_TRUE(set_thread_bulk(true));
+    EXPECT_EQ(slice_ns(), usual_ns);
+    EXPECT_EQ(getpriority(PRIO_PROCESS, static_cast<id_t>(gettid())), 5);
+  }).join();
 }
 
 TEST(ThreadPolicy, AThreadGoesToBatchAndBack) {
