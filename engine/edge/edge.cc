@@ -154,7 +154,7 @@ void Edge::say_ready() {
                           {"ports", options_.ports.format()},
                           {"io", workers_[0]->loop_name()},
                           {"workers", options_.workers},
-                          {"conns_max", uint64_t{conns_max_} * options_.workers},
+                          {"conns_max", conns_max()},
                           {"state", options_.state_dir},
                           {"pin", format_pin(identity_->pin())}});
   notify_systemd("READY=1");

@@ -49,6 +49,8 @@ class Edge final : public EdgeControlPort {
   size_t sessions_live() const { return sessions_live_.load(std::memory_order_relaxed); }
   // Asks the control thread; nullopt when it does not answer within two seconds.
   std::optional<std::vector<SessionInfo>> list_sessions();
+  // Conns that its workers can hold together.
+  uint64_t conns_max() const { return uint64_t{conns_max_} * workers_.size(); }
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
 
   // For registrations.

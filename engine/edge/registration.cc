@@ -316,10 +316,12 @@ void Registration::adjust_demand(bool tick) {
     extra_told_ -= (extra_told_ + 9) / 10;
     share_ready_max();
   }
-  const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, kReadyChannelsMax));
+  // Where slots are few, most of them are for visitors (Rendezvous::may_be_ready).
+  const auto most = static_cast<uint32_t>(std::clamp<uint64_t>(edge_.conns_max() / 4, 1, kReadyChannelsMax));
+  const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, most));
   // A quarter of a second's visitors may come while a channel is being dialled on a slow line.
   const auto wanted = static_cast<uint32_t>(std::ceil(visitors_per_tick_)) + extra_;
-  const uint32_t ready = std::clamp(wanted, floor, kReadyChannelsMax);
+  const uint32_t ready = std::clamp(wanted, floor, most);
   const bool lower_much = ready + ready / 2 < ready_told_;
   if (extra_ == 0 && (ready == ready_told_ || (ready < ready_told_ && !lower_much))) return;
   wire::Frame frame;

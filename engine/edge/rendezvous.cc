@@ -129,7 +129,7 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
       edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), fd, id] { role->take_channel(fd, id); });
       return;
     }
-    if (ready_everywhere(*session) >= session->shared->ready_max.load(std::memory_order_relaxed)) {
+    if (!may_be_ready(*session)) {
       worker.counters().add(Counter::kChannelsSurplus);
       worker.loop().close(conn.fd, true);
       worker.conns().release(conn);
@@ -153,6 +153,15 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   worker.pairs().push(session->ready, *pair);
   worker.counters().add(Counter::kChannelsReady);
   publish(*session);
+}
+
+// Beside what its session may hold, a ready channel needs a slot here for the visitor that it will meet: channels that
+// took all of them would keep every visitor out, for as long as they are there.
+bool Rendezvous::may_be_ready(const Session& session) const {
+  Worker& worker = edge_.worker();
+  const uint32_t free_slots = worker.conns().capacity() - worker.conns().live();
+  return free_slots > worker.counters().get(Counter::kChannelsReady) &&
+         ready_everywhere(session) < session.shared->ready_max.load(std::memory_order_relaxed);
 }
 
 uint32_t Rendezvous::ready_everywhere(const Session& session) const {

@@ -5,7 +5,8 @@
 //     visitor, a channel ready here        → they become a pair at once
 //     visitor, a channel ready elsewhere   → it waits; that worker gives its channel away (only idle channels move)
 //     visitor, no channel anywhere         → it waits; the agent is asked for one
-//     channel, a visitor waits here        → pair;  elsewhere → the channel moves there;  nobody → ready
+//     channel, a visitor waits here        → pair;  elsewhere → the channel moves there;  nobody → ready,
+//                                            or closed where too many are ready already
 //     10 s, or the visitor has left        → edge/parked_visitors ends it
 //
 // Thread   its worker's.
@@ -62,6 +63,7 @@ class Rendezvous {
   void park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms);
   void left(Session& session);
   Pair* pop_ready(Session& session);
+  bool may_be_ready(const Session& session) const;
   uint32_t ready_everywhere(const Session& session) const;
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);

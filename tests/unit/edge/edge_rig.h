@@ -24,9 +24,9 @@ namespace natrp {
 
 class EdgeRig final : public EdgeControlPort {
  public:
-  explicit EdgeRig(IoKind io, unsigned workers = 1) : roles_(workers) {
+  explicit EdgeRig(IoKind io, unsigned workers = 1, uint32_t slots = 8192) : roles_(workers) {
     std::signal(SIGPIPE, SIG_IGN);
-    for (unsigned i = 0; i < workers; ++i) conns_.add_shard(8192);
+    for (unsigned i = 0; i < workers; ++i) conns_.add_shard(slots);
     for (unsigned i = 0; i < workers; ++i) {
       WorkerSetup setup;
       setup.index = i;
@@ -93,6 +93,19 @@ class EdgeRig final : public EdgeControlPort {
       if (view.role == ConnRole::kDataChannel) sum += view.bytes_received;
     });
     return sum;
+  }
+
+  // A session of today's protocol without any channel, and its public port in every worker.
+  std::shared_ptr<EdgeSession> open_session() {
+    const auto session = std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, 0);
+    for (unsigned i = 0; i < workers_.size(); ++i) {
+      in_worker(i, [&] { roles_[i]->open_session(session); });
+    }
+    EdgeTunnel tunnel;
+    tunnel.id = 9;
+    tunnel.session = session;
+    open_public_ports("native", tunnel);
+    return session;
   }
 
   // --- original clients -------------------------------------------------------------------------------------------
@@ -184,8 +197,8 @@ inline std::string some_bytes(size_t bytes, unsigned seed = 1) {
 
 class EdgeWorkerTest : public testing::TestWithParam<IoKind> {
  protected:
-  void make(unsigned workers = 1) {
-    rig = std::make_unique<EdgeRig>(GetParam(), workers);
+  void make(unsigned workers = 1, uint32_t slots = 8192) {
+    rig = std::make_unique<EdgeRig>(GetParam(), workers, slots);
     if (!rig->refused().empty()) GTEST_SKIP() << rig->refused();
   }
   std::unique_ptr<EdgeRig> rig;

@@ -11,16 +11,6 @@ namespace {
 class ParkedVisitorsTest : public EdgeWorkerTest {
  protected:
   void SetUp() override { make(); }
-  // A session of today's protocol without any channel, and its public port.
-  std::shared_ptr<EdgeSession> open_session() {
-    const auto session = std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, 0);
-    rig->in_worker(0, [&] { rig->role(0).open_session(session); });
-    EdgeTunnel tunnel;
-    tunnel.id = 9;
-    tunnel.session = session;
-    rig->open_public_ports("native", tunnel);
-    return session;
-  }
   bool wait(EdgeSession& session, uint32_t count) {
     return rig->until([&] { return session.places[0].parked.load() == count; });
   }
@@ -37,7 +27,7 @@ class ParkedVisitorsTest : public EdgeWorkerTest {
 };
 
 TEST_P(ParkedVisitorsTest, AVisitorThatResetsWhileItWaitsIsForgottenLongBeforeItsTenSeconds) {
-  const auto session = open_session();
+  const auto session = rig->open_session();
   Peer& visitor = rig->visit(0, "native");
   visitor.say = "anybody there?";
   ASSERT_TRUE(wait(*session, 1));
@@ -52,7 +42,7 @@ TEST_P(ParkedVisitorsTest, AVisitorThatResetsWhileItWaitsIsForgottenLongBeforeIt
 }
 
 TEST_P(ParkedVisitorsTest, AVisitorThatHalfClosesWaitsOnAndItsBytesAndItsFinArrive) {
-  const auto session = open_session();
+  const auto session = rig->open_session();
   Peer& visitor = rig->visit(0, "native");
   visitor.say = "all I have to say";
   visitor.closes = true;
@@ -84,7 +74,7 @@ TEST_P(ParkedVisitorsTest, AVisitorThatHalfClosesWaitsOnAndItsBytesAndItsFinArri
 }
 
 TEST_P(ParkedVisitorsTest, ASessionThatEndsResetsItsWaitingVisitorsAndForgetsThem) {
-  const auto session = open_session();
+  const auto session = rig->open_session();
   Peer& visitor = rig->visit(0, "native");
   ASSERT_TRUE(wait(*session, 1));
   close_session(*session);

@@ -1,0 +1,36 @@
+// How many channels a worker keeps for visitors to come.
+#include "edge/rendezvous.h"
+
+#include "edge/edge_rig.h"
+
+namespace natrp {
+namespace {
+
+class RendezvousTest : public EdgeWorkerTest {
+ protected:
+  // The agent's end of a channel that has shown its ticket to worker 0.
+  void bring_channel(const EdgeSession& session) {
+    loopback::Two two = loopback::connected();
+    agent_ends.push_back(std::move(two.far));
+    rig->in_worker(0, [&] { rig->role(0).take_channel(two.near.release(), session.id); });
+  }
+  std::deque<Fd> agent_ends;
+};
+
+TEST_P(RendezvousTest, ReadyChannelsLeaveASlotForTheVisitorOfEach) {
+  constexpr uint32_t kSlots = 20;
+  make(1, kSlots);
+  const auto session = rig->open_session();
+  for (uint32_t i = 0; i < 2 * kSlots; ++i) bring_channel(*session);
+  EXPECT_EQ(rig->count(Counter::kChannelsReady), kSlots / 2);
+  EXPECT_EQ(rig->count(Counter::kChannelsSurplus), 2 * kSlots - kSlots / 2);
+  for (uint32_t i = 0; i < kSlots / 2; ++i) rig->visit(0, "native");
+  EXPECT_TRUE(rig->until([&] { return session->places[0].flowing.load() == kSlots / 2; }, 5000))
+      << session->places[0].flowing.load() << " visitors have a channel, " << rig->count(Counter::kVisitorsRefused)
+      << " were refused";
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, RendezvousTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
+
+}  // namespace
+}  // namespace natrp
