@@ -63,6 +63,14 @@ def goals_of(suite):
     goal("mixed_10_1000", "p99_beside_over_alone", "", "at most", 3.0, 2.0)
     goal("idle_1000", "pss_bytes_per_visitor", "", "at most", 1024, 512, unit="B")
     goal("idle_1000", "base_pss_kb_per_process", "", "at most", 6_000, 4_000, unit="kB")
+    # Beyond what the same seconds cost without a visitor. A heartbeat at the edge of them makes it a handful.
+    goal("allocations", "allocations_per_million_messages", "", "at most", 0)
+    goal("allocations", "allocations_per_connection", "", "at most", 0)
+    for direction in ("up", "down"):
+        for streams in (1, 8):
+            goal(f"bare_cable_bulk_{streams}_{direction}", "gbps", "floor", "at least", 0.9)
+        for streams in (1, 100):
+            goal(f"rtt_bulk_{streams}_{direction}", "gbps", "direct", "at least", 0.95)
     return goals
 
 
