@@ -17,9 +17,9 @@ inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
 inline constexpr unsigned kAcceptsPerTurn = 64;
-inline constexpr size_t kBytesPerTurn = 512u << 10;  // per pump: some 60 µs of splice or copy
-// … of a worker that moves nothing but bulk (runtime/wake_policy.h): nobody waits behind a stream but other streams.
-inline constexpr size_t kBytesPerTurnBulk = 1u << 20;
+inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
+// … of a stream beside messages (runtime/wake_policy.h), which wait behind it: some 60 µs of splice or copy
+inline constexpr size_t kBytesPerTurnQuick = 512u << 10;
 inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read calls
 
 // --- Buffers of the message path -----------------------------------------------------------------------------------
@@ -49,7 +49,8 @@ inline constexpr uint32_t kStallMs = 1000;           // no progress while the so
 inline constexpr uint32_t kBulkPeriodMs = 100;
 inline constexpr unsigned kBulkPeriods = 3;           // so many of nothing but bulk: the worker's wake-ups may wait
 inline constexpr uint64_t kBulkPeriodBytes = 8u << 20;  // of which each has at least so much: 0.7 Gb/s
-inline constexpr uint64_t kEagerSliceNs = 100'000;      // the shortest that the scheduler takes (Linux 6.12 and later)
+inline constexpr unsigned kMixedPeriods = 2;            // so many with messages beside bulk: they shall not wait
+inline constexpr uint64_t kQuickSliceNs = 100'000;      // the shortest that the scheduler takes (Linux 6.12 and later)
 
 // --- Pipes ---------------------------------------------------------------------------------------------------------
 inline constexpr size_t kPipeBytes = 1u << 20;       // /proc/sys/fs/pipe-max-size of every kernel since 2.6.35

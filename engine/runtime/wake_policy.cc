@@ -40,30 +40,37 @@ void WakePolicy::end_period(uint64_t turn_ms) {
   const uint64_t spliced = counters_.get(Counter::kBytesSpliced);
   const uint64_t visitors = counters_.get(Counter::kVisitors);
   const uint64_t moved = bytes - bytes_;
+  const uint64_t moved_spliced = spliced - spliced_;
   // A period may have lasted long, with an idle worker in it: what counts is how much it moved in its time.
   const uint64_t lasted_ms = turn_ms - period_began_ms_;
-  const bool only_bulk = moved == spliced - spliced_ && visitors == visitors_ &&
-                         moved / kBulkPeriodBytes >= lasted_ms / kBulkPeriodMs;
+  const bool much = moved_spliced / kBulkPeriodBytes >= lasted_ms / kBulkPeriodMs;
+  const bool only_bulk = much && moved == moved_spliced && visitors == visitors_;
   bytes_ = bytes;
   spliced_ = spliced;
   visitors_ = visitors;
   period_began_ms_ = turn_ms;
   bulk_periods_ = only_bulk ? bulk_periods_ + 1 : 0;
-  const bool wanted = bulk_periods_ >= kBulkPeriods;
-  if (wanted != bulk_ && !refused_) set(wanted);
-}
-
-void WakePolicy::set(bool bulk) {
-  if (set_bulk_(bulk)) {
-    bulk_ = bulk;
+  // A stream's first bytes are copied, too: one such period shows no message yet. Between two messages may be periods
+  // without any.
+  if (!much || bulk_periods_ >= kBulkPeriods) {
+    mixed_periods_ = 0;
+  } else if (!only_bulk) {
+    ++mixed_periods_;
+  }
+  const WakeMode wanted = bulk_periods_ >= kBulkPeriods     ? WakeMode::kBulk
+                          : mixed_periods_ >= kMixedPeriods ? WakeMode::kQuick
+                                                            : WakeMode::kUsual;
+  if (wanted == mode_ || refused_) return;
+  if (set_mode_(wanted)) {
+    mode_ = wanted;
   } else {
     refused_ = true;  // by a sandbox: once is enough
   }
 }
 
-bool set_thread_bulk(bool bulk) {
-  const int policy = bulk ? SCHED_BATCH : SCHED_OTHER;
-  if (set_policy_and_slice(static_cast<uint32_t>(policy), bulk ? 0 : kEagerSliceNs)) return true;
+bool set_thread_mode(WakeMode mode) {
+  const int policy = mode == WakeMode::kBulk ? SCHED_BATCH : SCHED_OTHER;
+  if (set_policy_and_slice(static_cast<uint32_t>(policy), mode == WakeMode::kQuick ? kQuickSliceNs : 0)) return true;
   // Some sandboxes let the older call through and not the newer one. It leaves the slice as it is.
   const sched_param none{};
   return sched_setscheduler(0, policy, &none) == 0;

@@ -2,23 +2,28 @@
 //
 // WakePolicy: how eager the kernel is to run a worker that has just become ready.
 //
-//     EAGER   SCHED_OTHER with a short slice: a wake-up takes the processor from whoever asked for a longer one and
-//             has had its share. What messages want. The share is as before: who wakes often gets no more of it.
+//     USUAL   SCHED_OTHER with the system's slice: a wake-up may take the processor from whoever runs. What messages
+//             want.
+//     QUICK   The same with a short slice: it takes the processor sooner, from whoever asked for a longer slice and has
+//             had its share, and streams have shorter turns. What messages want beside streams. The share of the
+//             processor stays the same; but turns are smaller, and so is what one turn does at once.
 //     BULK    SCHED_BATCH with the system's slice: a wake-up waits for its turn. More bytes have come by then, so a
 //             turn moves more of them.
 //
-// Life     eager, from its construction on
-//          eager ──kBulkPeriods in which all that moved was spliced, and much──▶ bulk
-//          bulk ──one period with a message, a visitor or little──▶ eager
+// Life     usual ──kMixedPeriods with much spliced, and a message or a visitor──▶ quick
+//          usual, quick ──kBulkPeriods in which all that moved was spliced, and much──▶ bulk
+//          quick ──one period with little spliced──▶ usual
+//          bulk ──one period with a message, a visitor or little──▶ usual
 // Thread   the worker's.
 // Never    waits, ticks by itself (an idle worker sleeps), touches a thread that somebody gave another policy.
 //
 // Where every processor is busy, with service and visitors on the same host, BULK makes streams cost 20 to 30 % less
 // processor time a byte; where one is idle, nothing changes. Beside messages it would cost them milliseconds: hence the
-// periods. The short slice takes a third of the p99 of messages beside streams, and two thirds together with shorter
-// turns of the streams (kBytesPerTurn); before Linux 6.12 the kernel ignores it.
+// periods. QUICK halves the p99 of messages beside streams; in it, streams alone would be preempted a third more often,
+// and messages alone would come in smaller batches. Before Linux 6.12 the kernel ignores the slice.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/counters.h"
@@ -26,34 +31,38 @@
 
 namespace natrp {
 
+enum class WakeMode : uint8_t { kUsual, kQuick, kBulk };
+
 class WakePolicy {
  public:
-  // Makes the calling thread BULK, or EAGER again. False: refused.
-  using SetBulk = bool (*)(bool bulk);
-  WakePolicy(const Counters& counters, SetBulk set_bulk) : counters_(counters), set_bulk_(set_bulk) { set(false); }
+  // Makes the calling thread so. False: refused.
+  using SetMode = bool (*)(WakeMode mode);
+  WakePolicy(const Counters& counters, SetMode set_mode) : counters_(counters), set_mode_(set_mode) {}
 
   void after_turn(uint64_t turn_ms) {
     if (turn_ms - period_began_ms_ >= kBulkPeriodMs) end_period(turn_ms);
   }
-  bool bulk() const { return bulk_; }
+  WakeMode mode() const { return mode_; }
+  // What a stream may move in a turn of this mode.
+  size_t bytes_per_turn() const { return mode_ == WakeMode::kQuick ? kBytesPerTurnQuick : kBytesPerTurn; }
 
  private:
   void end_period(uint64_t turn_ms);
-  void set(bool bulk);
 
   const Counters& counters_;
-  const SetBulk set_bulk_;
+  const SetMode set_mode_;
   uint64_t period_began_ms_ = 0;
   uint64_t bytes_ = 0;     // at the end of the last period
   uint64_t spliced_ = 0;
   uint64_t visitors_ = 0;
   unsigned bulk_periods_ = 0;
-  bool bulk_ = false;
+  unsigned mixed_periods_ = 0;
+  WakeMode mode_ = WakeMode::kUsual;
   bool refused_ = false;
 };
 
-// The real SetBulk. The thread must have SCHED_OTHER or SCHED_BATCH.
-bool set_thread_bulk(bool bulk);
+// The real SetMode. The thread must have SCHED_OTHER or SCHED_BATCH.
+bool set_thread_mode(WakeMode mode);
 // Whether WakePolicy may touch the calling thread: not one that runs in real time or only when nobody else does.
 bool thread_is_ordinary();
 

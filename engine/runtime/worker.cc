@@ -58,11 +58,11 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   role_ = setup_.make_role(*this);
   started(made.value().reason);
   uint32_t conns_live = 0;
-  WakePolicy wake_policy(counters_, thread_is_ordinary() ? set_thread_bulk : [](bool) { return false; });
+  WakePolicy wake_policy(counters_, thread_is_ordinary() ? set_thread_mode : [](WakeMode) { return false; });
   while (!stopping_) {
     loop_->run_once(-1);
     wake_policy.after_turn(loop_->turn_ms());
-    relay_->bytes_per_turn = wake_policy.bulk() ? kBytesPerTurnBulk : kBytesPerTurn;
+    relay_->bytes_per_turn = wake_policy.bytes_per_turn();
     if (setup_.conns->live() != conns_live) {
       conns_live = setup_.conns->live();
       counters_.set(Counter::kConnsLive, conns_live);
