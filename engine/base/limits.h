@@ -31,6 +31,12 @@ inline constexpr size_t kBufferBytes = 64u << 10;
 inline constexpr unsigned kBuffersOfferedFirst = 16;
 inline constexpr unsigned kBuffersOffered = 64;
 inline constexpr unsigned kBuffersMax = 16384;      // per worker: 1 GiB mapped, touched on use
+// After a burst the pages of the others go back to the system (loop/buffer_trim): once so few receives came in so long,
+// all but so many that are at hand, and so many at a time (a page fault later, each costs a receive half a µs).
+inline constexpr uint32_t kBufferTrimMs = 1000;
+inline constexpr unsigned kBufferTrimUses = 64;
+inline constexpr unsigned kBuffersSpare = 16;
+inline constexpr unsigned kBuffersTrimmed = 1024;
 // When all are held, a pair that held one for so long without moving a byte gives it up, and ends.
 inline constexpr uint32_t kBufferHoldMs = 10000;
 static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");

@@ -30,10 +30,36 @@ void BufRing::setup(OfferFn offer, void* context) {
 
 void BufRing::top_up() {
   while (offer_ != nullptr && offered_ < offer_wanted_ && !reserve_.empty()) {
-    const uint16_t id = reserve_.back();
-    reserve_.pop_back();
+    const uint16_t id = pop();
     ++offered_;
     offer_(context_, id);
+  }
+}
+
+uint16_t BufRing::pop() {
+  const uint16_t id = reserve_.back();
+  reserve_.pop_back();
+  if (!is_touched_[id]) {
+    is_touched_[id] = true;
+    ++touched_;
+  }
+  return id;
+}
+
+unsigned BufRing::offer_fewest() {
+  offer_wanted_ = offer_ != nullptr ? kBuffersOfferedFirst : 0;
+  return surplus();
+}
+
+void BufRing::trim() {
+  unsigned trimmed = 0;
+  for (size_t at = reserve_.size(); at > 0 && trimmed < kBuffersTrimmed; --at) {
+    const uint16_t id = reserve_[at - 1];
+    if (!is_touched_[id]) continue;
+    madvise(data(id), bytes_each_, MADV_DONTNEED);
+    is_touched_[id] = false;
+    --touched_;
+    ++trimmed;
   }
 }
 
@@ -44,9 +70,9 @@ void BufRing::offer_more() {
 
 bool BufRing::take(uint16_t& id) {
   if (reserve_.empty()) return false;
-  id = reserve_.back();
-  reserve_.pop_back();
+  id = pop();
   ++held_;
+  ++uses_;
   return true;
 }
 
@@ -54,6 +80,7 @@ void BufRing::filled(uint16_t) {
   NATRP_CHECK(offered_ > 0, "the kernel filled a buffer that was not offered");
   --offered_;
   ++held_;
+  ++uses_;
   top_up();
 }
 

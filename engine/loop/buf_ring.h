@@ -5,13 +5,17 @@
 //
 // Life of a buffer   reserve ──▶ offered (the kernel may fill it) ──receive──▶ held ──release──▶ offered or reserve
 // Thread   its loop's.
-// Memory   one mapping, touched only where bytes were; the reserve is a stack, so the warm ones are used first.
+// Memory   one mapping, touched only where bytes were; the reserve is a stack, so the warm ones are used first. What a
+//          burst has touched goes back to the system by trim(), when loop/buffer_trim finds the time for it.
 // Place    loop/ and not relay/, whose bytes it holds: the ring backend registers the memory with the kernel.
 #pragma once
 
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "base/limits.h"
 
 namespace natrp {
 
@@ -33,6 +37,17 @@ class BufRing {
   void release(uint16_t id);
   // A receive found no buffer offered: offers twice as many from now on, up to kBuffersOffered.
   void offer_more();
+  // Offers as few as at the start from now on. Gives surplus().
+  unsigned offer_fewest();
+  // How many more are on offer than are wanted; they leave by being filled.
+  unsigned surplus() const { return offered_ > offer_wanted_ ? offered_ - offer_wanted_ : 0; }
+
+  // More pages are touched, or more buffers offered, than an idle worker needs.
+  bool has_grown() const { return offer_wanted_ > kBuffersOfferedFirst || spare_touched() > kBuffersSpare; }
+  // Gives the pages of buffers that nobody holds and that are not on offer back to the system.
+  void trim();
+  // How often a buffer was filled or taken.
+  uint64_t uses() const { return uses_; }
 
   unsigned char* data(uint16_t id) { return memory_ + static_cast<size_t>(id) * bytes_each_; }
   size_t bytes_each() const { return bytes_each_; }
@@ -42,6 +57,8 @@ class BufRing {
 
  private:
   void top_up();
+  uint16_t pop();
+  unsigned spare_touched() const { return touched_ - held_ - offered_; }
 
   unsigned char* memory_ = nullptr;
   size_t bytes_each_ = 0;
@@ -49,6 +66,10 @@ class BufRing {
   unsigned offered_ = 0;
   unsigned offer_wanted_ = 0;
   unsigned held_ = 0;
+  // Those that left the reserve since they were last trimmed: their pages may be there.
+  std::bitset<kBuffersMax> is_touched_;
+  unsigned touched_ = 0;
+  uint64_t uses_ = 0;
   OfferFn offer_ = nullptr;
   void* context_ = nullptr;
 };

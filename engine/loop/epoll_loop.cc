@@ -253,6 +253,7 @@ void EpollLoop::run_once(int timeout_ms) {
   for (int i = 0; i < n; ++i) on_event(events[i]);
   for (unsigned round = 0; round < kRoundsPerTurn && !ready_.empty(); ++round) try_ready();
   timers_.advance(turn_ms_);
+  trim_.after_turn();
 }
 
 void EpollLoop::close(int fd, bool reset) {

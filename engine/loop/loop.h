@@ -17,6 +17,7 @@
 
 #include "base/result.h"
 #include "loop/buf_ring.h"
+#include "loop/buffer_trim.h"
 #include "loop/op.h"
 #include "loop/timer_wheel.h"
 
@@ -84,7 +85,7 @@ struct LoopChoice {
 // Makes the loop of the calling thread. kUring fails where the kernel refuses a ring; kAuto falls back to epoll.
 Result<LoopChoice> make_loop(IoKind kind);
 
-// The system calls behind try_*, shared by the two real backends.
+// The system calls behind try_*, and what becomes of buffers after a burst: shared by the two real backends.
 class SystemCallLoop : public Loop {
  public:
   ssize_t try_recv(int fd, void* data, size_t len) override;
@@ -95,6 +96,9 @@ class SystemCallLoop : public Loop {
   int bytes_readable(int fd) override;
   bool is_reset(int fd) override;
   int peer_silent_ms(int fd) override;
+
+ protected:
+  BufferTrim trim_{*this};
 };
 
 }  // namespace natrp

@@ -279,6 +279,7 @@ void UringLoop::run_once(int timeout_ms) {
     finishing_.clear();
   }
   timers_.advance(turn_ms_);
+  trim_.after_turn();
 }
 
 void UringLoop::close(int fd, bool reset) {

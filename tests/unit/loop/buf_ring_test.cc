@@ -84,5 +84,39 @@ TEST(BufRing, OffersGrowByDoublingUpToTheirBound) {
   EXPECT_EQ(offered, kBuffersOffered) << "the ring has no more entries";
 }
 
+TEST(BufRing, OffersGoBackToTheFewestByBeingFilled) {
+  std::vector<uint16_t> offered;
+  BufRing buffers;
+  buffers.setup([](void* context, uint16_t id) { static_cast<std::vector<uint16_t>*>(context)->push_back(id); },
+                &offered);
+  buffers.offer_more();
+  EXPECT_TRUE(buffers.has_grown());
+  EXPECT_EQ(buffers.offer_fewest(), kBuffersOfferedFirst);
+  for (unsigned i = 0; i < kBuffersOfferedFirst; ++i) {
+    EXPECT_EQ(buffers.surplus(), kBuffersOfferedFirst - i);
+    buffers.filled(offered[i]);
+    buffers.release(offered[i]);
+  }
+  EXPECT_EQ(offered.size(), 2 * kBuffersOfferedFirst);
+  EXPECT_FALSE(buffers.has_grown());
+}
+
+TEST(BufRing, TrimTakesOnlyWhatNobodyHas) {
+  BufRing buffers;
+  buffers.setup(nullptr, nullptr);
+  std::vector<uint16_t> held(2 * kBuffersSpare);
+  for (uint16_t& id : held) {
+    ASSERT_TRUE(buffers.take(id));
+    buffers.data(id)[0] = 7;
+  }
+  EXPECT_FALSE(buffers.has_grown()) << "these are held";
+  for (unsigned i = 1; i < held.size(); ++i) buffers.release(held[i]);
+  EXPECT_TRUE(buffers.has_grown());
+  buffers.trim();
+  EXPECT_FALSE(buffers.has_grown());
+  EXPECT_EQ(buffers.data(held[0])[0], 7);
+  for (unsigned i = 1; i < held.size(); ++i) EXPECT_EQ(buffers.data(held[i])[0], 0) << i;
+}
+
 }  // namespace
 }  // namespace natrp

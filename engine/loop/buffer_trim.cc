@@ -1,0 +1,66 @@
+#include "loop/buffer_trim.h"
+
+#include <sys/socket.h>
+
+#include <array>
+
+#include "base/limits.h"
+#include "loop/loop.h"
+
+namespace natrp {
+
+BufferTrim::BufferTrim(Loop& loop) : loop_(loop) {
+  watch_.self = this;
+  watch_.timer.handler = on_watch;
+  drain_.self = this;
+  drain_.op.handler = on_drained;
+  drain_.op.kind = OpKind::kRecvBuffer;
+  drain_.op.len = 1;
+}
+
+BufferTrim::~BufferTrim() { loop_.timers().disarm(watch_.timer); }
+
+void BufferTrim::after_turn() {
+  if (loop_.buffers().has_grown() && !watch_.timer.armed() && !drain_.op.in_flight) watch();
+}
+
+void BufferTrim::watch() {
+  uses_before_ = loop_.buffers().uses();
+  loop_.timers().arm(watch_.timer, kBufferTrimMs);
+}
+
+void BufferTrim::on_watch(Timer& timer) {
+  BufferTrim& self = *reinterpret_cast<WatchTimer*>(&timer)->self;
+  if (self.loop_.buffers().uses() - self.uses_before_ > kBufferTrimUses) return self.watch();
+  self.drain();
+}
+
+void BufferTrim::drain() {
+  const unsigned surplus = loop_.buffers().offer_fewest();
+  if (surplus == 0) return finish();
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return watch();
+  near_.reset(ends[0]);
+  far_.reset(ends[1]);
+  const std::array<char, kBuffersOffered> bytes{};
+  if (loop_.try_send(far_.get(), bytes.data(), surplus) != static_cast<ssize_t>(surplus)) return finish();
+  drain_.op.fd = near_.get();
+  loop_.submit(drain_.op);
+}
+
+void BufferTrim::on_drained(Op& op) {
+  BufferTrim& self = *reinterpret_cast<DrainOp*>(&op)->self;
+  BufRing& buffers = self.loop_.buffers();
+  if (op.result > 0) buffers.release(op.buffer);
+  // No buffer found, or more wanted by now: conns are receiving, and after_turn() looks again.
+  if (op.result <= 0 || buffers.surplus() == 0) return self.finish();
+  self.loop_.submit(op);
+}
+
+void BufferTrim::finish() {
+  if (near_.valid()) loop_.close(near_.release(), false);
+  far_.reset();
+  loop_.buffers().trim();
+}
+
+}  // namespace natrp

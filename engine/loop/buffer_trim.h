@@ -1,0 +1,58 @@
+// loop/buffer_trim.h
+//
+// BufferTrim: after a burst, gives the pages of a loop's receive buffers back to the system.
+//
+//     resting ──the BufRing has grown──▶ watching ──a second of few receives──▶ draining ──▶ resting
+//                                            └──a busy second──▶ watching
+//
+// The kernel has no call that takes an offered buffer back, and it fills them in turn. So draining is receiving: bytes
+// of our own, one buffer each, until only the first few are on offer. A conn that receives meanwhile is served as ever.
+//
+// Thread   its loop's.
+// Memory   two descriptors while it drains. Where there are none it tries again a second later.
+// Never    ticks while the buffers are as few as at the start: an idle loop sleeps.
+#pragma once
+
+#include "base/fd.h"
+#include "loop/op.h"
+#include "loop/timer_wheel.h"
+
+namespace natrp {
+
+class Loop;
+
+class BufferTrim {
+ public:
+  explicit BufferTrim(Loop& loop);
+  // The loop's op has landed, or its backend is gone.
+  ~BufferTrim();
+  BufferTrim(const BufferTrim&) = delete;
+  BufferTrim& operator=(const BufferTrim&) = delete;
+
+  // At the end of each turn.
+  void after_turn();
+
+ private:
+  struct WatchTimer {
+    Timer timer;  // first: its handler finds its WatchTimer by a cast
+    BufferTrim* self;
+  };
+  struct DrainOp {
+    Op op;  // first, too
+    BufferTrim* self;
+  };
+  static void on_watch(Timer& timer);
+  static void on_drained(Op& op);
+  void watch();
+  void drain();
+  void finish();
+
+  Loop& loop_;
+  WatchTimer watch_{};
+  DrainOp drain_{};
+  Fd near_;  // the socket that is drained, and the one that was filled
+  Fd far_;
+  uint64_t uses_before_ = 0;
+};
+
+}  // namespace natrp
