@@ -47,7 +47,7 @@ uint16_t BufRing::pop() {
 }
 
 unsigned BufRing::offer_fewest() {
-  offer_wanted_ = offer_ != nullptr ? kBuffersOfferedFirst : 0;
+  offer_wanted_ = kBuffersOfferedFirst;
   return surplus();
 }
 

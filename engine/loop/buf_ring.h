@@ -43,7 +43,7 @@ class BufRing {
   unsigned surplus() const { return offered_ > offer_wanted_ ? offered_ - offer_wanted_ : 0; }
 
   // More pages are touched, or more buffers offered, than an idle worker needs.
-  bool has_grown() const { return offer_wanted_ > kBuffersOfferedFirst || spare_touched() > kBuffersSpare; }
+  bool has_grown() const { return offered_ > kBuffersOfferedFirst || spare_touched() > kBuffersSpare; }
   // Gives the pages of buffers that nobody holds and that are not on offer back to the system.
   void trim();
   // How often a buffer was filled or taken.

@@ -21,30 +21,26 @@ BufferTrim::BufferTrim(Loop& loop) : loop_(loop) {
 BufferTrim::~BufferTrim() { loop_.timers().disarm(watch_.timer); }
 
 void BufferTrim::after_turn() {
-  if (loop_.buffers().has_grown() && !watch_.timer.armed() && !drain_.op.in_flight) watch();
-}
-
-void BufferTrim::watch() {
+  if (!loop_.buffers().has_grown() || watch_.timer.armed() || drain_.op.in_flight) return;
   uses_before_ = loop_.buffers().uses();
   loop_.timers().arm(watch_.timer, kBufferTrimMs);
 }
 
 void BufferTrim::on_watch(Timer& timer) {
   BufferTrim& self = *reinterpret_cast<WatchTimer*>(&timer)->self;
-  if (self.loop_.buffers().uses() - self.uses_before_ > kBufferTrimUses) return self.watch();
-  self.drain();
+  if (self.loop_.buffers().uses() - self.uses_before_ <= kBufferTrimUses) self.drain();
 }
 
 void BufferTrim::drain() {
   const unsigned surplus = loop_.buffers().offer_fewest();
   if (surplus == 0) return finish();
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return watch();
-  near_.reset(ends[0]);
-  far_.reset(ends[1]);
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return;
+  source_.reset(ends[0]);
+  const Fd sink(ends[1]);  // closed at once: what was sent stays to be received
   const std::array<char, kBuffersOffered> bytes{};
-  if (loop_.try_send(far_.get(), bytes.data(), surplus) != static_cast<ssize_t>(surplus)) return finish();
-  drain_.op.fd = near_.get();
+  if (loop_.try_send(sink.get(), bytes.data(), surplus) != static_cast<ssize_t>(surplus)) return finish();
+  drain_.op.fd = source_.get();
   loop_.submit(drain_.op);
 }
 
@@ -58,8 +54,7 @@ void BufferTrim::on_drained(Op& op) {
 }
 
 void BufferTrim::finish() {
-  if (near_.valid()) loop_.close(near_.release(), false);
-  far_.reset();
+  if (source_.valid()) loop_.close(source_.release(), false);
   loop_.buffers().trim();
 }
 

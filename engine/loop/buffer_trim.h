@@ -3,13 +3,14 @@
 // BufferTrim: after a burst, gives the pages of a loop's receive buffers back to the system.
 //
 //     resting ──the BufRing has grown──▶ watching ──a second of few receives──▶ draining ──▶ resting
-//                                            └──a busy second──▶ watching
+//        ▲                                   └──a busy second──▶ resting
+//        └── at the end of each turn it sees whether the BufRing has grown, or still is
 //
 // The kernel has no call that takes an offered buffer back, and it fills them in turn. So draining is receiving: bytes
 // of our own, one buffer each, until only the first few are on offer. A conn that receives meanwhile is served as ever.
 //
 // Thread   its loop's.
-// Memory   two descriptors while it drains. Where there are none it tries again a second later.
+// Memory   a descriptor while it drains, two at the start. Where there are none it tries again a second later.
 // Never    ticks while the buffers are as few as at the start: an idle loop sleeps.
 #pragma once
 
@@ -43,15 +44,13 @@ class BufferTrim {
   };
   static void on_watch(Timer& timer);
   static void on_drained(Op& op);
-  void watch();
   void drain();
   void finish();
 
   Loop& loop_;
   WatchTimer watch_{};
   DrainOp drain_{};
-  Fd near_;  // the socket that is drained, and the one that was filled
-  Fd far_;
+  Fd source_;  // the socket that is drained
   uint64_t uses_before_ = 0;
 };
 

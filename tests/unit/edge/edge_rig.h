@@ -16,6 +16,7 @@
 
 #include "edge/edge_worker.h"
 #include "edge/grpc_socket.h"
+#include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
 #include "relay/rig.h"
@@ -203,9 +204,5 @@ class EdgeWorkerTest : public testing::TestWithParam<IoKind> {
   }
   std::unique_ptr<EdgeRig> rig;
 };
-
-inline std::string loop_of(const testing::TestParamInfo<IoKind>& info) {
-  return info.param == IoKind::kUring ? "uring" : "epoll";
-}
 
 }  // namespace natrp

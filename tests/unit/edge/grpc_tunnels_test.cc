@@ -16,6 +16,7 @@
 #include "control/temp_dir.h"
 #include "edge/edge_thread.h"
 #include "edge/grpc_socket.h"
+#include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
 #include "relay/rig.h"
@@ -230,8 +231,7 @@ TEST_P(GrpcTunnelsTest, APortThatItsPolicyDoesNotAllowIsNotOpened) {
   EXPECT_FALSE(port_open());
 }
 
-INSTANTIATE_TEST_SUITE_P(Loops, GrpcTunnelsTest, testing::Values(IoKind::kEpoll, IoKind::kUring),
-                         [](const auto& info) { return info.param == IoKind::kUring ? "uring" : "epoll"; });
+INSTANTIATE_TEST_SUITE_P(Loops, GrpcTunnelsTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
 
 }  // namespace
 }  // namespace natrp

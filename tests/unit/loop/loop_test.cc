@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
 
@@ -567,8 +568,7 @@ TEST_P(LoopTest, ClosingWithAResetIsSeenAsOneAndClosingWithoutIsNot) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Loops, LoopTest, testing::Values(IoKind::kUring, IoKind::kEpoll),
-                         [](const auto& info) { return info.param == IoKind::kUring ? "uring" : "epoll"; });
+INSTANTIATE_TEST_SUITE_P(Loops, LoopTest, testing::Values(IoKind::kUring, IoKind::kEpoll), loop_of);
 
 }  // namespace
 }  // namespace natrp

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "loop/loop_of.h"
 #include "loop/recorder.h"
 
 namespace natrp {
@@ -75,8 +76,7 @@ TEST_P(MailboxTest, LettersThatWereNeverDeliveredAreDestroyedWithTheMailbox) {
   EXPECT_FALSE(ran);
 }
 
-INSTANTIATE_TEST_SUITE_P(Loops, MailboxTest, testing::Values(IoKind::kUring, IoKind::kEpoll),
-                         [](const auto& info) { return info.param == IoKind::kUring ? "uring" : "epoll"; });
+INSTANTIATE_TEST_SUITE_P(Loops, MailboxTest, testing::Values(IoKind::kUring, IoKind::kEpoll), loop_of);
 
 }  // namespace
 }  // namespace natrp

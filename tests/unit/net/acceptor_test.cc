@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
 
@@ -114,8 +115,7 @@ TEST_P(AcceptorTest, WithoutADescriptorItPausesAndTakesTheVisitorLater) {
   EXPECT_TRUE(comes(1));
 }
 
-INSTANTIATE_TEST_SUITE_P(Loops, AcceptorTest, testing::Values(IoKind::kUring, IoKind::kEpoll),
-                         [](const auto& info) { return info.param == IoKind::kUring ? "uring" : "epoll"; });
+INSTANTIATE_TEST_SUITE_P(Loops, AcceptorTest, testing::Values(IoKind::kUring, IoKind::kEpoll), loop_of);
 
 }  // namespace
 }  // namespace natrp

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
 
@@ -165,8 +166,7 @@ TEST_P(DialTest, NoDescriptorIsLeftAfterFailures) {
   EXPECT_LE(after.get(), before.get() + 2) << "the lowest free number grows when descriptors leak";
 }
 
-INSTANTIATE_TEST_SUITE_P(Loops, DialTest, testing::Values(IoKind::kUring, IoKind::kEpoll),
-                         [](const auto& info) { return info.param == IoKind::kUring ? "uring" : "epoll"; });
+INSTANTIATE_TEST_SUITE_P(Loops, DialTest, testing::Values(IoKind::kUring, IoKind::kEpoll), loop_of);
 
 }  // namespace
 }  // namespace natrp
