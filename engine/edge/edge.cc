@@ -57,8 +57,8 @@ Status Edge::start() {
   }
   bound_ = local_address(listener.value().get()).text();
   if (Status opened = open_state(); !opened.ok()) return opened;
-  conns_max_ = conns_for_descriptors(descriptors, options_.workers);
-  if (Status started = start_workers(conns_max_); !started.ok()) return started;
+  conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
+  if (Status started = start_workers(); !started.ok()) return started;
   watch_store();
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
@@ -103,12 +103,11 @@ Status Edge::open_state() {
   return Done{};
 }
 
-Status Edge::start_workers(uint32_t conns_max) {
+Status Edge::start_workers() {
   // Roles find each other through these, so both are complete before the first letter is posted.
   const unsigned count = options_.workers;
-  const uint32_t slots = std::min<uint32_t>(conns_max, kConnsPerWorkerMax);
   roles_.resize(count);
-  for (unsigned i = 0; i < count; ++i) conns_.add_shard(slots);
+  for (unsigned i = 0; i < count; ++i) conns_.add_shard(conns_per_worker_);
   for (unsigned i = 0; i < count; ++i) {
     WorkerSetup setup;
     setup.index = i;

@@ -50,7 +50,7 @@ class Edge final : public EdgeControlPort {
   // Asks the control thread; nullopt when it does not answer within two seconds.
   std::optional<std::vector<SessionInfo>> list_sessions();
   // Conns that its workers can hold together.
-  uint64_t conns_max() const { return uint64_t{conns_max_} * workers_.size(); }
+  uint64_t conns_max() const { return uint64_t{conns_per_worker_} * workers_.size(); }
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
 
   // For registrations.
@@ -107,7 +107,7 @@ class Edge final : public EdgeControlPort {
   void stop();
   Result<Fd> listen_control();
   Status open_state();
-  Status start_workers(uint32_t conns_max);
+  Status start_workers();
   void load_leases();
   void watch_store();
   void on_store_changed();
@@ -161,7 +161,7 @@ class Edge final : public EdgeControlPort {
   bool demand_pending_ = false;
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};
-  uint32_t conns_max_ = 0;
+  uint32_t conns_per_worker_ = 0;
   bool stopped_ = false;
   uint64_t drain_deadline_ms_ = 0;
   unsigned workers_flowing_ = 0;
