@@ -4,8 +4,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "base/limits.h"
-
 namespace natrp {
 namespace {
 
