@@ -18,8 +18,8 @@ inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
-// … of a stream beside messages (runtime/wake_policy.h), which wait behind it: some 60 µs of splice or copy
-inline constexpr size_t kBytesPerTurnQuick = 512u << 10;
+// … of a stream beside messages (runtime/wake_policy.h): the next message waits behind it, some 20 µs of splice or copy
+inline constexpr size_t kBytesPerTurnQuick = 128u << 10;
 inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read calls
 
 // --- Buffers of the message path -----------------------------------------------------------------------------------

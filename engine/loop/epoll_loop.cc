@@ -95,7 +95,7 @@ void EpollLoop::submit(Op& op) {
 void EpollLoop::enqueue(Op& op) {
   if (op.queued) return;
   op.queued = true;
-  ready_.push_back(&op);
+  if (!patient_.keep(op)) ready_.push_back(&op);
 }
 
 void EpollLoop::cancel(Op& op) {
@@ -233,15 +233,17 @@ void EpollLoop::on_event(const epoll_event& event) {
 void EpollLoop::try_ready() {
   // Handlers submit more; what they add belongs to the next turn, so that a busy conn cannot hold the loop.
   running_.swap(ready_);
-  for (Op* op : running_) {
-    op->queued = false;
-    if (op->in_flight) attempt(*op);
-  }
+  for (Op* op : running_) attempt_queued(*op);
   running_.clear();
 }
 
+void EpollLoop::attempt_queued(Op& op) {
+  op.queued = false;
+  if (op.in_flight) attempt(op);
+}
+
 void EpollLoop::run_once(int timeout_ms) {
-  int timeout = ready_.empty() ? timeout_ms : 0;
+  int timeout = ready_.empty() && patient_.empty() ? timeout_ms : 0;
   // A receive's handler submits a send, whose handler submits a receive: a few rounds without a wait between them.
   constexpr unsigned kRoundsPerTurn = 4;
   const int until_timer = timers_.next_timeout_ms(turn_ms_);
@@ -252,6 +254,8 @@ void EpollLoop::run_once(int timeout_ms) {
   timers_.begin_turn(turn_ms_);
   for (int i = 0; i < n; ++i) on_event(events[i]);
   for (unsigned round = 0; round < kRoundsPerTurn && !ready_.empty(); ++round) try_ready();
+  // Messages were sent on the spot: none waits.
+  patient_.end_turn(false, [this](Op& op) { attempt_queued(op); });
   timers_.advance(turn_ms_);
   trim_.after_turn();
 }

@@ -51,6 +51,7 @@ class EpollLoop final : public SystemCallLoop {
   bool watch(int fd, Waiting& at);
   void enqueue(Op& op);
   void try_ready();
+  void attempt_queued(Op& op);
   void attempt(Op& op);
   bool perform(Op& op, int32_t& result);
   void finish(Op& op, int32_t result, bool more);

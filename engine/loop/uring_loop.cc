@@ -226,6 +226,7 @@ void UringLoop::complete(uint64_t user_data, int32_t result, uint32_t flags) {
   if (user_data == kIgnored) return;
   Op& op = *reinterpret_cast<Op*>(user_data);
   op.result = result;
+  if (patient_.keep(op)) return;
   op.more = (flags & IORING_CQE_F_MORE) != 0;
   if (!op.more) op.in_flight = false;
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
@@ -242,7 +243,7 @@ void UringLoop::run_once(int timeout_ms) {
     retry_postponed();
     if (!postponed_.empty() || !postponed_cancels_.empty()) timeout_ms = 0;
   }
-  if (!hung_up_.empty()) timeout_ms = 0;
+  if (!hung_up_.empty() || !patient_.empty()) timeout_ms = 0;
   const int until_timer = timers_.next_timeout_ms(turn_ms_);
   if (until_timer >= 0 && (timeout_ms < 0 || until_timer < timeout_ms)) timeout_ms = until_timer;
   io_uring_cqe* first = nullptr;
@@ -278,6 +279,10 @@ void UringLoop::run_once(int timeout_ms) {
     for (Op* op : finishing_) finish_hang_up(*op, -ECANCELED);
     finishing_.clear();
   }
+  patient_.end_turn(io_uring_sq_ready(&ring_) > 0, [](Op& op) {
+    op.in_flight = false;
+    op.handler(op);
+  });
   timers_.advance(turn_ms_);
   trim_.after_turn();
 }

@@ -67,6 +67,7 @@ void pump_poll(RelayContext& context, Pump& pump, int fd, uint32_t mask, bool dr
   pump.op.fd = fd;
   pump.op.len = mask;
   pump.op.drained = drained;
+  pump.op.patient = pump.mode == PumpMode::kSplice;
   context.loop.submit(pump.op);
 }
 

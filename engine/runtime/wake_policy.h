@@ -5,8 +5,9 @@
 //     USUAL   SCHED_OTHER with the system's slice: a wake-up may take the processor from whoever runs. What messages
 //             want.
 //     QUICK   The same with a short slice: it takes the processor sooner, from whoever asked for a longer slice and has
-//             had its share, and streams have shorter turns. What messages want beside streams. The share of the
-//             processor stays the same; but turns are smaller, and so is what one turn does at once.
+//             had its share. What messages want beside streams. Streams have shorter turns, one in a turn of the loop
+//             and behind its messages (loop/patient_ops). The share of the processor stays the same; but turns are
+//             smaller, and so is what one turn does at once.
 //     BULK    SCHED_BATCH with the system's slice: a wake-up waits for its turn. More bytes have come by then, so a
 //             turn moves more of them.
 //

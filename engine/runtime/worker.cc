@@ -62,6 +62,7 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   while (!stopping_) {
     loop_->run_once(-1);
     wake_policy.after_turn(loop_->turn_ms());
+    loop_->set_messages_first(wake_policy.mode() == WakeMode::kQuick);
     relay_->bytes_per_turn = wake_policy.bytes_per_turn();
     if (setup_.conns->live() != conns_live) {
       conns_live = setup_.conns->live();
@@ -72,6 +73,7 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
 }
 
 void Worker::end_everything() {
+  loop_->set_messages_first(false);  // what it kept lands at once
   pairs_->end_all(EndReason::kDrainDeadline, true);
   // Cancelled ops land within a turn or two; the bound is for a kernel that does not keep its word.
   for (int turn = 0; turn < 2000 && pairs_->live() > 0; ++turn) loop_->run_once(5);
