@@ -14,14 +14,16 @@ int main(int argc, char** argv) {
   natrp::Status started = natrp::check_descriptor_limit(parsed.options.workers);
   natrp::Edge edge(std::move(parsed.options));
   std::unique_ptr<natrp::AdminServer> admin;
-  if (started.ok()) started = edge.start();
+  if (started.ok()) started = edge.listen();
   if (started.ok() && admin_address) {
     admin = std::make_unique<natrp::AdminServer>(edge, *admin_address);
-    started = admin->start();
+    started = admin->listen();
   }
+  if (started.ok()) started = edge.start();
   if (!started.ok()) {
     natrp::log_error(started.error().message);
     return 2;
   }
+  if (admin) admin->serve();
   return edge.run();
 }

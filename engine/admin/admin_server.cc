@@ -19,7 +19,7 @@ AdminServer::AdminServer(Edge& edge, const Address& address)
 
 AdminServer::~AdminServer() { stop(); }
 
-Status AdminServer::start() {
+Status AdminServer::listen() {
   server_->new_task_queue = [] { return new httplib::ThreadPool(2); };
   // Instead of the library's own options, which have SO_REUSEPORT: a second edge would share the port, and each
   // request would reach one or the other.
@@ -53,12 +53,15 @@ Status AdminServer::start() {
   const bool bound = address_.port() == 0 ? server_->bind_to_any_port(host) > 0
                                           : server_->bind_to_port(host, address_.port());
   if (!bound) return why_not_bound();
+  return Done{};
+}
+
+void AdminServer::serve() {
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "admin");
     server_->listen_after_bind();
   });
   log_info("admin server ready", {{"address", address_.text()}});
-  return Done{};
 }
 
 // The library says only that it could not: the same is asked of the kernel once more, for the reason.

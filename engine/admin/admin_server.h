@@ -3,8 +3,8 @@
 // AdminServer: HTTP for the operator, on an address of its own: /metrics, /healthz, /api/v1/sessions, /api/v1/conns.
 // It answers whoever reaches the address; bind it to loopback or behind a proxy that knows its users.
 //
-// Life     start() ──▶ serving ──stop()──▶ joined
-// Thread   start(), stop(): the control thread. Requests run in threads of their own and only read.
+// Life     listen() ──▶ serve() ──▶ serving ──stop()──▶ joined
+// Thread   listen(), serve(), stop(): the control thread. Requests run in threads of their own and only read.
 #pragma once
 
 #include <memory>
@@ -23,14 +23,15 @@ class Edge;
 
 class AdminServer {
  public:
-  // edge outlives the server, and its control loop runs while requests are answered.
+  // edge outlives the server, has started before serve(), and its control loop runs while requests are answered.
   AdminServer(Edge& edge, const Address& address);
   ~AdminServer();
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
 
-  // Listens and serves. The sentence of an address that cannot be had says which, why and what to do.
-  Status start();
+  // The sentence of an address that cannot be had says which, why and what to do. Who connects now is answered later.
+  Status listen();
+  void serve();
   void stop();
 
  private:

@@ -40,10 +40,8 @@ void Edge::stop() {
 
 // --- Start --------------------------------------------------------------------------------------------------------
 
-// The addresses first, the state folder then: a start that cannot listen leaves no key and no database behind.
-Status Edge::start() {
-  const uint64_t descriptors = raise_descriptor_limit();
-  // But a second edge of the same folder hears of the first, and not of its port.
+Status Edge::listen() {
+  // A second edge of the same folder hears of the first, and not of its port.
   if (Status free = check_state_dir_is_free(options_.state_dir); !free.ok()) return free;
   // The control path is cold: epoll serves it, and costs no ring's memory.
   auto loop = make_loop(IoKind::kEpoll);
@@ -55,9 +53,14 @@ Status Edge::start() {
   if (auto probe = listen_on(options_.public_bind.with_port(0), {}, 1); !probe.ok()) {
     return Error{"--public-bind: " + probe.error().message};
   }
-  bound_ = local_address(listener.value().get()).text();
+  control_socket_ = std::move(listener).value();
+  bound_ = local_address(control_socket_.get()).text();
+  return Done{};
+}
+
+Status Edge::start() {
   if (Status opened = open_state(); !opened.ok()) return opened;
-  conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
+  conns_per_worker_ = conns_for_descriptors(raise_descriptor_limit(), options_.workers);
   if (Status started = start_workers(); !started.ok()) return started;
   watch_store();
   if (options_.natrp_grpc) {
@@ -66,7 +69,7 @@ Status Edge::start() {
     grpc_ = std::make_unique<GrpcTunnels>(*this);
     grpc_->read_store();
   }
-  control_listener_ = ports_->open_control(std::move(listener).value());
+  control_listener_ = ports_->open_control(std::move(control_socket_));
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   tick_.owner = this;

@@ -3,7 +3,7 @@
 // Edge: the public side, put together: the workers, the control port, the sessions, the leases, the store. Its code
 // is the control thread, which is the process's main thread.
 //
-// Life     start() ──▶ serving ──SIGTERM──▶ draining ──idle, deadline or a second SIGTERM──▶ stopped
+// Life     listen() ──▶ start() ──▶ serving ──SIGTERM──▶ draining ──idle, deadline or a second SIGTERM──▶ stopped
 // Thread   the control thread, but for EdgeControlPort, which posts letters to it.
 #pragma once
 
@@ -38,7 +38,10 @@ class Edge final : public EdgeControlPort {
   Edge(const Edge&) = delete;
   Edge& operator=(const Edge&) = delete;
 
-  // Opens everything or nothing. On failure the sentence says what to do.
+  // Takes the addresses, and no more: a start that cannot have one of them (the admin server's, too) leaves no key and
+  // no database behind. On failure, of start() as well, the sentence says what to do.
+  Status listen();
+  // Opens everything else, or nothing.
   Status start();
   // Says that it is ready, and serves until SIGTERM and the end of the drain. The process's exit code.
   int run();
@@ -153,6 +156,7 @@ class Edge final : public EdgeControlPort {
   int64_t store_version_ = 0;
   std::map<std::string, int64_t> client_ids_;  // as the store had them when it last changed
   TickTimer tick_{};
+  Fd control_socket_;  // from listen() to start()
   std::string bound_;  // where the control port listens, for the log
   int control_listener_ = -1;
   std::unordered_map<int64_t, std::weak_ptr<std::atomic<uint32_t>>> client_conns_;

@@ -91,6 +91,7 @@ def test_an_edge_refuses_an_admin_address_that_is_busy(yard):
                           "in use", "--admin off")
         assert "no such address" not in process.err
         socket.create_server(split_host_port(options["bind"])).close()
+    assert not os.path.exists(options["state"])
 
 
 def test_an_edge_refuses_an_admin_address_of_another_machine(yard):

@@ -21,7 +21,8 @@ class EdgeThread {
     std::promise<Edge*> started;
     thread_ = std::thread([this, &options, &started] {
       Edge edge(options);
-      const Status status = edge.start();
+      Status status = edge.listen();
+      if (status.ok()) status = edge.start();
       loopback::must(status.ok(), status.ok() ? "" : status.error().message.c_str());
       started.set_value(&edge);
       edge.run();

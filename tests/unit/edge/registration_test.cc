@@ -139,7 +139,7 @@ TEST_F(RegistrationTest, APublicAddressThatThisHostDoesNotHaveIsSaidAtTheStart) 
   options.public_bind = Address::parse("192.0.2.1:0").value();
   {
     Edge edge(options);
-    const Status status = edge.start();
+    const Status status = edge.listen();
     ASSERT_FALSE(status.ok());
     EXPECT_NE(status.error().message.find("--public-bind"), std::string::npos) << status.error().message;
     EXPECT_NE(status.error().message.find("192.0.2.1"), std::string::npos) << status.error().message;
