@@ -263,14 +263,10 @@ void EpollLoop::run_once(int timeout_ms) {
 void EpollLoop::close(int fd, bool reset) {
   Waiting& at = waiting(fd);
   NATRP_CHECK(at.reader == nullptr && at.writer == nullptr, "a descriptor is closed after its ops have landed");
-  if (reset) {
-    const linger now{1, 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-  }
   at.hung_up = at.urgent = false;
   at.registered = false;  // close removes it from the epoll set: nobody duplicates our descriptors
   ++at.generation;
-  ::close(fd);
+  close_now(fd, reset);
 }
 
 void EpollLoop::let_go(int fd) {

@@ -67,6 +67,12 @@ bool SystemCallLoop::is_reset(int fd) {
   return ::poll(&p, 1, 0) > 0 && (p.revents & POLLERR) != 0;
 }
 
+void SystemCallLoop::close_now(int fd, bool reset) {
+  const linger how{reset ? 1 : 0, 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, sizeof how);
+  ::close(fd);
+}
+
 int SystemCallLoop::peer_silent_ms(int fd) {
   tcp_info info{};
   socklen_t len = sizeof info;

@@ -63,7 +63,8 @@ class Loop {
   // TCP: how long the peer has answered nothing though it was asked, in ms. 0: nothing is unanswered. A peer that
   // answers and takes no bytes (a closed window) is not silent.
   virtual int peer_silent_ms(int fd) = 0;
-  // Closes fd, with SO_LINGER {1,0} first when reset is set: the peer sees a RST. No op on fd may be in flight.
+  // Closes fd, so that the peer sees a RST or, behind all that was sent, a FIN, whatever net/socket has prepared it
+  // for. No op on fd may be in flight.
   virtual void close(int fd, bool reset) = 0;
   // Forgets fd, which goes on to another thread's loop. No op on fd may be in flight.
   virtual void let_go(int) {}
@@ -103,6 +104,8 @@ class SystemCallLoop : public Loop {
   int peer_silent_ms(int fd) override;
 
  protected:
+  static void close_now(int fd, bool reset);
+
   BufferTrim trim_{*this};
 };
 

@@ -287,12 +287,6 @@ void UringLoop::run_once(int timeout_ms) {
   trim_.after_turn();
 }
 
-void UringLoop::close(int fd, bool reset) {
-  if (reset) {
-    const linger now{1, 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
-  }
-  ::close(fd);
-}
+void UringLoop::close(int fd, bool reset) { close_now(fd, reset); }
 
 }  // namespace natrp

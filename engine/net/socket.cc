@@ -15,6 +15,10 @@ void set_int(int fd, int level, int name, int value) { setsockopt(fd, level, nam
 
 void apply_options(int fd, int family, const SocketOptions& options) {
   if (family == AF_UNIX) return;
+  // A process that is killed has its sockets closed by the kernel: with a RST, or the peer would take what it has so
+  // far for everything. An orderly close says otherwise (Loop::close).
+  const linger reset_at_close{1, 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset_at_close, sizeof reset_at_close);
   if (options.no_delay) set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   const bool slow = options.keepalive == Keepalive::kSlow;
   set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);

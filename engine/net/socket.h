@@ -1,6 +1,7 @@
 // net/socket.h
 //
-// Sockets as this engine uses them: non-blocking, close-on-exec, and with every option in one struct.
+// Sockets as this engine uses them: non-blocking, close-on-exec, and with every option in one struct. Each is reset
+// when its process dies, and by close(2): one that shall end with a FIN is closed by Loop::close().
 #pragma once
 
 #include <cstdint>

@@ -55,6 +55,7 @@ class Churn:
             while len(got) < len(data):
                 part = visitor.recv(65536)
                 if not part:
+                    self.wrong.append(f"{len(got)} of {len(data)} bytes came back, and then an end as if it were all")
                     return
                 got += part
             if got != data:
