@@ -73,9 +73,6 @@ Status Agent::start() {
   tunnel_given_up_.assign(options_.tunnels.size(), false);
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
-  retry_timer_.owner = tick_timer_.owner = this;
-  retry_timer_.timer.handler = on_retry_timer;
-  tick_timer_.timer.handler = on_tick_timer;
   loop_->timers().arm(tick_timer_.timer, kTickMs);
   log_info("agent started", {{"server", options_.server_text},
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
@@ -262,8 +259,6 @@ void Agent::retry(const std::string& why) {
   loop_->timers().arm(retry_timer_.timer, wait);
 }
 
-void Agent::on_retry_timer(Timer& timer) { reinterpret_cast<OwnedTimer*>(&timer)->owner->connect(); }
-
 // --- Services -----------------------------------------------------------------------------------------------------
 
 void Agent::resolve_services() {
@@ -323,12 +318,6 @@ void Agent::report_failures() {
 
 // --- Time, signals, the end ---------------------------------------------------------------------------------------
 
-void Agent::on_tick_timer(Timer& timer) {
-  Agent& self = *reinterpret_cast<OwnedTimer*>(&timer)->owner;
-  self.on_tick();
-  self.loop_->timers().arm(timer, kTickMs);
-}
-
 void Agent::on_tick() {
   const uint64_t now = loop_->turn_ms();
   report_failures();
@@ -344,6 +333,7 @@ void Agent::on_tick() {
     log_warning("drain deadline: visitors that still flow are cut off", {});
     stopped_ = true;
   }
+  loop_->timers().arm(tick_timer_.timer, kTickMs);
 }
 
 void Agent::stop(int exit_code, const std::string& why) {

@@ -20,6 +20,7 @@
 #include "agent/agent_worker.h"
 #include "control/control_channel.h"
 #include "control/join_token.h"
+#include "loop/owned.h"
 #include "net/dialer.h"
 #include "net/resolver.h"
 #include "runtime/options.h"
@@ -42,10 +43,6 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void service_failed(uint32_t tunnel_index, int error) override;
 
  private:
-  struct OwnedTimer {
-    Timer timer;  // first: handlers find the agent by a cast
-    Agent* owner = nullptr;
-  };
   struct Failures {
     uint32_t count = 0;
     int error = 0;
@@ -71,8 +68,6 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void on_signal(int signal);
   void report_failures();
   void share_services();
-  static void on_retry_timer(Timer& timer);
-  static void on_tick_timer(Timer& timer);
   void on_tick();
 
   AgentOptions options_;
@@ -94,8 +89,8 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::map<uint32_t, uint64_t> register_again_ms_;  // tunnels refused for now, by index
   std::vector<bool> tunnel_given_up_;
   std::map<uint32_t, Failures> failures_;
-  OwnedTimer retry_timer_;
-  OwnedTimer tick_timer_;
+  OwnedTimer<&Agent::connect> retry_timer_{*this};
+  OwnedTimer<&Agent::on_tick> tick_timer_{*this};
   std::minstd_rand random_;
   uint32_t backoff_ms_ = 0;
   uint64_t session_since_ms_ = 0;

@@ -15,10 +15,7 @@ constexpr uint32_t kRefillPauseMs = 200;
 }  // namespace
 
 ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control, std::function<void()> on_dials_over)
-    : worker_(worker), control_(control), on_dials_over_(std::move(on_dials_over)) {
-  refill_timer_.self = this;
-  refill_timer_.timer.handler = on_refill;
-}
+    : worker_(worker), control_(control), on_dials_over_(std::move(on_dials_over)) {}
 
 ChannelOpener::~ChannelOpener() {
   close_session();
@@ -61,8 +58,6 @@ void ChannelOpener::refill() {
   if (!session_ || refill_timer_.timer.armed()) return;
   while (unused_ < ready_wanted_) open_one();
 }
-
-void ChannelOpener::on_refill(Timer& timer) { reinterpret_cast<RefillTimer*>(&timer)->self->refill(); }
 
 void ChannelOpener::open_one() {
   Channel& channel = channels_.take(*this);

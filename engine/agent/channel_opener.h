@@ -17,6 +17,7 @@
 #include "agent/agent_session.h"
 #include "base/limits.h"
 #include "base/record_pool.h"
+#include "loop/owned.h"
 #include "net/dialer.h"
 #include "runtime/worker.h"
 
@@ -71,7 +72,6 @@ class ChannelOpener {
 
   static void on_dialled(void* channel, int fd, int error);
   static void on_op(Op& op);
-  static void on_refill(Timer& timer);
   void open_one();
   void refill();
   void edge_dialled(Channel& channel, int fd, int error);
@@ -91,10 +91,7 @@ class ChannelOpener {
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t dialling_services_ = 0;
   std::function<void()> on_dials_over_;
-  struct RefillTimer {
-    Timer timer;
-    ChannelOpener* self;
-  } refill_timer_;
+  OwnedTimer<&ChannelOpener::refill> refill_timer_{*this};
 };
 
 }  // namespace natrp

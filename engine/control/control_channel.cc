@@ -29,15 +29,6 @@ ControlChannel::ControlChannel(Loop& loop, Fd fd, TlsStream tls, ControlChannelE
       events_(events),
       times_(times),
       last_heard_ms_(loop.turn_ms()) {
-  receive_.owner = send_.owner = deadline_.owner = kick_.owner = this;
-  receive_.op.handler = [](Op& op) { reinterpret_cast<OwnedOp&>(op).owner->on_received(); };
-  send_.op.handler = [](Op& op) { reinterpret_cast<OwnedOp&>(op).owner->on_sent(); };
-  deadline_.timer.handler = [](Timer& timer) { reinterpret_cast<OwnedTimer&>(timer).owner->on_deadline(); };
-  kick_.timer.handler = [](Timer& timer) {
-    ControlChannel& channel = *reinterpret_cast<OwnedTimer&>(timer).owner;
-    if (channel.state_ == State::kOpen) channel.process();
-    channel.finish_if_landed();
-  };
   loop_.timers().arm(deadline_.timer, times_.hello_timeout_ms);
   if (!prefix.empty()) {
     tls_.feed({reinterpret_cast<const uint8_t*>(prefix.data()), prefix.size()});
@@ -120,6 +111,11 @@ void ControlChannel::on_sent() {
       lose("the connection to " + peer() + " was lost: " + std::strerror(-n));
     }
   }
+  finish_if_landed();
+}
+
+void ControlChannel::on_kick() {
+  if (state_ == State::kOpen) process();
   finish_if_landed();
 }
 

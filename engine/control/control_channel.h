@@ -27,6 +27,7 @@
 #include "control/ticket.h"
 #include "control/tls_stream.h"
 #include "loop/loop.h"
+#include "loop/owned.h"
 
 namespace natrp {
 
@@ -84,18 +85,11 @@ class ControlChannel {
 
  private:
   enum class State : uint8_t { kOpen, kFlushing, kLingering, kLanding, kClosed };
-  struct OwnedOp {
-    Op op;  // first: the handler finds its owner by a cast
-    ControlChannel* owner;
-  };
-  struct OwnedTimer {
-    Timer timer;  // first, as above
-    ControlChannel* owner;
-  };
 
   void on_received();
   void on_sent();
   void on_deadline();
+  void on_kick();
   void process();
   void take_frames();
   void handle(const wire::Frame& frame);
@@ -122,10 +116,10 @@ class ControlChannel {
   uint64_t last_heard_ms_;
   uint64_t next_heartbeat_ms_ = 0;
   uint64_t heartbeat_sequence_ = 0;
-  OwnedOp receive_{};
-  OwnedOp send_{};
-  OwnedTimer deadline_{};
-  OwnedTimer kick_{};  // bytes came with the constructor: they are handled in the loop
+  OwnedOp<&ControlChannel::on_received> receive_{*this};
+  OwnedOp<&ControlChannel::on_sent> send_{*this};
+  OwnedTimer<&ControlChannel::on_deadline> deadline_{*this};
+  OwnedTimer<&ControlChannel::on_kick> kick_{*this};  // bytes came with the constructor: they are handled in the loop
   FrameDecoder decoder_;
   std::string early_;    // plaintext that waits for TLS
   std::string sending_;  // the send's, not to be touched while it is in flight

@@ -72,8 +72,6 @@ Status Edge::start() {
   control_listener_ = ports_->open_control(std::move(control_socket_));
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
-  tick_.owner = this;
-  tick_.timer.handler = on_tick_timer;
   loop_->timers().arm(tick_.timer, kTickMs);
   return Done{};
 }
@@ -179,8 +177,6 @@ void Edge::watch_store() {
     log_warning("the state folder cannot be watched; changes by natrpctl are seen within a quarter second", {});
     return;
   }
-  store_op_.owner = this;
-  store_op_.op.handler = on_store_op;
   store_op_.op.kind = OpKind::kPoll;
   store_op_.op.fd = store_events_.get();
   store_op_.op.len = POLLIN;
@@ -188,13 +184,12 @@ void Edge::watch_store() {
 }
 
 void Edge::on_store_op(Op& op) {
-  Edge& self = *reinterpret_cast<OwnedOp<Edge>*>(&op)->owner;
   if (op.result == -ECANCELED) return;
   char events[4096];
-  while (::read(self.store_events_.get(), events, sizeof events) > 0) {
+  while (::read(store_events_.get(), events, sizeof events) > 0) {
   }
-  self.loop_->submit(op);
-  self.on_store_changed();
+  loop_->submit(op);
+  on_store_changed();
 }
 
 void Edge::on_store_changed() {
@@ -438,12 +433,6 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 
 // --- Time and signals ---------------------------------------------------------------------------------------------
 
-void Edge::on_tick_timer(Timer& timer) {
-  Edge& self = *reinterpret_cast<TickTimer*>(&timer)->owner;
-  self.on_tick();
-  self.loop_->timers().arm(timer, kTickMs);
-}
-
 void Edge::on_tick() {
   for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
   for (auto& registration : registrations_) registration->adjust_demand(true);
@@ -454,6 +443,7 @@ void Edge::on_tick() {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
     stopped_ = true;
   }
+  loop_->timers().arm(tick_.timer, kTickMs);
 }
 
 void Edge::on_signal(int) {

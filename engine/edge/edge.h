@@ -24,6 +24,7 @@
 #include "edge/public_port.h"
 #include "edge/registration.h"
 #include "edge/session_ids.h"
+#include "loop/owned.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
 #include "runtime/worker.h"
@@ -113,6 +114,7 @@ class Edge final : public EdgeControlPort {
   Status start_workers();
   void load_leases();
   void watch_store();
+  void on_store_op(Op& op);
   void on_store_changed();
   void forget_removed_clients();
   Result<Fd> listen_public(uint16_t port);
@@ -120,18 +122,6 @@ class Edge final : public EdgeControlPort {
   void on_signal(int signal);
   void on_tick();
   void say_ready();
-  static void on_tick_timer(Timer& timer);
-  static void on_store_op(Op& op);
-
-  template <typename Owner>
-  struct OwnedOp {
-    Op op;  // first: handlers find the owner by a cast
-    Owner* owner;
-  };
-  struct TickTimer {
-    Timer timer;
-    Edge* owner;
-  };
 
   EdgeOptions options_;
   Fd state_lock_;
@@ -152,10 +142,10 @@ class Edge final : public EdgeControlPort {
   std::unordered_map<uint64_t, Registration*> by_session_;  // SlotId word
   std::unique_ptr<SignalWatch> signals_;
   Fd store_events_;
-  OwnedOp<Edge> store_op_{};
+  OwnedOp<&Edge::on_store_op> store_op_{*this};
   int64_t store_version_ = 0;
   std::map<std::string, int64_t> client_ids_;  // as the store had them when it last changed
-  TickTimer tick_{};
+  OwnedTimer<&Edge::on_tick> tick_{*this};
   Fd control_socket_;  // from listen() to start()
   std::string bound_;  // where the control port listens, for the log
   int control_listener_ = -1;

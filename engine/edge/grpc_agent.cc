@@ -21,11 +21,8 @@ constexpr uint64_t kClosingMs = 2000;
 
 GrpcAgent::GrpcAgent(GrpcAgents& all, Conn& conn)
     : all_(all), conn_(conn), http2_(*this, all.worker().loop().turn_ms()) {
-  read_.self = write_.self = this;
-  read_.op.handler = on_read;
   read_.op.kind = OpKind::kPoll;
   read_.op.len = POLLIN;
-  write_.op.handler = on_write;
   write_.op.kind = OpKind::kSend;
   read_.op.fd = write_.op.fd = conn.fd;
 }
@@ -99,17 +96,15 @@ void GrpcAgent::step() {
 }
 
 void GrpcAgent::on_write(Op& op) {
-  GrpcAgent& self = *reinterpret_cast<OwnedOp*>(&op)->self;
-  self.unanswered_bytes_ = 0;
+  unanswered_bytes_ = 0;
   const bool whole = op.result >= 0 && static_cast<uint32_t>(op.result) == op.len;
-  if (!whole && self.state_ == State::kServing) return self.stop();
-  self.pump();
+  if (!whole && state_ == State::kServing) return stop();
+  pump();
 }
 
-void GrpcAgent::on_read(Op& op) {
-  GrpcAgent& self = *reinterpret_cast<OwnedOp*>(&op)->self;
-  if (self.state_ != State::kBroken) self.read();
-  self.pump();
+void GrpcAgent::on_read() {
+  if (state_ != State::kBroken) read();
+  pump();
 }
 
 void GrpcAgent::read() {

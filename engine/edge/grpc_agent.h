@@ -19,6 +19,7 @@
 #include "base/list.h"
 #include "compat/natrp_grpc.h"
 #include "loop/loop.h"
+#include "loop/owned.h"
 #include "net/conn_table.h"
 
 namespace natrp {
@@ -51,12 +52,8 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
 
  private:
   enum class State : uint8_t { kServing, kClosing, kBroken };
-  struct OwnedOp {
-    Op op;  // first: handlers find the agent by a cast
-    GrpcAgent* self;
-  };
-  static void on_read(Op& op);
-  static void on_write(Op& op);
+  void on_read();
+  void on_write(Op& op);
   void read();
   void begin_closing();
   void http2_over();
@@ -72,8 +69,9 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   GrpcAgents& all_;
   Conn& conn_;
   NatrpGrpcConnection http2_;
-  OwnedOp read_{};   // kPoll: what is there is read on the spot, so that an idle agent holds no buffer
-  OwnedOp write_{};  // sends from output_
+  // kPoll: what is there is read on the spot, so that an idle agent holds no buffer.
+  OwnedOp<&GrpcAgent::on_read> read_{*this};
+  OwnedOp<&GrpcAgent::on_write> write_{*this};  // sends from output_
   std::unique_ptr<uint8_t[]> output_;
   std::unordered_map<NatrpGrpcConnection::StreamId, GrpcChannel*> channels_;
   std::vector<GrpcClientHere*> shown_;

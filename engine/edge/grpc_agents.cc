@@ -21,10 +21,7 @@ GrpcAgents::GrpcAgents(EdgeWorker& edge)
       // To the original, its visitor's end is the end of both directions: one that said nothing and ended would cost
       // its client a stream and a new dial to the service.
       parked_(edge.worker(), ParkedVisitors::Leaves::kByAnyEnd),
-      scratch_(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes)) {
-  tick_.self = this;
-  tick_.timer.handler = on_tick;
-}
+      scratch_(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes)) {}
 
 GrpcAgents::~GrpcAgents() {
   stopping_ = draining_ = true;
@@ -78,15 +75,14 @@ void GrpcAgents::keep_ticking() {
   if (!tick_.timer.armed()) worker().loop().timers().arm(tick_.timer, kTickMs);
 }
 
-void GrpcAgents::on_tick(Timer& timer) {
-  GrpcAgents& self = *reinterpret_cast<TickTimer*>(&timer)->self;
-  self.agents_.for_each([](GrpcAgent& agent) { agent.tick(); });
+void GrpcAgents::on_tick() {
+  agents_.for_each([](GrpcAgent& agent) { agent.tick(); });
   // A port that was closed while its client was away for long, and came back at that very moment.
-  for (auto& [id, client] : self.clients_) {
-    if (client->ready_count > 0 && !client->shared->leased.load()) self.edge_.control().want_grpc_port(id);
+  for (auto& [id, client] : clients_) {
+    if (client->ready_count > 0 && !client->shared->leased.load()) edge_.control().want_grpc_port(id);
   }
-  self.forget_removed();
-  if (!self.idle()) self.keep_ticking();
+  forget_removed();
+  if (!idle()) keep_ticking();
 }
 
 // --- Clients ------------------------------------------------------------------------------------------------------

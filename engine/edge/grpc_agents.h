@@ -27,7 +27,7 @@
 #include "edge/grpc_channel.h"
 #include "edge/grpc_client.h"
 #include "edge/parked_visitors.h"
-#include "loop/timer_wheel.h"
+#include "loop/owned.h"
 #include "runtime/worker.h"
 
 namespace natrp {
@@ -97,11 +97,7 @@ class GrpcAgents {
   void over(GrpcAgent& agent);      // likewise
 
  private:
-  struct TickTimer {
-    Timer timer;
-    GrpcAgents* self;
-  };
-  static void on_tick(Timer& timer);
+  void on_tick();
   GrpcClientHere& here(const std::shared_ptr<GrpcClient>& client);
   Conn* claim(int fd, const std::shared_ptr<GrpcClient>& client);
   void meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
@@ -119,7 +115,7 @@ class GrpcAgents {
   List<GrpcAgent, &GrpcAgent::link> agents_;
   List<GrpcChannel, &GrpcChannel::all_link> channels_;
   std::unique_ptr<uint8_t[]> scratch_;
-  TickTimer tick_{};
+  OwnedTimer<&GrpcAgents::on_tick> tick_{*this};
   uint32_t agents_live_ = 0;
   uint32_t channels_live_ = 0;
   bool draining_ = false;

@@ -32,12 +32,7 @@ void forget_bytes(std::vector<uint8_t>& bytes) {
 
 GrpcChannel::GrpcChannel(GrpcAgents& all, GrpcAgent& agent, StreamId stream, GrpcClientHere& client)
     : all_(all), client_(client), agent_(&agent), stream_(stream) {
-  read_.self = write_.self = this;
-  read_.op.handler = on_read;
-  write_.op.handler = on_write;
   write_.op.kind = OpKind::kSend;
-  timer_.self = this;
-  timer_.timer.handler = on_timer;
 }
 
 void GrpcChannel::join(Conn& visitor) {
@@ -106,15 +101,14 @@ void GrpcChannel::cut(GrpcStatus status, std::string_view sentence) {
 // --- The visitor --------------------------------------------------------------------------------------------------
 
 void GrpcChannel::on_read(Op& op) {
-  GrpcChannel& self = *reinterpret_cast<OwnedOp*>(&op)->self;
-  if (self.dead_ || self.visitor_ == nullptr) return self.step_and_pump();
+  if (dead_ || visitor_ == nullptr) return step_and_pump();
   if (op.kind == OpKind::kHangUp) {
     // Cancelled when the stream takes bytes again; else the visitor has reset its connection.
-    if (op.result > 0) self.visitor_broke();
+    if (op.result > 0) visitor_broke();
   } else if (op.result != -ECANCELED) {
-    self.read_visitor();
+    read_visitor();
   }
-  self.step_and_pump();
+  step_and_pump();
 }
 
 void GrpcChannel::read_visitor() {
@@ -180,25 +174,24 @@ void GrpcChannel::flush() {
 }
 
 void GrpcChannel::on_write(Op& op) {
-  GrpcChannel& self = *reinterpret_cast<OwnedOp*>(&op)->self;
   const bool whole = op.result >= 0 && static_cast<uint32_t>(op.result) == op.len;
   if (op.result > 0) {
-    self.all_.worker().counters().add(Counter::kBytesDown, static_cast<uint64_t>(op.result));
-    if (self.agent_ != nullptr) self.agent_->http2().consume_stream(self.stream_, static_cast<size_t>(op.result));
-    if (self.finishing_ && !self.end_sent_) self.all_.worker().loop().timers().arm(self.timer_.timer, kUntakenMs);
+    all_.worker().counters().add(Counter::kBytesDown, static_cast<uint64_t>(op.result));
+    if (agent_ != nullptr) agent_->http2().consume_stream(stream_, static_cast<size_t>(op.result));
+    if (finishing_ && !end_sent_) all_.worker().loop().timers().arm(timer_.timer, kUntakenMs);
   }
-  if (self.all_.worker().loop().turn_ms() - self.send_began_ms_ >= kQuickSendMs) {
-    self.send_bytes_ = kSendBytesFirst;
-  } else if (op.len == self.send_bytes_) {
-    self.send_bytes_ = std::min(2 * self.send_bytes_, kSendBytesMax);
+  if (all_.worker().loop().turn_ms() - send_began_ms_ >= kQuickSendMs) {
+    send_bytes_ = kSendBytesFirst;
+  } else if (op.len == send_bytes_) {
+    send_bytes_ = std::min(2 * send_bytes_, kSendBytesMax);
   }
-  self.sent_ += op.len;
-  if (!whole || self.sent_ == self.sending_.size()) {
-    self.sent_ = 0;
-    forget_bytes(self.sending_);
+  sent_ += op.len;
+  if (!whole || sent_ == sending_.size()) {
+    sent_ = 0;
+    forget_bytes(sending_);
   }
-  if (!whole && !self.dead_) self.visitor_broke();
-  self.step_and_pump();
+  if (!whole && !dead_) visitor_broke();
+  step_and_pump();
 }
 
 // FIN, or the RST that waits until the bytes before it are out (relay/teardown has the same rule).
@@ -216,18 +209,17 @@ void GrpcChannel::send_end() {
   }
 }
 
-void GrpcChannel::on_timer(Timer& timer) {
-  GrpcChannel& self = *reinterpret_cast<OwnedTimer*>(&timer)->self;
-  Loop& loop = self.all_.worker().loop();
-  if (!self.end_sent_) {
-    self.reset_ = true;  // it took nothing for too long
-  } else if (loop.bytes_unacknowledged(self.visitor_->fd) > 0 &&
-             loop.turn_ms() - self.end_sent_ms_ < kResetDrainTimeoutMs) {
-    loop.timers().arm(timer, self.reset_ ? kSweepMs : kFinMs);
+void GrpcChannel::on_timer() {
+  Loop& loop = all_.worker().loop();
+  if (!end_sent_) {
+    reset_ = true;  // it took nothing for too long
+  } else if (loop.bytes_unacknowledged(visitor_->fd) > 0 &&
+             loop.turn_ms() - end_sent_ms_ < kResetDrainTimeoutMs) {
+    loop.timers().arm(timer_.timer, reset_ ? kSweepMs : kFinMs);
     return;
   }
-  self.dead_ = true;
-  self.step_and_pump();
+  dead_ = true;
+  step_and_pump();
 }
 
 // --- What is next -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@
 
 #include "base/list.h"
 #include "compat/natrp_grpc.h"
-#include "loop/loop.h"
+#include "loop/owned.h"
 #include "net/conn_table.h"
 
 namespace natrp {
@@ -56,18 +56,10 @@ class GrpcChannel {
   ListLink ready_link;
 
  private:
-  struct OwnedOp {
-    Op op;  // first: handlers find the channel by a cast
-    GrpcChannel* self;
-  };
-  struct OwnedTimer {
-    Timer timer;
-    GrpcChannel* self;
-  };
   static constexpr uint32_t kSendBytesFirst = 64u << 10;
-  static void on_read(Op& op);
-  static void on_write(Op& op);
-  static void on_timer(Timer& timer);
+  void on_read(Op& op);
+  void on_write(Op& op);
+  void on_timer();
   void read_visitor();
   void visitor_left();
   void visitor_broke();
@@ -84,9 +76,9 @@ class GrpcChannel {
   GrpcClientHere& client_;
   GrpcAgent* agent_;  // nullptr: the stream is closed
   Conn* visitor_ = nullptr;
-  OwnedOp read_{};   // kPoll while its stream takes bytes, kHangUp while it does not
-  OwnedOp write_{};  // sends sending_, a piece at a time
-  OwnedTimer timer_{};
+  OwnedOp<&GrpcChannel::on_read> read_{*this};    // kPoll while its stream takes bytes, kHangUp while it does not
+  OwnedOp<&GrpcChannel::on_write> write_{*this};  // sends sending_, a piece at a time
+  OwnedTimer<&GrpcChannel::on_timer> timer_{*this};
   std::vector<uint8_t> queued_;
   std::vector<uint8_t> sending_;
   size_t sent_ = 0;  // from the front of sending_, which is not empty while it is less than all

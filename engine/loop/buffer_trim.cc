@@ -10,10 +10,6 @@
 namespace natrp {
 
 BufferTrim::BufferTrim(Loop& loop) : loop_(loop) {
-  watch_.self = this;
-  watch_.timer.handler = on_watch;
-  drain_.self = this;
-  drain_.op.handler = on_drained;
   drain_.op.kind = OpKind::kRecvBuffer;
   drain_.op.len = 1;
 }
@@ -26,9 +22,8 @@ void BufferTrim::after_turn() {
   loop_.timers().arm(watch_.timer, kBufferTrimMs);
 }
 
-void BufferTrim::on_watch(Timer& timer) {
-  BufferTrim& self = *reinterpret_cast<WatchTimer*>(&timer)->self;
-  if (self.loop_.buffers().uses() - self.uses_before_ <= kBufferTrimUses) self.drain();
+void BufferTrim::on_watch() {
+  if (loop_.buffers().uses() - uses_before_ <= kBufferTrimUses) drain();
 }
 
 void BufferTrim::drain() {
@@ -45,12 +40,11 @@ void BufferTrim::drain() {
 }
 
 void BufferTrim::on_drained(Op& op) {
-  BufferTrim& self = *reinterpret_cast<DrainOp*>(&op)->self;
-  BufRing& buffers = self.loop_.buffers();
+  BufRing& buffers = loop_.buffers();
   if (op.result > 0) buffers.release(op.buffer);
   // No buffer found, or more wanted by now: conns are receiving, and after_turn() looks again.
-  if (op.result <= 0 || buffers.surplus() == 0) return self.finish();
-  self.loop_.submit(op);
+  if (op.result <= 0 || buffers.surplus() == 0) return finish();
+  loop_.submit(op);
 }
 
 void BufferTrim::finish() {

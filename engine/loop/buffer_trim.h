@@ -15,8 +15,7 @@
 #pragma once
 
 #include "base/fd.h"
-#include "loop/op.h"
-#include "loop/timer_wheel.h"
+#include "loop/owned.h"
 
 namespace natrp {
 
@@ -34,22 +33,14 @@ class BufferTrim {
   void after_turn();
 
  private:
-  struct WatchTimer {
-    Timer timer;  // first: its handler finds its WatchTimer by a cast
-    BufferTrim* self;
-  };
-  struct DrainOp {
-    Op op;  // first, too
-    BufferTrim* self;
-  };
-  static void on_watch(Timer& timer);
-  static void on_drained(Op& op);
+  void on_watch();
+  void on_drained(Op& op);
   void drain();
   void finish();
 
   Loop& loop_;
-  WatchTimer watch_{};
-  DrainOp drain_{};
+  OwnedTimer<&BufferTrim::on_watch> watch_{*this};
+  OwnedOp<&BufferTrim::on_drained> drain_{*this};
   Fd source_;  // the socket that is drained
   uint64_t uses_before_ = 0;
 };

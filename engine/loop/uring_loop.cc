@@ -61,18 +61,16 @@ Status UringLoop::start() {
   if (!hang_ups_.valid()) return Error::from_errno("cannot make an epoll instance", errno);
   turn_ms_ = now_ms();
   timers_.start_at(turn_ms_);
-  poll_own(wake_op_, event_.get(), on_wake);
-  poll_own(hang_ups_op_, hang_ups_.get(), on_hang_ups);
+  poll_own(wake_op_.op, event_.get());
+  poll_own(hang_ups_op_.op, hang_ups_.get());
   return Done{};
 }
 
-void UringLoop::poll_own(WakeOp& wake, int fd, OpHandler handler) {
-  wake.loop = this;
-  wake.op.handler = handler;
-  wake.op.kind = OpKind::kPollMulti;
-  wake.op.fd = fd;
-  wake.op.len = POLLIN;
-  submit(wake.op);
+void UringLoop::poll_own(Op& op, int fd) {
+  op.kind = OpKind::kPollMulti;
+  op.fd = fd;
+  op.len = POLLIN;
+  submit(op);
 }
 
 UringLoop::~UringLoop() {
@@ -176,11 +174,10 @@ void UringLoop::wake() {
 }
 
 void UringLoop::on_wake(Op& op) {
-  UringLoop& loop = *reinterpret_cast<WakeOp*>(&op)->loop;
   uint64_t count;
-  [[maybe_unused]] const ssize_t n = ::read(loop.event_.get(), &count, sizeof count);
-  if (!op.in_flight) loop.submit(op);
-  if (loop.wake_handler_ != nullptr) loop.wake_handler_(loop.wake_context_);
+  [[maybe_unused]] const ssize_t n = ::read(event_.get(), &count, sizeof count);
+  if (!op.in_flight) submit(op);
+  if (wake_handler_ != nullptr) wake_handler_(wake_context_);
 }
 
 bool UringLoop::watch_hang_up(Op& op) {
@@ -205,19 +202,18 @@ void UringLoop::finish_hang_up(Op& op, int32_t result) {
 }
 
 void UringLoop::on_hang_ups(Op& op) {
-  UringLoop& loop = *reinterpret_cast<WakeOp*>(&op)->loop;
-  if (!op.in_flight) loop.submit(op);
+  if (!op.in_flight) submit(op);
   // Until nothing is left: the poll behind this handler fires for what is new, not for what was not fetched.
   constexpr int kEvents = 64;
   epoll_event events[kEvents];
   for (int n = kEvents; n == kEvents;) {
-    n = epoll_wait(loop.hang_ups_.get(), events, kEvents, 0);
+    n = epoll_wait(hang_ups_.get(), events, kEvents, 0);
     for (int i = 0; i < n; ++i) {
       Op& hung = *static_cast<Op*>(events[i].data.ptr);
       // One that was cancelled by a handler of this very batch is on its way already.
       if (!hung.in_flight || hung.cancelled || hung.kind != OpKind::kHangUp) continue;
-      epoll_ctl(loop.hang_ups_.get(), EPOLL_CTL_DEL, hung.fd, nullptr);
-      loop.finish_hang_up(hung, static_cast<int32_t>(events[i].events));
+      epoll_ctl(hang_ups_.get(), EPOLL_CTL_DEL, hung.fd, nullptr);
+      finish_hang_up(hung, static_cast<int32_t>(events[i].events));
     }
   }
 }

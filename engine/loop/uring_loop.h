@@ -13,6 +13,7 @@
 
 #include "base/fd.h"
 #include "loop/loop.h"
+#include "loop/owned.h"
 
 namespace natrp {
 
@@ -32,13 +33,9 @@ class UringLoop final : public SystemCallLoop {
 
  private:
   UringLoop() = default;
-  struct WakeOp {
-    Op op;  // first: its handler finds its WakeOp by a cast
-    UringLoop* loop;
-  };
   Status start();
-  // Has handler called whenever fd, which is this loop's own, is readable.
-  void poll_own(WakeOp& wake, int fd, OpHandler handler);
+  // Has op handled whenever fd, which is this loop's own, is readable.
+  void poll_own(Op& op, int fd);
   io_uring_sqe* next_sqe();
   bool prepare(Op& op);
   bool prepare_cancel(Op& op);
@@ -46,9 +43,9 @@ class UringLoop final : public SystemCallLoop {
   bool watch_hang_up(Op& op);
   void end_hang_up(Op& op);
   void finish_hang_up(Op& op, int32_t result);
-  static void on_hang_ups(Op& op);
+  void on_hang_ups(Op& op);
   void complete(uint64_t user_data, int32_t result, uint32_t flags);
-  static void on_wake(Op& op);
+  void on_wake(Op& op);
 
   // Above so many completions a turn is worth batching: one conn alone has one, seldom two.
   static constexpr unsigned kSparseTurn = 2;
@@ -59,11 +56,11 @@ class UringLoop final : public SystemCallLoop {
   io_uring_buf_ring* offered_ = nullptr;   // the provided-buffer ring shared with the kernel
   size_t offered_bytes_ = 0;
   Fd event_;
-  WakeOp wake_op_{};
+  OwnedOp<&UringLoop::on_wake> wake_op_{*this};
   // kHangUp goes through an epoll instance that the ring polls: IORING_OP_POLL_ADD always adds RDHUP to its mask, so on
   // a half-closed socket it would complete at once. Such ops are rare, and cost nothing until they fire.
   Fd hang_ups_;
-  WakeOp hang_ups_op_{};
+  OwnedOp<&UringLoop::on_hang_ups> hang_ups_op_{*this};
   std::vector<Op*> hung_up_;               // cancelled ones, to be finished in the next turn
   std::vector<Op*> finishing_;             // these, while they are; both keep their capacity
   std::vector<Op*> postponed_;             // found no SQE in their turn (EBUSY from a full completion queue)

@@ -9,12 +9,8 @@ namespace natrp {
 
 Acceptor::Acceptor(Loop& loop, Counters& counters, int listener_fd, OnAccept on_accept, void* context)
     : loop_(loop), counters_(counters), on_accept_(on_accept), context_(context) {
-  accept_.self = this;
   accept_.op.kind = OpKind::kAccept;
   accept_.op.fd = listener_fd;
-  accept_.op.handler = on_op;
-  pause_.self = this;
-  pause_.timer.handler = on_timer;
 }
 
 Acceptor::~Acceptor() {
@@ -42,33 +38,31 @@ void Acceptor::landed() {
   if (on_landed_ != nullptr) on_landed_(landed_context_);
 }
 
-void Acceptor::on_timer(Timer& timer) {
-  Acceptor& self = *reinterpret_cast<PauseTimer*>(&timer)->self;
-  if (self.stopping_) return self.landed();
-  self.loop_.submit(self.accept_.op);
+void Acceptor::on_timer() {
+  if (stopping_) return landed();
+  loop_.submit(accept_.op);
 }
 
 void Acceptor::on_op(Op& op) {
-  Acceptor& self = *reinterpret_cast<AcceptOp*>(&op)->self;
   if (op.result >= 0) {
-    if (self.stopping_) {
-      self.loop_.close(op.result, true);  // it came while we stopped: a reset, as the kernel gives a closed backlog
+    if (stopping_) {
+      loop_.close(op.result, true);  // it came while we stopped: a reset, as the kernel gives a closed backlog
     } else {
-      self.on_accept_(self.context_, op.result);
+      on_accept_(context_, op.result);
     }
   }
   if (op.in_flight) return;
-  if (self.stopping_) return self.landed();
+  if (stopping_) return landed();
   if (op.result == -EMFILE || op.result == -ENFILE || op.result == -ENOBUFS || op.result == -ENOMEM) {
     // No descriptor left: trying again at once would burn the processor that could free some.
-    self.counters_.add(Counter::kAcceptPauses);
-    self.loop_.timers().arm(self.pause_.timer, kAcceptPauseMs);
+    counters_.add(Counter::kAcceptPauses);
+    loop_.timers().arm(pause_.timer, kAcceptPauseMs);
     return;
   }
   // The control thread has shut the listener down to free its port at once; its stop() is on the way.
   if (op.result == -EINVAL || op.result == -EBADF) return;
   // A multishot accept may end after any success or a visitor that left; it is armed again.
-  self.loop_.submit(op);
+  loop_.submit(op);
 }
 
 }  // namespace natrp

@@ -9,6 +9,7 @@
 
 #include "base/counters.h"
 #include "loop/loop.h"
+#include "loop/owned.h"
 
 namespace natrp {
 
@@ -27,18 +28,12 @@ class Acceptor {
   bool stopping() const { return stopping_; }
 
  private:
-  static void on_op(Op& op);
-  static void on_timer(Timer& timer);
+  void on_op(Op& op);
+  void on_timer();
   void landed();
 
-  struct AcceptOp {
-    Op op;  // first, so that a handler finds its acceptor by a cast
-    Acceptor* self;
-  } accept_;
-  struct PauseTimer {
-    Timer timer;
-    Acceptor* self;
-  } pause_;
+  OwnedOp<&Acceptor::on_op> accept_{*this};
+  OwnedTimer<&Acceptor::on_timer> pause_{*this};
   Loop& loop_;
   Counters& counters_;
   OnAccept on_accept_;

@@ -10,12 +10,8 @@
 namespace natrp {
 
 Dial::Dial(Loop& loop, OnDone on_done, void* context) : loop_(loop), on_done_(on_done), context_(context) {
-  poll_.self = this;
   poll_.op.kind = OpKind::kPoll;
   poll_.op.len = POLLOUT;
-  poll_.op.handler = on_op;
-  deadline_.self = this;
-  deadline_.timer.handler = on_timer;
 }
 
 Dial::~Dial() {
@@ -86,25 +82,23 @@ void Dial::failed(int error) {
   if (cancelled_ || !try_next()) finish(-1, last_error_);
 }
 
-void Dial::on_timer(Timer& timer) {
-  Dial& self = *reinterpret_cast<DeadlineTimer*>(&timer)->self;
-  if (!self.poll_.op.in_flight) return self.finish(-1, self.last_error_);
-  self.late_ = true;
-  self.loop_.cancel(self.poll_.op);
+void Dial::on_timer() {
+  if (!poll_.op.in_flight) return finish(-1, last_error_);
+  late_ = true;
+  loop_.cancel(poll_.op);
 }
 
 void Dial::on_op(Op& op) {
-  Dial& self = *reinterpret_cast<PollOp*>(&op)->self;
-  if (op.result < 0) return self.failed(self.late_ ? ETIMEDOUT : -op.result);
+  if (op.result < 0) return failed(late_ ? ETIMEDOUT : -op.result);
   int error = 0;
   socklen_t length = sizeof error;
   const bool clean = (op.result & (POLLERR | POLLHUP)) == 0;
   if (!clean && getsockopt(op.fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
   // A refused connection says ECONNREFUSED; one that was reset after it had come says these.
   if (error == EPIPE) error = ECONNRESET;
-  if (error != 0 && error != ECONNRESET) return self.failed(error);
-  const int fd = self.fd_.release();
-  self.finish(fd, error);
+  if (error != 0 && error != ECONNRESET) return failed(error);
+  const int fd = fd_.release();
+  finish(fd, error);
 }
 
 }  // namespace natrp

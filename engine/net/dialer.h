@@ -12,6 +12,7 @@
 
 #include "base/fd.h"
 #include "loop/loop.h"
+#include "loop/owned.h"
 #include "net/address.h"
 #include "net/socket.h"
 
@@ -35,21 +36,15 @@ class Dial {
   bool running() const { return running_; }
 
  private:
-  static void on_op(Op& op);
-  static void on_timer(Timer& timer);
+  void on_op(Op& op);
+  void on_timer();
   bool try_next();
   void arm_deadline();
   void failed(int error);
   void finish(int fd, int error);
 
-  struct PollOp {
-    Op op;
-    Dial* self;
-  } poll_;
-  struct DeadlineTimer {
-    Timer timer;
-    Dial* self;
-  } deadline_;
+  OwnedOp<&Dial::on_op> poll_{*this};
+  OwnedTimer<&Dial::on_timer> deadline_{*this};
   Loop& loop_;
   OnDone on_done_;
   void* context_;

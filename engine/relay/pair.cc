@@ -43,9 +43,6 @@ PairTable::PairTable(RelayContext& context, uint32_t capacity, OnEnd on_end, OnE
   NATRP_CHECK(memory != MAP_FAILED, "address space for the pairs");
   madvise(memory, static_cast<size_t>(capacity) * sizeof(Pair), MADV_NOHUGEPAGE);
   slots_ = static_cast<Pair*>(memory);
-  sweep_timer_.self = patrol_timer_.self = this;
-  sweep_timer_.timer.handler = on_sweep;
-  patrol_timer_.timer.handler = on_patrol;
   context_.pairs = this;
 }
 
@@ -327,8 +324,6 @@ void PairTable::watch_bulk(Pump& pump) {
   if (context_.kind == PumpKind::kAuto) enter_sweep(pair_of(pump));
 }
 
-void PairTable::on_sweep(Timer& timer) { reinterpret_cast<OwnedTimer*>(&timer)->self->sweep(); }
-
 void PairTable::sweep() {
   bool exhausted = context_.loop.buffers().exhausted();
   for (sweep_next_ = sweep_list_.first; sweep_next_ != PairList::kEnd;) {
@@ -399,12 +394,11 @@ void PairTable::sweep_bulk(Pair& pair, Pump& pump) {
 
 // --- The patrol: what no op would ever tell ------------------------------------------------------------------------
 
-void PairTable::on_patrol(Timer& timer) {
-  PairTable& self = *reinterpret_cast<OwnedTimer*>(&timer)->self;
-  for (uint32_t i = 0; i < self.touched_; ++i) {
-    if (self.slots_[i].state == PairState::kFlowing) self.patrol(self.slots_[i]);
+void PairTable::on_patrol() {
+  for (uint32_t i = 0; i < touched_; ++i) {
+    if (slots_[i].state == PairState::kFlowing) patrol(slots_[i]);
   }
-  if (self.flowing_ > 0) self.context_.loop.timers().arm(timer, kPatrolMs);
+  if (flowing_ > 0) context_.loop.timers().arm(patrol_timer_.timer, kPatrolMs);
 }
 
 void PairTable::patrol(Pair& pair) {

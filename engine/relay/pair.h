@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "loop/owned.h"
 #include "relay/pump.h"
 
 namespace natrp {
@@ -116,8 +117,7 @@ class PairTable {
   friend void teardown_begin(PairTable& table, Pair& pair);
   friend void teardown_step(PairTable& table, Pair& pair);
   static void on_op(Op& op);
-  static void on_sweep(Timer& timer);
-  static void on_patrol(Timer& timer);
+  void on_patrol();
   void began_to_flow(Pair& pair);
   void patrol(Pair& pair);
   bool is_silent(const Conn& conn);
@@ -151,12 +151,8 @@ class PairTable {
   PairList sweep_list_;
   uint32_t sweep_next_ = PairList::kEnd;  // the running sweep's next pair: it may leave while another is looked at
   uint32_t resetting_ = 0;  // pairs in the sweep that want the short interval
-  struct OwnedTimer {
-    Timer timer;
-    PairTable* self;
-  };
-  OwnedTimer sweep_timer_;
-  OwnedTimer patrol_timer_;
+  OwnedTimer<&PairTable::sweep> sweep_timer_{*this};
+  OwnedTimer<&PairTable::on_patrol> patrol_timer_{*this};
 };
 
 }  // namespace natrp

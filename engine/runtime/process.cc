@@ -109,8 +109,6 @@ SignalWatch::SignalWatch(Loop& loop, OnSignal on_signal, void* context)
   const sigset_t set = watched_signals();
   fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   NATRP_CHECK(fd_.valid(), "a signalfd");
-  watch_.self = this;
-  watch_.op.handler = on_op;
   watch_.op.kind = OpKind::kPoll;
   watch_.op.fd = fd_.get();
   watch_.op.len = POLLIN;
@@ -123,12 +121,11 @@ SignalWatch::~SignalWatch() {
 }
 
 void SignalWatch::on_op(Op& op) {
-  SignalWatch& self = *reinterpret_cast<WatchOp*>(&op)->self;
   if (op.result == -ECANCELED) return;
   signalfd_siginfo info{};
-  const bool got = ::read(self.fd_.get(), &info, sizeof info) == sizeof info;
-  self.loop_.submit(op);
-  if (got) self.on_signal_(self.context_, static_cast<int>(info.ssi_signo));
+  const bool got = ::read(fd_.get(), &info, sizeof info) == sizeof info;
+  loop_.submit(op);
+  if (got) on_signal_(context_, static_cast<int>(info.ssi_signo));
 }
 
 }  // namespace natrp

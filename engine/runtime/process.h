@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "loop/loop.h"
+#include "loop/owned.h"
 
 namespace natrp {
 
@@ -41,11 +42,9 @@ class SignalWatch {
   ~SignalWatch();
 
  private:
-  static void on_op(Op& op);
-  struct WatchOp {
-    Op op;
-    SignalWatch* self;
-  } watch_;
+  void on_op(Op& op);
+
+  OwnedOp<&SignalWatch::on_op> watch_{*this};
   Loop& loop_;
   OnSignal on_signal_;
   void* context_;
