@@ -184,7 +184,7 @@ void Edge::watch_store() {
 }
 
 void Edge::on_store_op(Op& op) {
-  if (op.result == -ECANCELED) return;
+  if (op.cancelled) return;
   char events[4096];
   while (::read(store_events_.get(), events, sizeof events) > 0) {
   }

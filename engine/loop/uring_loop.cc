@@ -218,13 +218,19 @@ void UringLoop::on_hang_ups(Op& op) {
   }
 }
 
+void UringLoop::landed(Op& op) {
+  op.in_flight = false;
+  // Over before its cancel was taken: its object may be gone when that is tried again.
+  if (op.cancelled && !postponed_cancels_.empty()) std::erase(postponed_cancels_, &op);
+}
+
 void UringLoop::complete(uint64_t user_data, int32_t result, uint32_t flags) {
   if (user_data == kIgnored) return;
   Op& op = *reinterpret_cast<Op*>(user_data);
   op.result = result;
   if (patient_.keep(op)) return;
   op.more = (flags & IORING_CQE_F_MORE) != 0;
-  if (!op.more) op.in_flight = false;
+  if (!op.more) landed(op);
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
     op.buffer = static_cast<uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);
     buffers_.filled(op.buffer);
@@ -275,8 +281,8 @@ void UringLoop::run_once(int timeout_ms) {
     for (Op* op : finishing_) finish_hang_up(*op, -ECANCELED);
     finishing_.clear();
   }
-  patient_.end_turn(io_uring_sq_ready(&ring_) > 0, [](Op& op) {
-    op.in_flight = false;
+  patient_.end_turn(io_uring_sq_ready(&ring_) > 0, [this](Op& op) {
+    landed(op);
     op.handler(op);
   });
   timers_.advance(turn_ms_);

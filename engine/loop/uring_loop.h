@@ -44,6 +44,7 @@ class UringLoop final : public SystemCallLoop {
   void end_hang_up(Op& op);
   void finish_hang_up(Op& op, int32_t result);
   void on_hang_ups(Op& op);
+  void landed(Op& op);
   void complete(uint64_t user_data, int32_t result, uint32_t flags);
   void on_wake(Op& op);
 

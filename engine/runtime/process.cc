@@ -121,7 +121,7 @@ SignalWatch::~SignalWatch() {
 }
 
 void SignalWatch::on_op(Op& op) {
-  if (op.result == -ECANCELED) return;
+  if (op.cancelled) return;
   signalfd_siginfo info{};
   const bool got = ::read(fd_.get(), &info, sizeof info) == sizeof info;
   loop_.submit(op);
