@@ -408,7 +408,9 @@ void PairTable::patrol(Pair& pair) {
     // was reset gets the reset without the bytes before it.
     const bool blocked = pump->status == PumpStatus::kFlowing && pump->pending > 0;
     if (!blocked || now - pump->progress_ms < kResetDrainTimeoutMs) continue;
-    if (context_.loop.is_reset(pair.source(*pump).fd)) return on_source_reset(pair, *pump);
+    // The kernel tells a reset once: perhaps the other pump, which writes to that socket, has heard of it.
+    const Conn& source = pair.source(*pump);
+    if (source.peer_reset || context_.loop.is_reset(source.fd)) return on_source_reset(pair, *pump);
   }
   const bool holds = pair.up.pending > 0 || pair.down.pending > 0;
   const uint32_t idle_ms = std::min(now - pair.up.progress_ms, now - pair.down.progress_ms);

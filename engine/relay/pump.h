@@ -65,6 +65,7 @@ struct Pump {
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
   bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will from the next sweep on
   bool sending : 1 = false;    // URING: the op in flight is the send
+  bool doubts_sink : 1 = false;  // URING: a send was short; the sink counts as reset until the next says otherwise
   bool suspect : 1 = false;    // SPLICE: the sweep saw bytes whose readiness had not come; twice is a stall
   uint32_t progress_ms = 0;    // turn time of the last byte, wraps after 49 days
 

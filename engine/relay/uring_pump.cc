@@ -63,11 +63,13 @@ bool sent(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   if (pump.pending > 0) {
     // Short: an error followed, and the kernel has forgotten it (a ring's send with WAITALL reports the bytes instead).
     // The next send says so again, but a receive from this socket may be faster and would see a clean end.
+    pump.doubts_sink |= !sink.peer_reset;
     sink.peer_reset = true;
     send_pending(context, pump, sink);
     return false;
   }
-  sink.peer_reset = false;  // what interrupted a send was no reset
+  if (pump.doubts_sink) sink.peer_reset = false;  // what interrupted a send was no reset
+  pump.doubts_sink = false;
   const size_t read_bytes = pump.op.len > pump.offset ? pump.op.len : pump.offset;
   return all_sent(context, pump, source, sink, read_bytes);
 }

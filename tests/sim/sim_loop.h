@@ -48,7 +48,7 @@ class SimLoop final : public Loop {
   int shutdown_write(int fd) override;
   int bytes_unacknowledged(int fd) override;
   int bytes_readable(int fd) override;
-  bool is_reset(int fd) override { return socket(fd).far_reset; }
+  bool is_reset(int fd) override { return socket(fd).far_reset && !socket(fd).reset_told; }
   int peer_silent_ms(int) override { return 0; }
   void close(int fd, bool reset) override;
 

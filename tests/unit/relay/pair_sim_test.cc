@@ -230,6 +230,28 @@ TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
   }
 }
 
+TEST(PairSim, AResetIsNoticedWhileBothSinksTakeNothing) {
+  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+    for (const bool front_resets : {true, false}) {
+      SimRig rig(kind);
+      const int front = rig.loop.make_socket(1000);
+      const int back = rig.loop.make_socket(1000);
+      for (const int fd : {front, back}) rig.loop.socket(fd).inbox = std::string(200'000, 'x');
+      rig.start(front, back);
+      ASSERT_TRUE(rig.until(5, [&] {
+        return rig.loop.socket(back).outbox.size() == 1000 && rig.loop.socket(front).outbox.size() == 1000;
+      }));
+      rig.until(60, [] { return false; });
+      EXPECT_EQ(rig.pairs.live(), 1u);
+      rig.loop.socket(front_resets ? front : back).far_reset = true;
+      EXPECT_TRUE(rig.until(40, [&] { return rig.pairs.live() == 0; }));
+      ASSERT_EQ(rig.reasons.size(), 1u);
+      EXPECT_EQ(rig.reasons[0], front_resets ? EndReason::kFrontReset : EndReason::kBackReset);
+      EXPECT_TRUE(rig.loop.socket(front_resets ? back : front).closed_by_reset);
+    }
+  }
+}
+
 TEST(PairSim, ASpliceThatIsNotToldOfItsBytesIsCountedAndTheDirectionCopiesForGood) {
   SimRig rig(PumpKind::kAuto);
   const int front = rig.loop.make_socket(1000);
