@@ -21,6 +21,10 @@ void Conn::set_peer(const Address& peer, ConnRole role) {
                          std::memory_order_relaxed);
 }
 
+bool Conn::is_unix() const {
+  return ((port_family_role.load(std::memory_order_relaxed) >> 8) & 0xffu) == AF_UNIX;
+}
+
 Address Conn::peer() const {
   const uint32_t word = port_family_role.load(std::memory_order_relaxed);
   const uint64_t high = address_high.load(std::memory_order_relaxed);

@@ -35,6 +35,7 @@ struct alignas(64) Conn {
   }
   void set_peer(const Address& peer, ConnRole role);
   Address peer() const;
+  bool is_unix() const;
   ConnRole role() const {
     return static_cast<ConnRole>(port_family_role.load(std::memory_order_relaxed) & 0xffu);
   }

@@ -60,8 +60,9 @@ void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) 
     moved += static_cast<size_t>(n);
     if (!flush(context, pump, source, sink)) return;
     if (pump_promote(context, pump, static_cast<size_t>(n))) return splice_pump_run(context, pump, source, sink);
-    // A short read means an empty socket; a FIN behind it comes as an edge of its own.
-    if (static_cast<size_t>(n) < room) return pump_poll(context, pump, source.fd, POLLIN, true);
+    // A short read means an empty socket; a FIN behind it comes as an edge of its own. Not so on a unix socket, where a
+    // read stops behind bytes that had a descriptor with them.
+    if (static_cast<size_t>(n) < room) return pump_poll(context, pump, source.fd, POLLIN, !source.is_unix());
   }
   // Its share of this turn is used up; others first.
   pump_poll(context, pump, source.fd, POLLIN, false);

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import time
 
 import pytest
@@ -141,6 +142,22 @@ def test_a_visitor_of_a_service_that_is_down_is_reset_at_once_and_counted(yard):
 
     back = yard.closing(Service(service.address[0], service.address[1]))
     reaches(yard, agent.address, back)
+
+
+def test_bytes_behind_a_descriptor_that_a_unix_service_passes_arrive(yard):
+    edge = yard.edge()
+    service = yard.service(path=yard.path("service.sock"))
+    agent = yard.agent(edge, edge.add_client(), service)
+    visitor = yard.peer(agent.address)
+    accepted = yard.closing(service.accept())
+    time.sleep(0.2)  # the agent waits for the first bytes
+    # Both are there when the agent looks, and a read stops between them.
+    os.kill(agent.process.pid, signal.SIGSTOP)
+    with open(os.devnull) as passed:
+        socket.send_fds(accepted.sock, [b"first,"], [passed.fileno()])
+    accepted.send(b"second")
+    os.kill(agent.process.pid, signal.SIGCONT)
+    assert visitor.receive(12) == b"first,second"
 
 
 def test_a_unix_service_that_is_not_there_resets_its_visitor(yard):
