@@ -18,6 +18,7 @@ ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control, std::fun
     : worker_(worker), control_(control), on_dials_over_(std::move(on_dials_over)) {}
 
 ChannelOpener::~ChannelOpener() {
+  ending_ = true;
   close_session();
   worker_.loop().timers().disarm(refill_timer_.timer);
   channels_.for_each([](Channel& channel) {
@@ -140,7 +141,7 @@ void ChannelOpener::started(Channel& channel) {
   channel.state = State::kDiallingService;
   ++dialling_services_;
   const auto start = parse_start(channel.bytes);
-  if (!start.ok()) return drop(channel);
+  if (!start.ok() || ending_) return drop(channel);
   channel.tunnel_index = start.value().tunnel_index;
   channel.conn->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
   if (channel.tunnel_index >= services_->services.size() ||
@@ -154,6 +155,10 @@ void ChannelOpener::started(Channel& channel) {
 
 void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
   if (fd < 0) return fail_service(channel, error);
+  if (ending_) {
+    worker_.loop().close(fd, true);
+    return drop(channel);
+  }
   Conn* service = worker_.conns().claim(fd, peer_address(fd), ConnRole::kService, worker_.loop().turn_ms());
   Pair* pair = service != nullptr ? worker_.pairs().start(*channel.conn, *service, channel.tunnel_index) : nullptr;
   if (pair == nullptr) {

@@ -90,6 +90,7 @@ class ChannelOpener {
   uint32_t ready_wanted_ = 0;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t dialling_services_ = 0;
+  bool ending_ = false;     // no pair begins any more
   std::function<void()> on_dials_over_;
   OwnedTimer<&ChannelOpener::refill> refill_timer_{*this};
 };

@@ -134,6 +134,33 @@ def test_an_agent_that_is_killed_again_and_again_under_visitors(echo_rig):
     check_nothing_left(rig)
 
 
+def test_an_agent_whose_client_is_removed_in_a_storm_of_visitors_ends_with_2(yard):
+    rig = yard.rig()
+    stop = threading.Event()
+    visitors = []
+
+    def storm():
+        while not stop.is_set() and len(visitors) < 2500:
+            visitor = socket.socket()
+            visitor.setblocking(False)
+            visitors.append(visitor)
+            visitor.connect_ex(rig.address)
+            if len(visitors) % 64 == 0:
+                time.sleep(0.001)  # it shall last as long as the agent's end
+
+    thread = threading.Thread(target=storm, daemon=True)
+    thread.start()
+    try:
+        time.sleep(0.1)
+        rig.edge.ctl("client", "remove", "tester")
+        assert rig.agent.process.wait_exit(15) == 2, rig.agent.process.describe()
+    finally:
+        stop.set()
+        thread.join()
+        for visitor in visitors:
+            visitor.close()
+
+
 @pytest.mark.parametrize("role", ["edge", "agent"])
 def test_a_drain_under_visitors_ends_with_0(echo_rig, role):
     rig = echo_rig()
