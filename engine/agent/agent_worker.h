@@ -30,7 +30,7 @@ class AgentWorker final : public WorkerRole {
 
  private:
   void check_idle() {
-    const bool busy = worker_.pairs().flowing() > 0 || opener_.dialling_services() > 0;
+    const bool busy = worker_.pairs().with_visitor() > 0 || opener_.dialling_services() > 0;
     if (busy || idle_waiters_.empty()) return;
     auto waiters = std::move(idle_waiters_);
     idle_waiters_.clear();

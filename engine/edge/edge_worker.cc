@@ -126,7 +126,7 @@ void EdgeWorker::when_idle(std::function<void()> done) {
 }
 
 void EdgeWorker::check_idle() {
-  if (idle_waiters_.empty() || worker_.pairs().flowing() > 0 || (grpc_ && !grpc_->idle())) return;
+  if (idle_waiters_.empty() || worker_.pairs().with_visitor() > 0 || (grpc_ && !grpc_->idle())) return;
   auto waiters = std::move(idle_waiters_);
   idle_waiters_.clear();
   for (auto& done : waiters) done();

@@ -110,6 +110,7 @@ Pair* PairTable::start_waiting(Conn& back, uint32_t owner) {
 void PairTable::began_to_flow(Pair& pair) {
   pair.state = PairState::kFlowing;
   ++flowing_;
+  ++with_visitor_;
   if (!patrol_timer_.timer.armed()) context_.loop.timers().arm(patrol_timer_.timer, kPatrolMs);
 }
 

@@ -102,6 +102,8 @@ class PairTable {
 
   uint32_t live() const { return live_; }
   uint32_t flowing() const { return flowing_; }
+  // Pairs that have a visitor, also those that wait to reset behind its last bytes.
+  uint32_t with_visitor() const { return with_visitor_; }
   uint32_t index_of(const Pair& pair) const { return static_cast<uint32_t>(&pair - slots_); }
   Pair& at(uint32_t index) { return slots_[index]; }
 
@@ -148,6 +150,7 @@ class PairTable {
   uint32_t free_ = PairList::kEnd;
   uint32_t live_ = 0;
   uint32_t flowing_ = 0;
+  uint32_t with_visitor_ = 0;
   PairList sweep_list_;
   uint32_t sweep_next_ = PairList::kEnd;  // the running sweep's next pair: it may leave while another is looked at
   uint32_t resetting_ = 0;  // pairs in the sweep that want the short interval

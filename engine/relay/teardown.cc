@@ -49,7 +49,10 @@ void teardown_step(PairTable& table, Pair& pair) {
     --table.resetting_;
     table.leave_sweep(pair);
   }
-  if (has_front) close_conn(context, pair.front_conn(), pair.reset_front);
+  if (has_front) {
+    close_conn(context, pair.front_conn(), pair.reset_front);
+    --table.with_visitor_;
+  }
   if (pair.moving) {
     // The descriptor goes on to another worker; on_end reads it before the slot is released.
     table.on_end_(table.owner_context_, pair);

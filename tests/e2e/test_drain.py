@@ -8,7 +8,7 @@ from conftest import LOOPS
 from net import wait_until
 from processes import CRASHES
 from rig import Setup
-from sockets import FIN, Content, Task, check_echo, check_received, is_refused
+from sockets import FIN, RESET, Content, Task, check_echo, check_received, is_refused
 
 ONE = [Setup(LOOPS[0], "auto")]
 
@@ -92,6 +92,22 @@ def test_the_last_line_of_a_drain_says_that_it_is_over(yard, role):
     lines = process.err.splitlines()
     assert f"{role} stopped" in lines[-1], process.describe()
     assert role == "agent" or any("session ended" in line for line in lines)
+
+
+@pytest.mark.parametrize("role", ["edge", "agent"])
+def test_a_drain_waits_for_the_bytes_before_a_reset(yard, role):
+    rig = yard.rig({"drain_seconds": 30}, {"drain_seconds": 30})
+    visitor, service = rig.pair(receive_buffer=16 * 1024)
+    content = Content(1_000_000, 47)
+    service.send_content(content)
+    service.wait_sent()
+    service.reset()
+    time.sleep(0.5)
+    process = getattr(rig, role).process
+    process.terminate()
+    time.sleep(0.5)
+    check_received(visitor.receive_to_end(15), content, RESET, "the visitor")
+    assert process.wait_exit(15) == 0, process.describe()
 
 
 @pytest.mark.over(ONE)
