@@ -25,6 +25,8 @@ void apply_options(int fd, int family, const SocketOptions& options) {
   set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, slow ? kSlowKeepaliveIdleS : kKeepaliveIdleS);
   set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, slow ? kSlowKeepaliveIntervalS : kKeepaliveIntervalS);
   set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, slow ? kSlowKeepaliveProbes : kKeepaliveProbes);
+  // An urgent byte stays where it was in the stream: without this no read would ever see it.
+  if (slow) set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
   if (options.user_timeout) set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, kTcpUserTimeoutMs);
   if (options.piggyback_acks) set_int(fd, IPPROTO_TCP, TCP_QUICKACK, 0);
 }

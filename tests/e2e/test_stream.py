@@ -1,5 +1,6 @@
 """Bytes arrive: every size, both ways, at once, slowly and in bulk."""
 
+import socket
 import time
 
 import pytest
@@ -29,6 +30,17 @@ def test_the_service_is_reached_before_the_visitor_says_a_word(rig):
 def test_writes_of_one_byte_arrive_in_order(rig):
     visitor, service = rig.pair()
     exchange(visitor, service, Content(2_000, 5), Content(2_000, 6), step=1)
+
+
+def test_an_urgent_byte_keeps_its_place_in_the_stream(rig):
+    visitor, service = rig.pair()
+    for sender, receiver in ((visitor, service), (service, visitor)):
+        for urgent in range(3):
+            sender.send(b"abc")
+            sender.sock.send(b"!", socket.MSG_OOB)
+            sender.send(b"def" * (1 + 20_000 * urgent))
+            expected = b"abc!" + b"def" * (1 + 20_000 * urgent)
+            assert receiver.receive(len(expected)) == expected
 
 
 def test_two_hundred_round_trips_of_one_byte(rig):
