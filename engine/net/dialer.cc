@@ -8,6 +8,19 @@
 #include "base/check.h"
 
 namespace natrp {
+namespace {
+
+// The kernel binds a socket that connects to a port of its own choice: on this host it may choose the very port that is
+// dialled. When nobody listens there, the two SYNs are one, and the socket is connected to itself (RFC 9293 §3.5,
+// simultaneous open). Ports below 1024 it never chooses, but where the operator has made them free for all.
+bool is_connected_to_itself(int fd, const Address& dialled) {
+  if (dialled.port() < 1024) return false;
+  const Address local = local_address(fd);
+  // The peer's address is not always the one that was dialled: 0.0.0.0 is this host, too.
+  return local.port() == dialled.port() && local.text() == peer_address(fd).text();
+}
+
+}  // namespace
 
 Dial::Dial(Loop& loop, OnDone on_done, void* context) : loop_(loop), on_done_(on_done), context_(context) {
   poll_.op.kind = OpKind::kPoll;
@@ -75,10 +88,10 @@ void Dial::finish(int fd, int error) {
   on_done_(context_, fd, error);
 }
 
-void Dial::failed(int error) {
+void Dial::failed(int error, bool reset) {
   last_error_ = error;
   late_ = false;
-  loop_.close(fd_.release(), false);
+  loop_.close(fd_.release(), reset);
   if (cancelled_ || !try_next()) finish(-1, last_error_);
 }
 
@@ -97,6 +110,8 @@ void Dial::on_op(Op& op) {
   // A refused connection says ECONNREFUSED; one that was reset after it had come says these.
   if (error == EPIPE) error = ECONNRESET;
   if (error != 0 && error != ECONNRESET) return failed(error);
+  // As if the kernel had chosen another port. With a reset, so that the service can have its port at once.
+  if (is_connected_to_itself(op.fd, addresses_[next_ - 1])) return failed(ECONNREFUSED, true);
   const int fd = fd_.release();
   finish(fd, error);
 }

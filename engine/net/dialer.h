@@ -6,6 +6,7 @@
 // Life     idle ──start──▶ connecting ──▶ on_done(fd, 0) or on_done(-1, errno)  → idle
 // Thread   its loop's. The addresses are copied in: they live until the end.
 // Owns     the descriptor until on_done hands it over.
+// Never    hands over a socket that is connected to itself: nobody listens there, so the address has refused.
 #pragma once
 
 #include <vector>
@@ -40,7 +41,7 @@ class Dial {
   void on_timer();
   bool try_next();
   void arm_deadline();
-  void failed(int error);
+  void failed(int error, bool reset = false);
   void finish(int fd, int error);
 
   OwnedOp<&Dial::on_op> poll_{*this};

@@ -1,9 +1,15 @@
 #include "net/dialer.h"
 
 #include <gtest/gtest.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <memory>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "loop/loop_of.h"
@@ -13,9 +19,33 @@
 namespace natrp {
 namespace {
 
+// Gives the calling thread a network of its own with nothing but 127.0.0.0/8 and ::1, where every socket that connects
+// gets this port. Empty, or why that is not to be had.
+std::string enter_network_with_one_port(uint16_t port) {
+  if (::unshare(CLONE_NEWNET) != 0) return std::string("no network of its own: ") + std::strerror(errno);
+  const Fd any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq loopback_up{};
+  std::memcpy(loopback_up.ifr_name, "lo", sizeof "lo");
+  loopback_up.ifr_flags = IFF_UP;
+  if (::ioctl(any.get(), SIOCSIFFLAGS, &loopback_up) != 0) return std::string("lo: ") + std::strerror(errno);
+  const Fd range(::open("/proc/sys/net/ipv4/ip_local_port_range", O_WRONLY | O_CLOEXEC));
+  const std::string text = std::to_string(port) + " " + std::to_string(port);
+  if (::write(range.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    return std::string("ip_local_port_range: ") + std::strerror(errno);
+  }
+  return {};
+}
+
+// Whether somebody may listen there.
+bool is_free(const Address& address) {
+  const Fd fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+  return ::bind(fd.get(), address.get(), address.length()) == 0;
+}
+
 class DialTest : public testing::TestWithParam<IoKind> {
  protected:
-  void SetUp() override {
+  void SetUp() override { make_dial(); }
+  void make_dial() {
     auto made = make_loop(GetParam());
     if (!made.ok()) GTEST_SKIP() << made.error().message;
     loop = std::move(made.value().loop);
@@ -164,6 +194,40 @@ TEST_P(DialTest, NoDescriptorIsLeftAfterFailures) {
   }
   const Fd after(::dup(0));
   EXPECT_LE(after.get(), before.get() + 2) << "the lowest free number grows when descriptors leak";
+}
+
+TEST_P(DialTest, AnAddressThatADialWouldShareWithItsOwnSocketIsRefusedAndStaysFree) {
+  std::string refused;
+  std::thread elsewhere([&] {
+    refused = enter_network_with_one_port(40000);
+    if (!refused.empty()) return;
+    // A loop belongs to one thread.
+    dial.reset();
+    make_dial();
+    for (const char* const dead : {"127.0.0.1:40000", "0.0.0.0:40000", "[::1]:40000"}) {
+      calls = 0;
+      dial->start({Address::parse(dead).value()}, 2000, {});
+      EXPECT_TRUE(done());
+      EXPECT_EQ(error, ECONNREFUSED) << dead;
+      EXPECT_FALSE(fd.valid()) << dead << ": connected to itself";
+      fd.reset();
+      EXPECT_TRUE(is_free(Address::parse(dead).value())) << dead;
+    }
+    // The next address is tried, with the same port of this host's once more.
+    auto listener = listen_on(Address::parse("127.0.0.1:40001").value(), {}, 1);
+    loopback::must(listener.ok(), "listen");
+    calls = 0;
+    dial->start({Address::parse("127.0.0.1:40000").value(), local_address(listener.value().get())}, 2000, {});
+    EXPECT_TRUE(done());
+    EXPECT_EQ(error, 0);
+    EXPECT_EQ(local_address(fd.get()).text(), "127.0.0.1:40000");
+    EXPECT_EQ(peer_address(fd.get()).text(), "127.0.0.1:40001");
+    fd.reset();
+    dial.reset();
+    loop.reset();
+  });
+  elsewhere.join();
+  if (!refused.empty()) GTEST_SKIP() << refused;
 }
 
 INSTANTIATE_TEST_SUITE_P(Loops, DialTest, testing::Values(IoKind::kUring, IoKind::kEpoll), loop_of);
