@@ -42,7 +42,7 @@ struct LeaseRequest {
 struct LeaseAnswer {
   LeaseRefusal refusal = LeaseRefusal::kNone;
   uint16_t port = 0;      // reserved for the request when it was not refused
-  uint16_t released = 0;  // the tunnel's former port, free now: the caller closes its listener; 0: none
+  uint16_t released = 0;  // the tunnel's former port, free now: its listener was closed before; 0: none
   std::string sentence;   // of a refusal
   bool ok() const { return refusal == LeaseRefusal::kNone; }
 };

@@ -387,6 +387,7 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
   for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
     const LeaseAnswer answer = leases_.reserve(request.value(), now_ms());
     if (!answer.ok()) return refusal_of(answer);
+    NATRP_CHECK(!ports_->is_open(answer.released), "who had the tunnel before has closed its port");
     auto listener = listen_public(answer.port);
     if (listener.ok()) {
       leases_.mark_live(answer.port, session);
@@ -394,7 +395,7 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
         log_warning("a lease is not kept for the next start", {{"error", kept.error().message}});
       }
       out.port = answer.port;
-      out.listener = ports_->open(std::move(listener).value(), shared);
+      out.listener = ports_->open(std::move(listener).value(), answer.port, shared);
       return out;
     }
     out = refusal_of(answer.port, listener.error());

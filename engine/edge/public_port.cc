@@ -2,6 +2,8 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "edge/edge_worker.h"
 #include "runtime/worker.h"
@@ -11,9 +13,9 @@ namespace natrp {
 PublicPorts::PublicPorts(std::vector<Worker*> workers, std::vector<EdgeWorker*> roles)
     : workers_(std::move(workers)), roles_(std::move(roles)) {}
 
-int PublicPorts::open(Fd listener, const EdgeTunnel& tunnel) {
+int PublicPorts::open(Fd listener, uint16_t port, const EdgeTunnel& tunnel) {
   const int fd = listener.get();
-  open_[fd] = std::move(listener);
+  open_[fd] = Listener{std::move(listener), port};
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], fd, tunnel] { role->open_public_port(fd, tunnel); });
   }
@@ -22,7 +24,7 @@ int PublicPorts::open(Fd listener, const EdgeTunnel& tunnel) {
 
 int PublicPorts::open_control(Fd listener) {
   const int fd = listener.get();
-  open_[fd] = std::move(listener);
+  open_[fd] = Listener{std::move(listener)};
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], fd] { role->open_control_listener(fd); });
   }
@@ -33,11 +35,16 @@ void PublicPorts::close(int listener_fd) {
   const auto at = open_.find(listener_fd);
   NATRP_CHECK(at != open_.end(), "an open port is closed once");
   ::shutdown(listener_fd, SHUT_RDWR);
-  closing_[listener_fd] = Closing{std::move(at->second), workers_.size()};
+  closing_[listener_fd] = Closing{std::move(at->second.fd), workers_.size()};
   open_.erase(at);
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], listener_fd] { role->close_listener(listener_fd); });
   }
+}
+
+bool PublicPorts::is_open(uint16_t port) const {
+  if (port == 0) return false;
+  return std::any_of(open_.begin(), open_.end(), [&](const auto& each) { return each.second.port == port; });
 }
 
 void PublicPorts::landed(int listener_fd) {

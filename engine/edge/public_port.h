@@ -25,25 +25,31 @@ class PublicPorts {
   // workers and roles: the same order; they outlive this.
   PublicPorts(std::vector<Worker*> workers, std::vector<EdgeWorker*> roles);
 
-  // listener: bound and listening, owned from here on. Every worker begins to accept for tunnel.
-  int open(Fd listener, const EdgeTunnel& tunnel);
+  // listener: bound to port and listening, owned from here on. Every worker begins to accept for tunnel.
+  int open(Fd listener, uint16_t port, const EdgeTunnel& tunnel);
   // The control port: its conns go through their first bytes.
   int open_control(Fd listener);
   // Frees the port now: shutdown(2) of a listener takes it out of the listening state, and SO_REUSEADDR lets the
   // next bind pass. The descriptor itself is closed when no worker has an op on it.
   void close(int listener_fd);
+  // Whether a tunnel's listener is open on it.
+  bool is_open(uint16_t port) const;
   // A letter from a worker.
   void landed(int listener_fd);
   size_t closing() const { return closing_.size(); }
 
  private:
+  struct Listener {
+    Fd fd;
+    uint16_t port = 0;  // 0: the control port
+  };
   struct Closing {
     Fd fd;
     size_t workers_left;
   };
   std::vector<Worker*> workers_;
   std::vector<EdgeWorker*> roles_;
-  std::unordered_map<int, Fd> open_;
+  std::unordered_map<int, Listener> open_;
   std::unordered_map<int, Closing> closing_;
 };
 

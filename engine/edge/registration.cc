@@ -159,6 +159,12 @@ void Registration::on_register(const wire::Register& wanted) {
   }
   if (const auto at = tunnels_.find(index); at != tunnels_.end()) return send_leased(index, at->second);
   if (contests_.count(index) != 0) return;
+  if (const auto other = index_of(wanted.name())) {
+    return refuse_tunnel(index, wire::Refused::PROTOCOL,
+                         "this agent asked for tunnel '" + wanted.name() + "' before, as number " +
+                             std::to_string(*other) + ": a name is one tunnel, give the other a name of its own",
+                         true);
+  }
   if (edge_.draining()) return refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
   const bool holds_it = edge_.registry().holder(client_.name, wanted.name()).valid();
   if (client_.tunnels_max != 0 && !holds_it && edge_.registry().tunnels_held(client_.name) >= client_.tunnels_max) {
@@ -168,6 +174,17 @@ void Registration::on_register(const wire::Register& wanted) {
                          true);
   }
   if (take_tunnel(wanted, nullptr)) lease_tunnel(wanted);
+}
+
+// What the session has under the name, or contends for: nothing has two ports.
+std::optional<uint32_t> Registration::index_of(const std::string& name) const {
+  for (const auto& [index, tunnel] : tunnels_) {
+    if (tunnel.name == name) return index;
+  }
+  for (const auto& [index, contest] : contests_) {
+    if (contest->wanted.name() == name) return index;
+  }
+  return std::nullopt;
 }
 
 // True: the tunnel is this session's now. False: refused, or a contest decides later.

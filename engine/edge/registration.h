@@ -9,6 +9,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "control/control_channel.h"
@@ -75,6 +76,7 @@ class Registration final : public ControlChannelEvents {
   // One line a second at most, about the tunnel with the most visitors untold.
   void tell_failures();
   void on_register(const wire::Register& wanted);
+  std::optional<uint32_t> index_of(const std::string& name) const;
   bool take_tunnel(const wire::Register& wanted, Contest* contest);
   void lease_tunnel(const wire::Register& wanted);
   void send_leased(uint32_t index, const Tunnel& tunnel);

@@ -149,6 +149,42 @@ TEST_F(RegistrationTest, APublicAddressThatThisHostDoesNotHaveIsSaidAtTheStart) 
 
 // --- Bounds of a client ---------------------------------------------------------------------------------------------
 
+TEST_F(RegistrationTest, ATunnelHasOneIndexAndOnePort) {
+  ClientRecord client = client_record("client");
+  client.tunnels_max = 1;
+  add_client(client);
+  HandAgent& agent = open_session("client");
+  ASSERT_EQ(lease(agent, "web", ports_[0]), ports_[0]);
+  for (const uint32_t wanted : {static_cast<uint32_t>(ports_[1]), static_cast<uint32_t>(ports_[0]), 0u}) {
+    EXPECT_EQ(lease(agent, "web", wanted, 1), 0);
+    ASSERT_NE(agent.refused(), nullptr);
+    EXPECT_EQ(agent.refused()->code(), wire::Refused::PROTOCOL);
+    EXPECT_TRUE(agent.refused()->final());
+    EXPECT_NE(agent.refused()->message().find("'web'"), std::string::npos) << agent.refused()->message();
+  }
+  EXPECT_FALSE(agent.closed());
+  EXPECT_TRUE(listening(ports_[0]));
+  EXPECT_FALSE(listening(ports_[1])) << "a port beyond tunnels_max is open";
+  EXPECT_EQ(lease(agent, "web"), ports_[0]) << "the tunnel itself went with the refusal";
+}
+
+TEST_F(RegistrationTest, ATunnelThatIsContestedHasOneIndexToo) {
+  add_client("client");
+  HandAgent& silent = open_session("client", "one process here", *second_loop_);
+  ASSERT_EQ(lease(silent, "web", ports_[0]), ports_[0]);
+  HandAgent& rival = open_session("client", "another process.");
+  second_loop_turns_ = false;
+  rival.wish(0, "web", ports_[1]);
+  EXPECT_EQ(lease(rival, "web", ports_[2], 1), 0);
+  const wire::Frame* told = rival.last(wire::Frame::kTunnelRefused);
+  ASSERT_NE(told, nullptr);
+  EXPECT_EQ(told->tunnel_refused().tunnel_index(), 1u);
+  EXPECT_EQ(told->tunnel_refused().refused().code(), wire::Refused::PROTOCOL);
+  EXPECT_TRUE(until([&] { return rival.port() == ports_[1]; }));
+  EXPECT_FALSE(listening(ports_[0]));
+  EXPECT_FALSE(listening(ports_[2]));
+}
+
 TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
   ClientRecord client = client_record("client");
   client.tunnels_max = 1;
