@@ -307,7 +307,7 @@ void Agent::report_failures() {
     if (channel_ && session_) {
       wire::Frame frame;
       frame.mutable_service_failed()->set_tunnel_index(index);
-      frame.mutable_service_failed()->set_reason(reason);
+      frame.mutable_service_failed()->set_reason(cut_text(reason, kSentenceBytesMax));
       frame.mutable_service_failed()->set_count(failures.count);
       channel_->send(frame);
     }

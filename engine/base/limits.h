@@ -104,6 +104,10 @@ inline constexpr size_t kHelloBytes = 64;
 inline constexpr size_t kStartBytes = 64;
 inline constexpr size_t kFrameBytesMax = 64u << 10;
 inline constexpr unsigned kTicketWindow = 1024;      // how far ticket counters may arrive out of order
+// A sentence for people in a frame. Names and the short form of sets of ports (base/port_set.h) make it some 500 bytes;
+// whatever else comes into one, the frame is sent.
+inline constexpr size_t kSentenceBytesMax = 1024;
+static_assert(kSentenceBytesMax <= kFrameBytesMax / 2, "room for the other fields of its frame");
 inline constexpr size_t kNameBytesMax = 64;          // client and tunnel names
 inline constexpr unsigned kTunnelsPerSessionMax = 256;
 

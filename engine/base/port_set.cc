@@ -6,6 +6,9 @@
 namespace natrp {
 namespace {
 
+// Nobody reads more than that, and most sets are no longer.
+constexpr size_t kRangesShown = 8;
+
 std::string_view trimmed(std::string_view text) {
   while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
   while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
@@ -76,9 +79,17 @@ uint16_t PortSet::nth(size_t index) const {
   NATRP_CHECK(false, "nth() of a PortSet beyond its size");
 }
 
-std::string PortSet::format() const {
+std::string PortSet::format() const { return format_first(ranges_.size()); }
+
+std::string PortSet::format_short() const {
+  if (ranges_.size() <= kRangesShown) return format();
+  return format_first(kRangesShown) + ",… (" + std::to_string(size()) + " ports)";
+}
+
+std::string PortSet::format_first(size_t ranges) const {
   std::string text;
-  for (const Range range : ranges_) {
+  for (size_t i = 0; i < ranges; ++i) {
+    const Range range = ranges_[i];
     if (!text.empty()) text += ',';
     text += std::to_string(range.first);
     if (range.last != range.first) text += '-' + std::to_string(range.last);

@@ -30,10 +30,14 @@ class PortSet {
   uint16_t nth(size_t index) const;
   // "443,20000-29999"; parse(format()) gives the same set.
   std::string format() const;
+  // For a sentence or a line of the log: "1,3,5,7,9,11,13,15,… (20000 ports)" where there are many ranges.
+  std::string format_short() const;
 
   friend bool operator==(const PortSet&, const PortSet&) = default;
 
  private:
+  std::string format_first(size_t ranges) const;
+
   struct Range {
     uint16_t first;
     uint16_t last;

@@ -11,6 +11,12 @@ bool encode_frame(const wire::Frame& frame, std::string& out) {
   return frame.AppendToString(&out);
 }
 
+std::string cut_text(const std::string& text, size_t bytes) {
+  if (text.size() <= bytes) return text;
+  while (bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
+  return text.substr(0, bytes);
+}
+
 void FrameDecoder::feed(std::span<const uint8_t> bytes) {
   bytes_.erase(0, at_);
   at_ = 0;

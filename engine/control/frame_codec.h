@@ -21,6 +21,9 @@ namespace natrp {
 // Appends frame to out. False, and nothing appended, when it is larger than kFrameBytesMax.
 bool encode_frame(const wire::Frame& frame, std::string& out);
 
+// At most bytes of text, and no half of a character at its end: neither a frame nor JSON can hold one.
+std::string cut_text(const std::string& text, size_t bytes);
+
 class FrameDecoder {
  public:
   void feed(std::span<const uint8_t> bytes);

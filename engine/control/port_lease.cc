@@ -88,11 +88,11 @@ LeaseAnswer PortLeases::reserve_wanted(const LeaseRequest& request) const {
   if (!range_.contains(request.wanted)) {
     return refuse(LeaseRefusal::kPortNotAllowed, "port " + port +
                                                      " is not one of this edge's public ports (" +
-                                                     range_.format() + "): ask for one of them, or for any");
+                                                     range_.format_short() + "): ask for one of them, or for any");
   }
   if (!allowed(request, request.wanted)) {
     return refuse(LeaseRefusal::kPortNotAllowed, "client '" + request.client + "' may not have port " + port +
-                                                     ": its ports are " + request.policy.format());
+                                                     ": its ports are " + request.policy.format_short());
   }
   const Lease* lease = find(request.wanted);
   if (lease == nullptr || (lease->client == request.client && lease->tunnel == request.tunnel)) {
@@ -154,8 +154,8 @@ LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
   }
   if (permitted == 0) {
     return refuse(LeaseRefusal::kPortNotAllowed,
-                  "none of the ports of client '" + request.client + "' (" + request.policy.format() +
-                      ") is one of this edge's public ports (" + range_.format() +
+                  "none of the ports of client '" + request.client + "' (" + request.policy.format_short() +
+                      ") is one of this edge's public ports (" + range_.format_short() +
                       "): the operator has to widen one of them");
   }
   return refuse(LeaseRefusal::kRangeExhausted,

@@ -151,7 +151,7 @@ void Edge::load_leases() {
 
 void Edge::say_ready() {
   log_info("edge ready", {{"bind", bound_},
-                          {"ports", options_.ports.format()},
+                          {"ports", options_.ports.format_short()},
                           {"io", workers_[0]->loop_name()},
                           {"workers", options_.workers},
                           {"conns_max", conns_max()},

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/names.h"
 #include "control/auth.h"
+#include "control/frame_codec.h"
 #include "edge/edge.h"
 #include "net/socket.h"
 
@@ -17,13 +18,6 @@ constexpr uint32_t kProtocolVersion = 1;
 constexpr uint32_t kContestStepMs = 100;
 // An agent reports as often as it likes; a line of the log comes this often.
 constexpr uint64_t kFailuresLogMs = 1000;
-
-// At most bytes of it, and no half of a character at its end: JSON cannot hold one.
-std::string cut(const std::string& text, size_t bytes) {
-  if (text.size() <= bytes) return text;
-  while (bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
-  return text.substr(0, bytes);
-}
 
 ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
   ControlChannelTimes times;
@@ -70,7 +64,7 @@ void Registration::on_hello(const wire::Hello& hello) {
   }
   if (hello.instance_id().size() != 16) return protocol_error("an instance id that has not 16 bytes");
   instance_ = hello.instance_id();
-  software_ = cut(hello.software(), 64);
+  software_ = cut_text(hello.software(), 64);
 }
 
 void Registration::on_auth(const wire::Auth& auth) {
@@ -120,7 +114,7 @@ void Registration::on_service_failed(const wire::ServiceFailed& failed) {
   failures_ += count;
   edge_.count_service_failures(count);
   at->second.failures_untold += count;
-  at->second.failure = cut(failed.reason(), 200);
+  at->second.failure = cut_text(failed.reason(), 200);
   tell_failures();
 }
 
@@ -289,7 +283,7 @@ void Registration::refuse_tunnel(uint32_t index, wire::Refused::Code code, const
   frame.mutable_tunnel_refused()->set_tunnel_index(index);
   wire::Refused* refused = frame.mutable_tunnel_refused()->mutable_refused();
   refused->set_code(code);
-  refused->set_message(message);
+  refused->set_message(cut_text(message, kSentenceBytesMax));
   refused->set_final(final);
   channel_.send(frame);
 }
@@ -372,7 +366,7 @@ void Registration::share_ready_max() {
 void Registration::refuse(wire::Refused::Code code, const std::string& message, bool final) {
   wire::Frame frame;
   frame.mutable_refused()->set_code(code);
-  frame.mutable_refused()->set_message(message);
+  frame.mutable_refused()->set_message(cut_text(message, kSentenceBytesMax));
   frame.mutable_refused()->set_final(final);
   channel_.send(frame);
   channel_.close(message);

@@ -162,6 +162,16 @@ def test_the_ports_of_a_client_bound_what_it_may_have(yard):
     assert inside.address[1] in (ports[5], ports[6])
 
 
+def test_a_client_of_many_single_ports_is_refused_in_a_short_sentence(yard):
+    edge = yard.edge()
+    own = ports_of(edge)
+    many = [port for port in range(10001, 50000, 2) if port not in own]
+    token = edge.add_client("many", "--ports", ",".join(map(str, many)))
+    agent = yard.agent(edge, token, yard.service(), start="unready")
+    agent.refused(rf"10001,10003,.*{len(many)} ports")
+    assert edge.process.alive
+
+
 def test_the_tunnels_of_a_client_are_counted(yard):
     edge = yard.edge()
     token = edge.add_client("tester", "--tunnels-max", "1")

@@ -33,6 +33,18 @@ TEST(PortSet, JoinsRangesThatOverlapOrTouch) {
   EXPECT_EQ(PortSet::parse("1-10,2-3").value().format(), "1-10");
 }
 
+TEST(PortSet, IsShortInASentence) {
+  EXPECT_EQ(PortSet::parse("443,20000-29999").value().format_short(), "443,20000-29999");
+  EXPECT_EQ(PortSet::parse("1,3,5,7,9,11,13,15").value().format_short(), "1,3,5,7,9,11,13,15");
+  EXPECT_EQ(PortSet::parse("1,3,5,7,9,11,13,15,20-29").value().format_short(), "1,3,5,7,9,11,13,15,… (18 ports)");
+  EXPECT_EQ(PortSet().format_short(), "");
+  std::string text = "10001";
+  for (unsigned port = 10003; port < 50000; port += 2) text += "," + std::to_string(port);
+  const auto many = PortSet::parse(text).value();
+  EXPECT_EQ(many.format(), text);
+  EXPECT_EQ(many.format_short(), "10001,10003,10005,10007,10009,10011,10013,10015,… (20000 ports)");
+}
+
 TEST(PortSet, AnEmptySetHoldsNothing) {
   const PortSet set;
   EXPECT_TRUE(set.empty());

@@ -25,6 +25,27 @@ std::string encoded_bye(const std::string& reason) {
   return text;
 }
 
+TEST(FrameCodec, ATextIsCutBetweenCharacters) {
+  EXPECT_EQ(cut_text("", 3), "");
+  EXPECT_EQ(cut_text("abc", 3), "abc");
+  EXPECT_EQ(cut_text("abcd", 3), "abc");
+  const std::string text = "a\xc3\xa9\xe2\x80\xa6\xf0\x9f\x98\x80";  // of 1, 2, 3 and 4 bytes
+  const std::vector<size_t> kept{0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10};
+  for (size_t bytes = 0; bytes <= text.size(); ++bytes) {
+    EXPECT_EQ(cut_text(text, bytes), text.substr(0, kept[bytes])) << bytes;
+  }
+}
+
+TEST(FrameCodec, ASentenceOfAnyLengthFits) {
+  std::string sentence;
+  while (sentence.size() <= kFrameBytesMax) sentence += "\xe2\x80\xa6";
+  FrameDecoder decoder;
+  decoder.feed(bytes_of(encoded_bye(cut_text(sentence, kSentenceBytesMax))));
+  const auto next = decoder.next();
+  ASSERT_TRUE(next) << next.error().message;
+  EXPECT_EQ(next.value()->bye().reason().size(), kSentenceBytesMax / 3 * 3);
+}
+
 TEST(FrameCodec, FramesComeOutAsTheyWentInByteByByteOrAllAtOnce) {
   const std::string stream = encoded_bye("one") + encoded_bye("") + encoded_bye(std::string(60'000, 'x'));
   for (const size_t step : {size_t{1}, size_t{7}, stream.size()}) {

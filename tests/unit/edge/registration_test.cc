@@ -111,6 +111,25 @@ TEST_F(RegistrationTest, ATunnelThatCannotBeIsRefusedAndTheSessionGoesOn) {
   EXPECT_NE(lease(agent, "web"), 0);
 }
 
+TEST_F(RegistrationTest, ARefusalFitsIntoAFrameHoweverManyPortsAClientHas) {
+  ClientRecord client = client_record("client");
+  for (unsigned port = 1; port < 40000; port += 2) {
+    const bool edges = port >= ports_.front() && port <= ports_.back();
+    if (!edges) client.ports += (client.ports.empty() ? "" : ",") + std::to_string(port);
+  }
+  add_client(client);
+  HandAgent& agent = open_session("client");
+  for (const uint32_t wanted : {0u, static_cast<uint32_t>(ports_[0]), 3u}) {
+    EXPECT_EQ(lease(agent, "web", wanted), 0);
+    ASSERT_NE(agent.refused(), nullptr);
+    EXPECT_EQ(agent.refused()->code(), wire::Refused::PORT_NOT_ALLOWED);
+    EXPECT_LE(agent.refused()->message().size(), kSentenceBytesMax);
+    const char* said = wanted == 3 ? " is not one of this edge's public ports" : "1,3,5,7,9,11,13,15,… (";
+    EXPECT_NE(agent.refused()->message().find(said), std::string::npos) << agent.refused()->message();
+  }
+  EXPECT_FALSE(agent.closed());
+}
+
 TEST_F(RegistrationTest, APortThatCannotBeOpenedForAnotherReasonStaysTheTunnels) {
   add_client("client");
   add_client("other");
