@@ -30,6 +30,7 @@ enum class Counter : uint8_t {
   kGarbageRefused,
   kHelloRefused,
   kHelloTimeouts,
+  kStrangersDisplaced,
   kHandshakesRefused,
   kRendezvousTimeouts,
   kServiceFailures,

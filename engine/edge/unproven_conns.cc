@@ -1,5 +1,6 @@
 #include "edge/unproven_conns.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -15,7 +16,10 @@ constexpr char kHttp2Preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 }  // namespace
 
-UnprovenConns::UnprovenConns(EdgeWorker& edge, bool grpc) : edge_(edge), grpc_(grpc) {}
+UnprovenConns::UnprovenConns(EdgeWorker& edge, bool grpc)
+    : edge_(edge),
+      grpc_(grpc),
+      most_(std::clamp(edge.worker().conns().capacity() / kUnprovenSlotsShare, 1u, kUnprovenConnsMax)) {}
 
 UnprovenConns::~UnprovenConns() {
   closing_ = true;
@@ -27,16 +31,29 @@ UnprovenConns::~UnprovenConns() {
 
 void UnprovenConns::add(int fd) {
   Worker& worker = edge_.worker();
-  Conn* conn = strangers_.taken() < kUnprovenConnsMax
+  // More than twice as many: they come faster than the ends of the displaced ones land.
+  Conn* conn = strangers_.taken() < 2 * most_
                    ? worker.conns().claim(fd, {}, ConnRole::kUnproven, worker.loop().turn_ms())
                    : nullptr;
   if (conn == nullptr) return worker.loop().close(fd, true);
+  if (waiting_count_ == most_) displace_oldest();
   Stranger& stranger = strangers_.take(*this);
   stranger.conn = conn;
   stranger.got = 0;
   stranger.late = false;
+  waiting_.push_back(stranger);
+  ++waiting_count_;
   worker.loop().timers().arm(stranger.deadline, kHelloTimeoutMs);
   receive(stranger);
+}
+
+// Its slot and its record are free when its op has landed. What it has said before that counts.
+void UnprovenConns::displace_oldest() {
+  Stranger& oldest = *waiting_.pop_front();
+  --waiting_count_;
+  edge_.worker().counters().add(Counter::kStrangersDisplaced);
+  edge_.worker().loop().timers().disarm(oldest.deadline);
+  edge_.worker().loop().cancel(oldest.receive);
 }
 
 void UnprovenConns::receive(Stranger& stranger) {
@@ -51,6 +68,10 @@ void UnprovenConns::receive(Stranger& stranger) {
 Conn& UnprovenConns::take(Stranger& stranger) {
   edge_.worker().loop().timers().disarm(stranger.deadline);
   Conn& conn = *stranger.conn;
+  if (stranger.waiting_link.linked()) {
+    stranger.waiting_link.unlink();
+    --waiting_count_;
+  }
   strangers_.give_back(stranger);
   return conn;
 }
@@ -76,9 +97,9 @@ void UnprovenConns::on_op(Op& op) {
     stranger.got += static_cast<uint32_t>(op.result);
     return self.look(stranger);
   }
-  if (op.result == -EAGAIN || op.result == -EINTR) return self.receive(stranger);
+  if (!op.cancelled && (op.result == -EAGAIN || op.result == -EINTR)) return self.receive(stranger);
   if (stranger.late) self.edge_.worker().counters().add(Counter::kHelloTimeouts);
-  // It left without a word, or too late: a port scan, a health check. Nothing to tell it.
+  // It left without a word, or is late or displaced: a port scan, a health check. Nothing to tell it.
   self.drop(stranger, false);
 }
 
@@ -102,7 +123,11 @@ void UnprovenConns::look(Stranger& stranger) {
     worker.counters().add(Counter::kGarbageRefused);
     return drop(stranger, true);
   }
-  if (stranger.got < kHelloBytes) return receive(stranger);
+  if (stranger.got < kHelloBytes) {
+    // Late or displaced, and no deadline is left that would end another receive.
+    if (stranger.receive.cancelled) return drop(stranger, false);
+    return receive(stranger);
+  }
   const auto fields = parse_hello(stranger.bytes);
   if (!fields.ok()) {
     worker.counters().add(Counter::kHelloRefused);

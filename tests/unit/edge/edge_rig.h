@@ -139,6 +139,8 @@ class EdgeRig final : public EdgeControlPort {
       in_worker(i, [&, fd = listener.fd.get()] { roles_[i]->open_public_port(fd, tunnel); });
     }
   }
+  // On its control port, and silent so far.
+  Fd connect_stranger(unsigned worker) { return loopback::connect_to(controls_[worker].address); }
   GrpcSocket& connect_agent(unsigned worker, bool gives_window_back = true) {
     return agents_.emplace_back(controls_[worker].address, gives_window_back);
   }
