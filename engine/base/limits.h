@@ -76,6 +76,17 @@ inline constexpr uint32_t kHalfClosedMs = 10;        // a direction ended so lon
 inline constexpr uint32_t kSweepMs = 5;              // how often pairs that wait for a reset or a stall are looked at
 inline constexpr uint32_t kAcceptPauseMs = 100;      // after EMFILE, nginx uses 500
 
+// --- The store (store/store.h) -------------------------------------------------------------------------------------
+// A running edge waits so long for another program that holds the store (a backup, an open sqlite3 shell): its control
+// thread has heartbeats to answer meanwhile. It is some commits of natrpctl; whatever takes longer, a later tick tries.
+inline constexpr int kStoreWaitMs = 50;
+// A command of a person, and the start of an edge, wait longer: a writer holds the file for a few fsyncs, and whoever
+// needs more than this is broken.
+inline constexpr int kStoreWaitLongMs = 5000;
+// A lease that the store has already is not written again for so long. Only the order of the leases needs its time
+// (who left a port longest ago), and that order may be an hour off.
+inline constexpr int64_t kLeaseFreshS = 3600;
+
 // --- Dead peers ----------------------------------------------------------------------------------------------------
 // Tunnel legs: keepalive 10/5/3 s while idle. With bytes under way keepalive is silent: a control channel has
 // TCP_USER_TIMEOUT, and a data channel is looked at by the patrol (relay/pair), which can tell a peer that does not

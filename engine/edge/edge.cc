@@ -9,6 +9,7 @@
 #include <future>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "net/socket.h"
 #include "store/state_dir.h"
@@ -17,6 +18,7 @@ namespace natrp {
 namespace {
 
 constexpr uint32_t kTickMs = 250;
+static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that another program holds leaves most of it");
 constexpr int kBacklog = 4096;
 // How often a wanted `any` port may turn out to be another process's before the agent is told.
 constexpr unsigned kBindTries = 64;
@@ -36,6 +38,7 @@ void Edge::stop() {
   for (auto& registration : registrations_) registration->close("the edge stops");
   for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.op.in_flight); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
+  if (lease_writer_) lease_writer_->finish();
 }
 
 // --- Start --------------------------------------------------------------------------------------------------------
@@ -67,8 +70,11 @@ Status Edge::start() {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
                 {});
     grpc_ = std::make_unique<GrpcTunnels>(*this);
-    grpc_->read_store();
+    auto clients = store_->list_clients();
+    if (!clients.ok()) return clients.error();
+    grpc_->set_clients(std::move(clients).value());
   }
+  store_->wait_at_most(kStoreWaitMs);  // from here on agents wait for what this thread waits for
   control_listener_ = ports_->open_control(std::move(control_socket_));
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
@@ -99,8 +105,9 @@ Status Edge::open_state() {
   auto store = Store::open(options_.state_dir);
   if (!store.ok()) return store.error();
   store_ = std::make_unique<Store>(std::move(store).value());
+  lease_writer_ = std::make_unique<LeaseWriter>(*store_);
   load_leases();
-  forget_removed_clients();
+  if (const auto clients = store_->list_clients(); clients.ok()) forget_removed_clients(clients.value());
   return Done{};
 }
 
@@ -195,15 +202,18 @@ void Edge::on_store_op(Op& op) {
 void Edge::on_store_changed() {
   auto version = store_->data_version();
   if (!version.ok() || version.value() == store_version_) return;
+  // One read for all: where another program has locked readers out, too, that is one wait, and the next tick tries.
+  auto clients = store_->list_clients();
+  if (!clients.ok()) return;
   store_version_ = version.value();
-  forget_removed_clients();
+  forget_removed_clients(clients.value());
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
-    auto found = store_->find_by_name(registration.client());
-    if (!found.ok()) continue;
-    if (found.value() && found.value()->id == registration.client_id()) {
-      if (found.value()->token_hash == registration.token_hash()) continue;
+    const auto found = std::find_if(clients.value().begin(), clients.value().end(),
+                                    [&](const ClientRecord& client) { return client.id == registration.client_id(); });
+    if (found != clients.value().end()) {
+      if (found->token_hash == registration.token_hash()) continue;
       registration.refuse(wire::Refused::CLIENT_REMOVED,
                           "the edge's operator gave client '" + registration.client() +
                               "' a new token: this agent has the old one, ask for the new one",
@@ -215,19 +225,18 @@ void Edge::on_store_changed() {
                             "' was removed by the edge's operator; ask for a new token",
                         true);
   }
-  if (grpc_) grpc_->read_store();
+  if (grpc_) grpc_->set_clients(std::move(clients).value());
 }
 
 // Their leases and what they had last: nobody's. One that was added again under its name is another client.
-void Edge::forget_removed_clients() {
-  auto clients = store_->list_clients();
-  if (!clients.ok()) return;
+void Edge::forget_removed_clients(const std::vector<ClientRecord>& clients) {
   std::map<std::string, int64_t> ids;
-  for (const ClientRecord& client : clients.value()) ids[client.name] = client.id;
+  for (const ClientRecord& client : clients) ids[client.name] = client.id;
   for (const std::string& name : leases_.clients()) {
     const auto now = ids.find(name);
     const auto before = client_ids_.find(name);
     if (now != ids.end() && (before == client_ids_.end() || before->second == now->second)) continue;
+    lease_writer_->forget_client(name);
     for (const uint16_t port : leases_.remove_client(name)) {
       log_info("lease ended with its client", {{"client", name}, {"port", static_cast<int>(port)}});
     }
@@ -391,9 +400,7 @@ Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string&
     auto listener = listen_public(answer.port);
     if (listener.ok()) {
       leases_.mark_live(answer.port, session);
-      if (Status kept = store_->remember_lease(client.name, tunnel, answer.port); !kept.ok()) {
-        log_warning("a lease is not kept for the next start", {{"error", kept.error().message}});
-      }
+      lease_writer_->remember(client.name, tunnel, answer.port);
       out.port = answer.port;
       out.listener = ports_->open(std::move(listener).value(), answer.port, shared);
       return out;
@@ -440,6 +447,7 @@ void Edge::on_tick() {
   if (grpc_) grpc_->tick();
   // The -wal file is written before a change is visible, so the event of the last write may come too early to see it.
   on_store_changed();
+  lease_writer_->tick();
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
     stopped_ = true;

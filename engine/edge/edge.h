@@ -21,6 +21,7 @@
 #include "edge/edge_info.h"
 #include "edge/edge_worker.h"
 #include "edge/grpc_tunnels.h"
+#include "edge/lease_writer.h"
 #include "edge/public_port.h"
 #include "edge/registration.h"
 #include "edge/session_ids.h"
@@ -116,7 +117,7 @@ class Edge final : public EdgeControlPort {
   void watch_store();
   void on_store_op(Op& op);
   void on_store_changed();
-  void forget_removed_clients();
+  void forget_removed_clients(const std::vector<ClientRecord>& clients);
   Result<Fd> listen_public(uint16_t port);
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
@@ -126,6 +127,7 @@ class Edge final : public EdgeControlPort {
   EdgeOptions options_;
   Fd state_lock_;
   std::unique_ptr<Store> store_;
+  std::unique_ptr<LeaseWriter> lease_writer_;
   std::unique_ptr<TlsIdentity> identity_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Mailbox> mailbox_;

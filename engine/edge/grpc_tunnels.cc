@@ -20,16 +20,10 @@ constexpr uint64_t kRefusalLogMs = 60'000;
 
 // --- The store ----------------------------------------------------------------------------------------------------
 
-void GrpcTunnels::read_store() {
-  auto clients = edge_.store().list_clients();
-  if (!clients.ok()) {
-    log_error("the store cannot be read, clients of the original natrp stay as they were",
-              {{"error", clients.error().message}});
-    return;
-  }
+void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
   auto tokens = std::make_shared<GrpcTokens>();
   std::set<uint64_t> found;
-  for (ClientRecord& client : clients.value()) {
+  for (ClientRecord& client : clients) {
     const auto id = static_cast<uint64_t>(client.id);
     Tunnel& tunnel = tunnels_[id];
     if (!tunnel.shared) {

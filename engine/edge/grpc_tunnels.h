@@ -33,8 +33,8 @@ class GrpcTunnels {
   // edge outlives this.
   explicit GrpcTunnels(Edge& edge) : edge_(edge) {}
 
-  // Reads the clients, and tells the workers. At the start, and when the store has changed.
-  void read_store();
+  // All that the store has: tells the workers. At the start, and when the store has changed.
+  void set_clients(std::vector<ClientRecord> clients);
   // A stream of the client is ready and its port is not open. The store's id.
   void want_port(uint64_t client);
   // session takes the tunnel over by the registry's rule: closes the port, if it is one of these.

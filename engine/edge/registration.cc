@@ -74,7 +74,7 @@ void Registration::on_auth(const wire::Auth& auth) {
   }
   const auto& secret = auth.secret();
   const Sha256 hash = sha256({reinterpret_cast<const uint8_t*>(secret.data()), secret.size()});
-  auto found = edge_.store().find_by_token_hash(hash);
+  auto found = edge_.store().find_by_token_hash(hash);  // a reader: no writer makes it wait
   if (!found.ok()) {
     log_error("the store cannot be read, an agent was turned away", {{"error", found.error().message}});
     return refuse(wire::Refused::INTERNAL, "the edge cannot read its store now; its log says why", false);

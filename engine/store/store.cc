@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/dir_owner.h"
 #include "base/fd.h"
+#include "base/limits.h"
 #include "store/state_dir.h"
 #include "store/statement.h"
 #include "store/store_schema.h"
@@ -17,8 +18,6 @@
 namespace natrp {
 namespace {
 
-// A writer holds the file for a few fsyncs; whoever waits longer than this waits for something broken.
-constexpr int kBusyTimeoutMs = 5000;
 constexpr int kBusyRetryMs = 5;
 
 constexpr const char* kClientColumns =
@@ -33,7 +32,7 @@ Status execute(sqlite3* db, const char* sql) {
 // the write-ahead log on is such a step, and two programs may open a new file at once: the loop is ours, the
 // waiting SQLite's own, as its busy handler does it.
 Status execute_when_free(sqlite3* db, const char* sql) {
-  const uint64_t until_ms = now_ms() + kBusyTimeoutMs;
+  const uint64_t until_ms = now_ms() + kStoreWaitLongMs;
   while (true) {
     Status status = execute(db, sql);
     if (status.ok() || sqlite3_errcode(db) != SQLITE_BUSY || now_ms() >= until_ms) return status;
@@ -97,7 +96,8 @@ bool equal_in_constant_time(std::span<const uint8_t, 32> a, const TokenHash& b) 
 
 Error no_such_client(std::string_view name) {
   return Error{"there is no client '" + std::string(name) +
-               "': `natrpctl client list` shows those there are"};
+               "': `natrpctl client list` shows those there are",
+               ENOENT};
 }
 
 void bind_hash_or_null(Statement& statement, int at, const std::optional<TokenHash>& hash) {
@@ -161,8 +161,10 @@ Result<Store> Store::open(const std::string& dir, Missing missing) {
   return store;
 }
 
+void Store::wait_at_most(int milliseconds) { sqlite3_busy_timeout(db_.get(), milliseconds); }
+
 Status Store::prepare() {
-  sqlite3_busy_timeout(db_.get(), kBusyTimeoutMs);
+  wait_at_most(kStoreWaitLongMs);
   // FULL: with a write-ahead log, NORMAL may lose the last commits when the power goes; a printed token must
   // not.
   for (const char* sql :
@@ -290,19 +292,46 @@ Result<std::optional<uint16_t>> Store::sticky_port(std::string_view client, std:
   return std::optional<uint16_t>(static_cast<uint16_t>(statement.integer(0)));
 }
 
+// Within a transaction. Changes nothing when it fails because the client is gone.
+Status Store::put_lease(const LeaseRecord& lease) {
+  Statement take(db_.get(),
+                 "DELETE FROM leases WHERE port = ?1 AND NOT (client = ?2 AND tunnel = ?3)"
+                 " AND EXISTS (SELECT 1 FROM clients WHERE name = ?2)");
+  take.bind(1, int64_t{lease.port}).bind(2, lease.client).bind(3, lease.tunnel);
+  if (Status status = run(take); !status.ok()) return status;
+  Statement put(db_.get(),
+                "INSERT INTO leases (client, tunnel, port, updated)"
+                " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM clients WHERE name = ?1)"
+                " ON CONFLICT (client, tunnel) DO UPDATE SET port = excluded.port, updated = excluded.updated");
+  put.bind(1, lease.client).bind(2, lease.tunnel).bind(3, int64_t{lease.port}).bind(4, lease.updated_s);
+  if (Status status = run(put); !status.ok()) return status;
+  if (sqlite3_changes(db_.get()) == 0) return no_such_client(lease.client);
+  return Done{};
+}
+
+// A reader: no writer makes it wait.
+bool Store::has_fresh(const LeaseRecord& lease) {
+  Statement statement(db_.get(), "SELECT updated FROM leases WHERE client = ? AND tunnel = ? AND port = ?");
+  const auto row = statement.bind(1, lease.client).bind(2, lease.tunnel).bind(3, int64_t{lease.port}).step();
+  if (!row.ok() || !row.value()) return false;
+  const int64_t age_s = lease.updated_s - statement.integer(0);
+  return age_s >= 0 && age_s < kLeaseFreshS;  // the clock may have been set back
+}
+
 Status Store::remember_lease(std::string_view client, std::string_view tunnel, uint16_t port) {
+  const LeaseRecord lease{std::string(client), std::string(tunnel), port, time(nullptr)};
+  if (has_fresh(lease)) return Done{};
   Transaction transaction(db_.get());
   if (!transaction.begun().ok()) return transaction.begun();
-  Statement take(db_.get(), "DELETE FROM leases WHERE port = ? AND NOT (client = ? AND tunnel = ?)");
-  take.bind(1, int64_t{port}).bind(2, client).bind(3, tunnel);
-  if (Status status = run(take); !status.ok()) return status;
-  Statement put(
-      db_.get(),
-      "INSERT INTO leases (client, tunnel, port, updated) VALUES (?, ?, ?, ?)"
-      " ON CONFLICT (client, tunnel) DO UPDATE SET port = excluded.port, updated = excluded.updated");
-  put.bind(1, client).bind(2, tunnel).bind(3, int64_t{port}).bind(4, static_cast<int64_t>(time(nullptr)));
-  if (Status status = run(put); !status.ok()) {
-    return put.last_code() == SQLITE_CONSTRAINT_FOREIGNKEY ? Status(no_such_client(client)) : status;
+  if (Status status = put_lease(lease); !status.ok()) return status;
+  return transaction.commit();
+}
+
+Status Store::remember_leases(std::span<const LeaseRecord> leases) {
+  Transaction transaction(db_.get());
+  if (!transaction.begun().ok()) return transaction.begun();
+  for (const LeaseRecord& lease : leases) {
+    if (Status status = put_lease(lease); !status.ok() && status.error().errno_value != ENOENT) return status;
   }
   return transaction.commit();
 }

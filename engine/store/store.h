@@ -4,7 +4,8 @@
 //
 // Life     opened → used → closed by its destructor. natrpctl and a running edge each have their own;
 //          SQLite's write-ahead log keeps them apart, and a write is on the disk when its call returns.
-// Thread   one thread. Its calls wait for the disk: never a loop's thread that carries visitors.
+// Thread   one thread. Its calls wait for the disk: never a loop's thread that carries visitors. Writers wait for each
+//          other. Readers wait for no writer, nor it for them; only for a program that has locked everybody out.
 // Never    holds a token, only its SHA-256.
 #pragma once
 
@@ -53,6 +54,9 @@ class Store {
   // refused.
   static Result<Store> open(const std::string& dir, Missing missing = Missing::kMake);
 
+  // How long a call waits for another program that holds the file, from now on. At first: kStoreWaitLongMs.
+  void wait_at_most(int milliseconds);
+
   // id and created_s are filled in by the store. Fails when the name is taken.
   Result<ClientRecord> add_client(ClientRecord client);
   // Its sticky leases go too. Fails when there is no such client.
@@ -68,8 +72,11 @@ class Store {
 
   // The port that this tunnel had last.
   Result<std::optional<uint16_t>> sticky_port(std::string_view client, std::string_view tunnel);
-  // Makes port the tunnel's sticky port; takes it from whoever had it. Fails when the client is gone.
+  // Makes port the tunnel's sticky port; takes it from whoever had it. Fails when the client is gone (ENOENT). Writes
+  // nothing, and waits for nobody, when that has been so for less than kLeaseFreshS.
   Status remember_lease(std::string_view client, std::string_view tunnel, uint16_t port);
+  // All or none, in their order and with their times. Those whose client is gone are left out.
+  Status remember_leases(std::span<const LeaseRecord> leases);
   Status forget_lease(std::string_view client, std::string_view tunnel);
   Result<std::vector<LeaseRecord>> list_leases();  // the oldest first
 
@@ -87,6 +94,8 @@ class Store {
   Store(std::string path, sqlite3* db) : path_(std::move(path)), db_(db) {}
   Status prepare();
   Status migrate();
+  Status put_lease(const LeaseRecord& lease);
+  bool has_fresh(const LeaseRecord& lease);
   Result<std::optional<ClientRecord>> find_by_hash(std::span<const uint8_t, 32> hash, bool plain);
 
   std::string path_;

@@ -11,6 +11,7 @@
 #include <future>
 #include <thread>
 
+#include "base/limits.h"
 #include "store/state_dir.h"
 
 namespace natrp {
@@ -147,6 +148,22 @@ TEST_F(StoreTest, APortIsStickyToTheTunnelThatHadItLast) {
   ASSERT_EQ(store.list_leases().value().size(), 1u);
   ASSERT_TRUE(store.forget_lease("b", "web").ok());
   EXPECT_TRUE(store.list_leases().value().empty());
+}
+
+// Whose port was left longest ago is read off these times.
+TEST_F(StoreTest, ALeaseThatItHasIsWrittenAgainAfterAnHour) {
+  Store store = open();
+  ASSERT_TRUE(store.add_client(client("a", 1)).ok());
+  const auto given_again = [&](int64_t age_s) {
+    const int64_t then = time(nullptr) - age_s;
+    const LeaseRecord old[] = {{"a", "web", 20000, then}};
+    EXPECT_TRUE(store.remember_leases(old).ok());
+    EXPECT_TRUE(store.remember_lease("a", "web", 20000).ok());
+    return store.list_leases().value().at(0).updated_s != then;
+  };
+  EXPECT_FALSE(given_again(kLeaseFreshS - 100));
+  EXPECT_TRUE(given_again(kLeaseFreshS + 100));
+  EXPECT_TRUE(given_again(-100)) << "the clock was set back";
 }
 
 TEST_F(StoreTest, ALeaseOfAClientThatIsGoneTakesNothingFromAnother) {

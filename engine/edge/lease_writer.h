@@ -1,0 +1,44 @@
+// edge/lease_writer.h
+//
+// LeaseWriter: brings the leases that the edge gives into the store, so that they outlive the edge, and keeps those
+// that it cannot write now: another program may hold the store's write lock for as long as it likes (a backup, an open
+// sqlite3 shell), and no agent shall wait for it.
+//
+// Life     of a lease: given ──▶ written
+//                        └─the store cannot be written─▶ kept ──a tick, or the end of the edge──▶ written
+//                                                          └─tunnel or port given anew, client gone──▶ dropped
+// Thread   the control thread. A call waits once for another writer, kStoreWaitMs at most; while leases are kept, only
+//          the tick's does.
+// Never    keeps two leases of one tunnel or of one port, so the ports bound it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "store/store.h"
+
+namespace natrp {
+
+class LeaseWriter {
+ public:
+  // store outlives this.
+  explicit LeaseWriter(Store& store) : store_(store) {}
+
+  void remember(const std::string& client, const std::string& tunnel, uint16_t port);
+  // Tries once more to write what is kept, all of it together.
+  void tick();
+  // The same for the last time: what cannot be written is lost, and the log says so.
+  void finish();
+  // The client was removed; another may have its name.
+  void forget_client(const std::string& client);
+  size_t kept() const { return kept_.size(); }
+
+ private:
+  Store& store_;
+  std::vector<LeaseRecord> kept_;  // in the order in which they were given
+  bool failing_ = false;           // the log has said so
+};
+
+}  // namespace natrp

@@ -1,0 +1,185 @@
+// The edge while another program holds its store's write lock, as a backup or an open sqlite3 shell does.
+#include <sqlite3.h>
+
+#include "edge/live_edge.h"
+
+namespace natrp {
+namespace {
+
+class WriteLock {
+ public:
+  explicit WriteLock(const std::string& path) {
+    loopback::must(sqlite3_open(path.c_str(), &db_) == SQLITE_OK, "the store's file");
+    loopback::must(sqlite3_exec(db_, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr) == SQLITE_OK, "its write lock");
+  }
+  WriteLock(const WriteLock&) = delete;
+  WriteLock& operator=(const WriteLock&) = delete;
+  ~WriteLock() { release(); }
+  void release() {
+    if (db_ == nullptr) return;
+    sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);
+    sqlite3_close(db_);
+    db_ = nullptr;
+  }
+
+ private:
+  sqlite3* db_ = nullptr;
+};
+
+class EdgeStoreTest : public LiveEdgeTest {
+ protected:
+  void SetUp() override {
+    LiveEdgeTest::SetUp();
+    add_client("one");
+    add_client("two");
+  }
+  // Asks for as many tunnels as there are ports, all at once.
+  static void wish_for_all(HandAgent& agent, size_t tunnels) {
+    for (size_t i = 0; i < tunnels; ++i) agent.wish(static_cast<uint32_t>(i), "t" + std::to_string(i));
+  }
+  static size_t leased(const HandAgent& agent) {
+    return static_cast<size_t>(std::count_if(agent.heard.begin(), agent.heard.end(),
+                                             [](const wire::Frame& frame) { return frame.has_leased(); }));
+  }
+  std::map<std::string, uint16_t> stored() {
+    std::map<std::string, uint16_t> ports;
+    const auto leases = store_->list_leases();
+    for (const LeaseRecord& lease : leases.value()) ports[lease.tunnel] = lease.port;
+    return ports;
+  }
+};
+
+TEST_F(EdgeStoreTest, AStoreThatAnotherProgramHoldsStopsNobody) {
+  HandAgent& one = open_session("one", "one process here");
+  const uint16_t port = lease(one, "web");
+  one.heard.clear();
+  WriteLock lock(store_->path());
+  HandAgent& two = open_session("two", "another process.");
+  const size_t tunnels = ports_.size() - 1;
+  wish_for_all(two, tunnels);
+  one.wish(0, "web");
+  EXPECT_TRUE(until([&] { return leased(two) == tunnels; }, 2000)) << leased(two) << " leases were told";
+  EXPECT_TRUE(until([&] { return one.port() == port; }, 2000)) << "another client's agent got no answer meanwhile";
+  EXPECT_TRUE(edge_->list_sessions().has_value());
+  EXPECT_EQ(stored().size(), 1u);
+  lock.release();
+  EXPECT_TRUE(until([&] { return stored().size() == tunnels + 1; }, 2000)) << stored().size() << " are in the store";
+}
+
+TEST_F(EdgeStoreTest, ALeaseThatWasToldIsInTheStoreAfterAnOrderlyEnd) {
+  HandAgent& agent = open_session("one");
+  WriteLock lock(store_->path());
+  const uint16_t first = lease(agent, "first", 0, 0);
+  const uint16_t second = lease(agent, "second", 0, 1);
+  lock.release();
+  stop();  // sooner than the next tick, most of the time
+  EXPECT_EQ(stored(), (std::map<std::string, uint16_t>{{"first", first}, {"second", second}}));
+}
+
+TEST_F(EdgeStoreTest, AnEdgeEndsWhileAnotherProgramHoldsItsStore) {
+  HandAgent& agent = open_session("one");
+  WriteLock lock(store_->path());
+  wish_for_all(agent, ports_.size());
+  ASSERT_TRUE(until([&] { return leased(agent) > 0; }));
+  const auto ended = std::async(std::launch::async, [this] { stop(); });
+  EXPECT_EQ(ended.wait_for(std::chrono::seconds(3)), std::future_status::ready);
+}
+
+// --- What waits for the lock ----------------------------------------------------------------------------------------
+
+class LeaseWriterTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    store_.wait_at_most(1);
+    for (const char* name : {"one", "two"}) {
+      ClientRecord client;
+      client.name = name;
+      client.token_hash = token_hash_of(name);
+      ASSERT_TRUE(store_.add_client(client).ok());
+    }
+  }
+  uint16_t stored(const std::string& client, const std::string& tunnel) {
+    return store_.sticky_port(client, tunnel).value().value_or(0);
+  }
+  TempDir folder_;
+  Store store_ = Store::open(folder_.path()).value();
+  LeaseWriter writer_{store_};
+};
+
+TEST_F(LeaseWriterTest, ATickWritesWhatWasKeptAndTheLogHasOneLineOfEach) {
+  testing::internal::CaptureStderr();
+  {
+    const WriteLock lock(store_.path());
+    for (uint16_t i = 0; i < 6; ++i) writer_.remember("one", "t" + std::to_string(i), static_cast<uint16_t>(20000 + i));
+    for (int i = 0; i < 3; ++i) writer_.tick();
+    EXPECT_EQ(writer_.kept(), 6u);
+  }
+  for (int i = 0; i < 3; ++i) writer_.tick();
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(writer_.kept(), 0u);
+  EXPECT_EQ(store_.list_leases().value().size(), 6u);
+  EXPECT_NE(log.find("cannot be written"), std::string::npos) << log;
+  EXPECT_NE(log.find("in the store again"), std::string::npos) << log;
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 2) << log;
+}
+
+TEST_F(LeaseWriterTest, TheEndWritesWhatWasKept) {
+  {
+    const WriteLock lock(store_.path());
+    writer_.remember("one", "web", 20000);
+  }
+  writer_.finish();
+  EXPECT_EQ(stored("one", "web"), 20000);
+}
+
+TEST_F(LeaseWriterTest, TheLatestOfATunnelAndOfAPortIsWritten) {
+  writer_.remember("one", "web", 20000);
+  {
+    const WriteLock lock(store_.path());
+    writer_.remember("one", "web", 20001);
+    writer_.remember("one", "app", 20002);
+    writer_.remember("one", "web", 20003);
+    writer_.remember("two", "web", 20002);
+    EXPECT_EQ(writer_.kept(), 2u);
+  }
+  writer_.tick();
+  EXPECT_EQ(stored("one", "web"), 20003);
+  EXPECT_EQ(stored("two", "web"), 20002);
+  EXPECT_EQ(stored("one", "app"), 0);
+}
+
+TEST_F(LeaseWriterTest, ARemovedClientsLeasesAreNotWrittenForTheNextOfItsName) {
+  {
+    const WriteLock lock(store_.path());
+    writer_.remember("one", "web", 20000);
+    writer_.remember("two", "web", 20001);
+    writer_.forget_client("one");
+  }
+  writer_.tick();
+  EXPECT_EQ(stored("one", "web"), 0);
+  EXPECT_EQ(stored("two", "web"), 20001);
+}
+
+TEST_F(LeaseWriterTest, AClientThatIsGoneUnnoticedKeepsNobodysLeaseBack) {
+  writer_.remember("two", "web", 20000);
+  {
+    const WriteLock lock(store_.path());
+    writer_.remember("one", "web", 20000);
+    writer_.remember("two", "app", 20001);
+  }
+  ASSERT_TRUE(store_.remove_client("one").ok());
+  writer_.tick();
+  EXPECT_EQ(writer_.kept(), 0u);
+  EXPECT_EQ(stored("two", "web"), 20000) << "one that is gone took it";
+  EXPECT_EQ(stored("two", "app"), 20001);
+}
+
+TEST_F(LeaseWriterTest, ALeaseThatTheStoreHasIsGivenAgainWithoutAWrite) {
+  writer_.remember("one", "web", 20000);
+  const WriteLock lock(store_.path());
+  writer_.remember("one", "web", 20000);
+  EXPECT_EQ(writer_.kept(), 0u);
+}
+
+}  // namespace
+}  // namespace natrp
