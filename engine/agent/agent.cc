@@ -73,7 +73,7 @@ Status Agent::start() {
   tunnel_given_up_.assign(options_.tunnels.size(), false);
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
-  loop_->timers().arm(tick_timer_.timer, kTickMs);
+  loop_->timers().arm(tick_timer_, kTickMs);
   log_info("agent started", {{"server", options_.server_text},
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
                              {"io", workers_[0]->loop_name()},
@@ -256,7 +256,7 @@ void Agent::retry(const std::string& why) {
   const uint32_t wait = std::uniform_int_distribution<uint32_t>(0, backoff_ms_)(random_);
   log_warning(why, {{"retry_ms", wait}});
   notify_systemd(("STATUS=no session with the edge " + options_.server_text + ", trying again").c_str());
-  loop_->timers().arm(retry_timer_.timer, wait);
+  loop_->timers().arm(retry_timer_, wait);
 }
 
 // --- Services -----------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ void Agent::on_tick() {
     log_warning("drain deadline: visitors that still flow are cut off", {});
     stopped_ = true;
   }
-  loop_->timers().arm(tick_timer_.timer, kTickMs);
+  loop_->timers().arm(tick_timer_, kTickMs);
 }
 
 void Agent::stop(int exit_code, const std::string& why) {
@@ -353,7 +353,7 @@ void Agent::on_signal(int) {
   drain_deadline_ms_ = loop_->turn_ms() + static_cast<uint64_t>(options_.drain_seconds) * 1000;
   log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
   notify_systemd("STOPPING=1");
-  loop_->timers().disarm(retry_timer_.timer);
+  loop_->timers().disarm(retry_timer_);
   if (channel_) {
     wire::Frame frame;
     frame.mutable_bye()->set_reason("the agent stops");

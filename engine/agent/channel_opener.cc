@@ -20,7 +20,7 @@ ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control, std::fun
 ChannelOpener::~ChannelOpener() {
   ending_ = true;
   close_session();
-  worker_.loop().timers().disarm(refill_timer_.timer);
+  worker_.loop().timers().disarm(refill_timer_);
   channels_.for_each([](Channel& channel) {
     if (channel.state == State::kDiallingService) channel.dial->cancel();
   });
@@ -37,7 +37,7 @@ void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
 void ChannelOpener::close_session() {
   session_.reset();
   ready_wanted_ = 0;
-  worker_.loop().timers().disarm(refill_timer_.timer);
+  worker_.loop().timers().disarm(refill_timer_);
   channels_.for_each([this](Channel& channel) {
     switch (channel.state) {
       case State::kDiallingEdge: channel.dial->cancel(); break;
@@ -56,7 +56,7 @@ void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
 }
 
 void ChannelOpener::refill() {
-  if (!session_ || refill_timer_.timer.armed()) return;
+  if (!session_ || refill_timer_.armed()) return;
   while (unused_ < ready_wanted_) open_one();
 }
 
@@ -86,7 +86,7 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
     if (fd >= 0) worker_.loop().close(fd, false);
     --unused_;
     free_channel(channel);
-    if (!over) worker_.loop().timers().arm(refill_timer_.timer, kRefillPauseMs);
+    if (!over) worker_.loop().timers().arm(refill_timer_, kRefillPauseMs);
     return;
   }
   const uint64_t counter = channel.session->next_counter.fetch_add(1, std::memory_order_relaxed);
@@ -96,7 +96,7 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
   // The socket is new and empty: 64 bytes always fit, so no op is needed.
   const ssize_t sent = worker_.loop().try_send(fd, channel.bytes.data(), kHelloBytes);
   if (sent != static_cast<ssize_t>(kHelloBytes)) {
-    worker_.loop().timers().arm(refill_timer_.timer, kRefillPauseMs);
+    worker_.loop().timers().arm(refill_timer_, kRefillPauseMs);
     return drop(channel);
   }
   channel.got = 0;
@@ -127,7 +127,7 @@ void ChannelOpener::on_op(Op& op) {
   // would take the end of our channel for that of an empty answer.
   if (channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
-    self.worker_.loop().timers().arm(self.refill_timer_.timer, kRefillPauseMs);
+    self.worker_.loop().timers().arm(self.refill_timer_, kRefillPauseMs);
   }
   self.drop(channel);
 }

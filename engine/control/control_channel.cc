@@ -29,20 +29,20 @@ ControlChannel::ControlChannel(Loop& loop, Fd fd, TlsStream tls, ControlChannelE
       events_(events),
       times_(times),
       last_heard_ms_(loop.turn_ms()) {
-  loop_.timers().arm(deadline_.timer, times_.hello_timeout_ms);
+  loop_.timers().arm(deadline_, times_.hello_timeout_ms);
   if (!prefix.empty()) {
     tls_.feed({reinterpret_cast<const uint8_t*>(prefix.data()), prefix.size()});
-    loop_.timers().arm(kick_.timer, 0);
+    loop_.timers().arm(kick_, 0);
   }
   flush();
   submit_receive();
 }
 
 ControlChannel::~ControlChannel() {
-  NATRP_CHECK(!receive_.op.in_flight && !send_.op.in_flight,
+  NATRP_CHECK(!receive_.in_flight && !send_.in_flight,
               "a control channel is destroyed after its ops have landed");
-  loop_.timers().disarm(deadline_.timer);
-  loop_.timers().disarm(kick_.timer);
+  loop_.timers().disarm(deadline_);
+  loop_.timers().disarm(kick_);
 }
 
 void ControlChannel::send(const wire::Frame& frame) {
@@ -70,7 +70,7 @@ void ControlChannel::start_heartbeats() {
 TicketKey ControlChannel::ticket_key() const { return tls_.export_key(kTicketLabel); }
 
 void ControlChannel::submit_receive() {
-  Op& op = receive_.op;
+  Op& op = receive_;
   op.kind = OpKind::kRecv;
   op.fd = fd_.get();
   op.data = received_.data();
@@ -82,7 +82,7 @@ void ControlChannel::submit_receive() {
 // Invariant: outside of this handler, and until landing, the receive is in flight; so whatever starts the
 // landing from elsewhere ends here, in the loop, and not inside a call of the owner's.
 void ControlChannel::on_received() {
-  const int32_t n = receive_.op.result;
+  const int32_t n = receive_.result;
   if (state_ != State::kLanding) {
     if (n > 0) {
       if (state_ == State::kOpen) {
@@ -100,7 +100,7 @@ void ControlChannel::on_received() {
 }
 
 void ControlChannel::on_sent() {
-  const int32_t n = send_.op.result;
+  const int32_t n = send_.result;
   if (state_ != State::kLanding) {
     if (n > 0) {
       sent_ += static_cast<size_t>(n);
@@ -176,14 +176,14 @@ void ControlChannel::flush() {
   if (waiting_.size() + sending_.size() - sent_ > kUnsentBytesMax) {
     return lose(peer() + " does not read: 1 MiB of control messages waits for it");
   }
-  if (send_.op.in_flight) return;
+  if (send_.in_flight) return;
   if (sent_ == sending_.size()) {
     // Memory of a burst is given back; an idle session keeps none.
     sending_ = std::exchange(waiting_, std::string());
     sent_ = 0;
   }
   if (!sending_.empty()) {
-    Op& op = send_.op;
+    Op& op = send_;
     op.kind = OpKind::kSend;
     op.fd = fd_.get();
     op.data = sending_.data() + sent_;
@@ -201,7 +201,7 @@ void ControlChannel::arm_heartbeat() {
   const uint64_t dead_ms = last_heard_ms_ + uint64_t{times_.heartbeat_ms} * times_.heartbeat_misses;
   const uint64_t now_ms = loop_.turn_ms();
   const uint64_t at_ms = std::min(next_heartbeat_ms_, dead_ms);
-  loop_.timers().arm(deadline_.timer, at_ms > now_ms ? at_ms - now_ms : 0);
+  loop_.timers().arm(deadline_, at_ms > now_ms ? at_ms - now_ms : 0);
 }
 
 // The one deadline of the channel's state: the session's opening, the next heartbeat or the peer's death, the
@@ -237,7 +237,7 @@ void ControlChannel::end(std::string why, bool fatal) {
   state_ = State::kFlushing;
   why_ = std::move(why);
   fatal_ = fatal;
-  loop_.timers().arm(deadline_.timer, times_.close_timeout_ms);
+  loop_.timers().arm(deadline_, times_.close_timeout_ms);
   tls_.write_end();
   flush();
 }
@@ -250,16 +250,16 @@ void ControlChannel::lose(std::string why) {
 void ControlChannel::land() {
   if (state_ == State::kLanding || state_ == State::kClosed) return;
   state_ = State::kLanding;
-  loop_.timers().disarm(deadline_.timer);
-  loop_.timers().disarm(kick_.timer);
+  loop_.timers().disarm(deadline_);
+  loop_.timers().disarm(kick_);
   ::shutdown(fd_.get(), SHUT_RDWR);
-  loop_.cancel(receive_.op);
-  loop_.cancel(send_.op);
+  loop_.cancel(receive_);
+  loop_.cancel(send_);
 }
 
 // The last statement of every handler: the owner may delete the channel in on_closed.
 void ControlChannel::finish_if_landed() {
-  if (state_ != State::kLanding || receive_.op.in_flight || send_.op.in_flight) return;
+  if (state_ != State::kLanding || receive_.in_flight || send_.in_flight) return;
   state_ = State::kClosed;
   loop_.close(fd_.release(), false);
   const std::string why = std::move(why_);

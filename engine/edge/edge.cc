@@ -34,9 +34,9 @@ Edge::~Edge() { stop(); }
 
 void Edge::stop() {
   signals_.reset();
-  if (store_op_.op.in_flight) loop_->cancel(store_op_.op);
+  if (store_op_.in_flight) loop_->cancel(store_op_);
   for (auto& registration : registrations_) registration->close("the edge stops");
-  for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.op.in_flight); ++turn) loop_->run_once(5);
+  for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
   if (lease_writer_) lease_writer_->finish();
 }
@@ -78,7 +78,7 @@ Status Edge::start() {
   control_listener_ = ports_->open_control(std::move(control_socket_));
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
-  loop_->timers().arm(tick_.timer, kTickMs);
+  loop_->timers().arm(tick_, kTickMs);
   return Done{};
 }
 
@@ -184,10 +184,10 @@ void Edge::watch_store() {
     log_warning("the state folder cannot be watched; changes by natrpctl are seen within a quarter second", {});
     return;
   }
-  store_op_.op.kind = OpKind::kPoll;
-  store_op_.op.fd = store_events_.get();
-  store_op_.op.len = POLLIN;
-  loop_->submit(store_op_.op);
+  store_op_.kind = OpKind::kPoll;
+  store_op_.fd = store_events_.get();
+  store_op_.len = POLLIN;
+  loop_->submit(store_op_);
 }
 
 void Edge::on_store_op(Op& op) {
@@ -452,7 +452,7 @@ void Edge::on_tick() {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
     stopped_ = true;
   }
-  loop_->timers().arm(tick_.timer, kTickMs);
+  loop_->timers().arm(tick_, kTickMs);
 }
 
 void Edge::on_signal(int) {

@@ -21,10 +21,10 @@ constexpr uint64_t kClosingMs = 2000;
 
 GrpcAgent::GrpcAgent(GrpcAgents& all, Conn& conn)
     : all_(all), conn_(conn), http2_(*this, all.worker().loop().turn_ms()) {
-  read_.op.kind = OpKind::kPoll;
-  read_.op.len = POLLIN;
-  write_.op.kind = OpKind::kSend;
-  read_.op.fd = write_.op.fd = conn.fd;
+  read_.kind = OpKind::kPoll;
+  read_.len = POLLIN;
+  write_.kind = OpKind::kSend;
+  read_.fd = write_.fd = conn.fd;
 }
 
 GrpcAgent::~GrpcAgent() {
@@ -53,17 +53,17 @@ void GrpcAgent::stop() {
 // --- The socket ---------------------------------------------------------------------------------------------------
 
 void GrpcAgent::pump() {
-  if (state_ == State::kServing && !write_.op.in_flight) {
+  if (state_ == State::kServing && !write_.in_flight) {
     if (http2_.wants_output()) {
       if (!output_) output_ = std::make_unique_for_overwrite<uint8_t[]>(kOutputBytes);
       const size_t bytes = http2_.pull({output_.get(), kOutputBytes});
       if (bytes > 0) {
-        write_.op.data = output_.get();
-        write_.op.len = static_cast<uint32_t>(bytes);
-        all_.worker().loop().submit(write_.op);
+        write_.data = output_.get();
+        write_.len = static_cast<uint32_t>(bytes);
+        all_.worker().loop().submit(write_);
       }
     }
-    if (!write_.op.in_flight && http2_.finished()) begin_closing();
+    if (!write_.in_flight && http2_.finished()) begin_closing();
   }
   step();
 }
@@ -84,15 +84,15 @@ void GrpcAgent::begin_closing() {
 void GrpcAgent::step() {
   Worker& worker = all_.worker();
   if (state_ == State::kBroken) {
-    worker.loop().cancel(read_.op);
-    worker.loop().cancel(write_.op);
-    if (read_.op.in_flight || write_.op.in_flight) return;
+    worker.loop().cancel(read_);
+    worker.loop().cancel(write_);
+    if (read_.in_flight || write_.in_flight) return;
     worker.loop().close(conn_.fd, false);
     worker.conns().release(conn_);
     return all_.over(*this);  // deletes this
   }
-  const bool unheard = write_.op.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
-  if (!read_.op.in_flight && !unheard) worker.loop().submit(read_.op);
+  const bool unheard = write_.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
+  if (!read_.in_flight && !unheard) worker.loop().submit(read_);
 }
 
 void GrpcAgent::on_write(Op& op) {

@@ -29,7 +29,7 @@ GrpcAgents::~GrpcAgents() {
   agents_.for_each([](GrpcAgent& agent) { agent.stop(); });
   channels_.for_each([](GrpcChannel& channel) { channel.cut(GrpcStatus::kUnavailable, {}); });
   for (int turn = 0; turn < 400 && !idle(); ++turn) worker().loop().run_once(5);
-  worker().loop().timers().disarm(tick_.timer);
+  worker().loop().timers().disarm(tick_);
 }
 
 Worker& GrpcAgents::worker() { return edge_.worker(); }
@@ -72,7 +72,7 @@ void GrpcAgents::pump_agents() {
 }
 
 void GrpcAgents::keep_ticking() {
-  if (!tick_.timer.armed()) worker().loop().timers().arm(tick_.timer, kTickMs);
+  if (!tick_.armed()) worker().loop().timers().arm(tick_, kTickMs);
 }
 
 void GrpcAgents::on_tick() {

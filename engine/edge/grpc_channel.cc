@@ -32,7 +32,7 @@ void forget_bytes(std::vector<uint8_t>& bytes) {
 
 GrpcChannel::GrpcChannel(GrpcAgents& all, GrpcAgent& agent, StreamId stream, GrpcClientHere& client)
     : all_(all), client_(client), agent_(&agent), stream_(stream) {
-  write_.op.kind = OpKind::kSend;
+  write_.kind = OpKind::kSend;
 }
 
 void GrpcChannel::join(Conn& visitor) {
@@ -40,7 +40,7 @@ void GrpcChannel::join(Conn& visitor) {
   visitor_ = &visitor;
   all_.visitor_came(client_);
   all_.worker().counters().add(Counter::kPairsLive);
-  read_.op.fd = write_.op.fd = visitor.fd;
+  read_.fd = write_.fd = visitor.fd;
   agent_->http2().join_stream(stream_);
   flush();
   arm_read();
@@ -160,17 +160,17 @@ void GrpcChannel::finish(bool reset) {
   finishing_ = true;
   reset_ = reset;
   blocked_ = false;
-  all_.worker().loop().timers().arm(timer_.timer, kUntakenMs);
+  all_.worker().loop().timers().arm(timer_, kUntakenMs);
 }
 
 void GrpcChannel::flush() {
-  if (visitor_ == nullptr || dead_ || write_.op.in_flight) return;
+  if (visitor_ == nullptr || dead_ || write_.in_flight) return;
   if (sending_.empty()) sending_.swap(queued_);
   if (sending_.empty()) return;
-  write_.op.data = sending_.data() + sent_;
-  write_.op.len = static_cast<uint32_t>(std::min<size_t>(sending_.size() - sent_, send_bytes_));
+  write_.data = sending_.data() + sent_;
+  write_.len = static_cast<uint32_t>(std::min<size_t>(sending_.size() - sent_, send_bytes_));
   send_began_ms_ = all_.worker().loop().turn_ms();
-  all_.worker().loop().submit(write_.op);
+  all_.worker().loop().submit(write_);
 }
 
 void GrpcChannel::on_write(Op& op) {
@@ -178,7 +178,7 @@ void GrpcChannel::on_write(Op& op) {
   if (op.result > 0) {
     all_.worker().counters().add(Counter::kBytesDown, static_cast<uint64_t>(op.result));
     if (agent_ != nullptr) agent_->http2().consume_stream(stream_, static_cast<size_t>(op.result));
-    if (finishing_ && !end_sent_) all_.worker().loop().timers().arm(timer_.timer, kUntakenMs);
+    if (finishing_ && !end_sent_) all_.worker().loop().timers().arm(timer_, kUntakenMs);
   }
   if (all_.worker().loop().turn_ms() - send_began_ms_ >= kQuickSendMs) {
     send_bytes_ = kSendBytesFirst;
@@ -200,12 +200,12 @@ void GrpcChannel::send_end() {
   end_sent_ = true;
   end_sent_ms_ = loop.turn_ms();
   if (reset_) {
-    loop.timers().arm(timer_.timer, kSweepMs);
+    loop.timers().arm(timer_, kSweepMs);
   } else if (eof_) {
     dead_ = true;  // all it said was read, so that the close is a FIN behind its bytes
   } else {
     if (loop.shutdown_write(visitor_->fd) != 0) dead_ = true;
-    loop.timers().arm(timer_.timer, kFinMs);
+    loop.timers().arm(timer_, kFinMs);
   }
 }
 
@@ -215,7 +215,7 @@ void GrpcChannel::on_timer() {
     reset_ = true;  // it took nothing for too long
   } else if (loop.bytes_unacknowledged(visitor_->fd) > 0 &&
              loop.turn_ms() - end_sent_ms_ < kResetDrainTimeoutMs) {
-    loop.timers().arm(timer_.timer, reset_ ? kSweepMs : kFinMs);
+    loop.timers().arm(timer_, reset_ ? kSweepMs : kFinMs);
     return;
   }
   dead_ = true;
@@ -226,25 +226,25 @@ void GrpcChannel::on_timer() {
 
 void GrpcChannel::arm_read() {
   Loop& loop = all_.worker().loop();
-  if (read_.op.in_flight) {
-    if (read_.op.kind == OpKind::kHangUp && !blocked_) loop.cancel(read_.op);
+  if (read_.in_flight) {
+    if (read_.kind == OpKind::kHangUp && !blocked_) loop.cancel(read_);
     return;
   }
   if (eof_ || (end_sent_ && reset_)) return;
-  read_.op.kind = blocked_ ? OpKind::kHangUp : OpKind::kPoll;
-  read_.op.len = POLLIN;
-  loop.submit(read_.op);
+  read_.kind = blocked_ ? OpKind::kHangUp : OpKind::kPoll;
+  read_.len = POLLIN;
+  loop.submit(read_);
 }
 
 void GrpcChannel::step() {
   Loop& loop = all_.worker().loop();
   if (visitor_ != nullptr) {
     if (!dead_) flush();
-    if (!dead_ && finishing_ && !end_sent_ && !write_.op.in_flight && queued_.empty()) send_end();
+    if (!dead_ && finishing_ && !end_sent_ && !write_.in_flight && queued_.empty()) send_end();
     if (dead_) {
-      loop.cancel(read_.op);
-      loop.cancel(write_.op);
-      if (!read_.op.in_flight && !write_.op.in_flight) close_visitor();
+      loop.cancel(read_);
+      loop.cancel(write_);
+      if (!read_.in_flight && !write_.in_flight) close_visitor();
     } else {
       arm_read();
     }
@@ -260,7 +260,7 @@ void GrpcChannel::step_and_pump() {
 
 void GrpcChannel::close_visitor() {
   Worker& worker = all_.worker();
-  worker.loop().timers().disarm(timer_.timer);
+  worker.loop().timers().disarm(timer_);
   if (reset_) worker.counters().add(Counter::kResetsCarried);
   worker.loop().close(visitor_->fd, reset_);
   worker.conns().release(*visitor_);

@@ -10,16 +10,16 @@
 namespace natrp {
 
 BufferTrim::BufferTrim(Loop& loop) : loop_(loop) {
-  drain_.op.kind = OpKind::kRecvBuffer;
-  drain_.op.len = 1;
+  drain_.kind = OpKind::kRecvBuffer;
+  drain_.len = 1;
 }
 
-BufferTrim::~BufferTrim() { loop_.timers().disarm(watch_.timer); }
+BufferTrim::~BufferTrim() { loop_.timers().disarm(watch_); }
 
 void BufferTrim::after_turn() {
-  if (!loop_.buffers().has_grown() || watch_.timer.armed() || drain_.op.in_flight) return;
+  if (!loop_.buffers().has_grown() || watch_.armed() || drain_.in_flight) return;
   uses_before_ = loop_.buffers().uses();
-  loop_.timers().arm(watch_.timer, kBufferTrimMs);
+  loop_.timers().arm(watch_, kBufferTrimMs);
 }
 
 void BufferTrim::on_watch() {
@@ -35,8 +35,8 @@ void BufferTrim::drain() {
   const Fd sink(ends[1]);  // closed at once: what was sent stays to be received
   const std::array<char, kBuffersOffered> bytes{};
   if (loop_.try_send(sink.get(), bytes.data(), surplus) != static_cast<ssize_t>(surplus)) return finish();
-  drain_.op.fd = source_.get();
-  loop_.submit(drain_.op);
+  drain_.fd = source_.get();
+  loop_.submit(drain_);
 }
 
 void BufferTrim::on_drained(Op& op) {

@@ -2,10 +2,10 @@
 //
 // OwnedOp, OwnedTimer: an op or a timer that knows whose it is; a member function of its owner handles it.
 //
-//     OwnedOp<&Agent::on_received> receive_{*this};   // .op is the Op, given to on_received() when it takes an Op&
-//     OwnedTimer<&Agent::connect> retry_{*this};      // .timer is the Timer; connect() takes nothing
+//     OwnedOp<&Agent::on_received> receive_{*this};   // an Op, given to on_received() when it takes an Op&
+//     OwnedTimer<&Agent::connect> retry_{*this};      // a Timer; connect() takes nothing
 //
-// A handler is given its op and nothing else, so the owner stands beside the op, and the cast from one to the other
+// A handler is given its op and nothing else, so the owner stands behind the op, and the cast from one to the other
 // stands here and in no class. The function belongs to the type: it costs no word and no second call through a pointer.
 // A class declares it above the member that names it.
 //
@@ -30,45 +30,30 @@ struct OwnerOf<void (Class::*)(Arguments...)> {
   using Owner = Class;
 };
 
-template <auto kFunction>
-struct OwnedOp {
+template <typename Event, auto kFunction>
+class Owned : public Event {
+ public:
   using Owner = typename OwnerOf<decltype(kFunction)>::Owner;
-
-  Op op;  // first, for the cast
-  Owner* const owner;
-
-  explicit OwnedOp(Owner& its) : owner(&its) { op.handler = handle; }
-  OwnedOp(const OwnedOp&) = delete;
-  OwnedOp& operator=(const OwnedOp&) = delete;
+  explicit Owned(Owner& owner) : owner_(owner) { this->handler = handle; }
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
 
  private:
-  static void handle(Op& op) {
-    static_assert(std::is_standard_layout_v<OwnedOp>, "an Op that comes first has the address of its OwnedOp");
-    Owner& owner = *reinterpret_cast<OwnedOp&>(op).owner;
-    if constexpr (std::is_invocable_v<decltype(kFunction), Owner&, Op&>) {
-      (owner.*kFunction)(op);
+  static void handle(Event& event) {
+    Owner& owner = static_cast<Owned&>(event).owner_;
+    if constexpr (std::is_invocable_v<decltype(kFunction), Owner&, Event&>) {
+      (owner.*kFunction)(event);
     } else {
       (owner.*kFunction)();
     }
   }
+
+  Owner& owner_;
 };
 
 template <auto kFunction>
-struct OwnedTimer {
-  using Owner = typename OwnerOf<decltype(kFunction)>::Owner;
-
-  Timer timer;  // first, for the cast
-  Owner* const owner;
-
-  explicit OwnedTimer(Owner& its) : owner(&its) { timer.handler = handle; }
-  OwnedTimer(const OwnedTimer&) = delete;
-  OwnedTimer& operator=(const OwnedTimer&) = delete;
-
- private:
-  static void handle(Timer& timer) {
-    static_assert(std::is_standard_layout_v<OwnedTimer>, "a Timer that comes first has the address of its OwnedTimer");
-    (reinterpret_cast<OwnedTimer&>(timer).owner->*kFunction)();
-  }
-};
+using OwnedOp = Owned<Op, kFunction>;
+template <auto kFunction>
+using OwnedTimer = Owned<Timer, kFunction>;
 
 }  // namespace natrp

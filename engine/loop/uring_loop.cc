@@ -61,8 +61,8 @@ Status UringLoop::start() {
   if (!hang_ups_.valid()) return Error::from_errno("cannot make an epoll instance", errno);
   turn_ms_ = now_ms();
   timers_.start_at(turn_ms_);
-  poll_own(wake_op_.op, event_.get());
-  poll_own(hang_ups_op_.op, hang_ups_.get());
+  poll_own(wake_op_, event_.get());
+  poll_own(hang_ups_op_, hang_ups_.get());
   return Done{};
 }
 

@@ -9,28 +9,28 @@ namespace natrp {
 
 Acceptor::Acceptor(Loop& loop, Counters& counters, int listener_fd, OnAccept on_accept, void* context)
     : loop_(loop), counters_(counters), on_accept_(on_accept), context_(context) {
-  accept_.op.kind = OpKind::kAccept;
-  accept_.op.fd = listener_fd;
+  accept_.kind = OpKind::kAccept;
+  accept_.fd = listener_fd;
 }
 
 Acceptor::~Acceptor() {
-  NATRP_CHECK(!accept_.op.in_flight, "an acceptor is destroyed after it landed");
-  loop_.timers().disarm(pause_.timer);
+  NATRP_CHECK(!accept_.in_flight, "an acceptor is destroyed after it landed");
+  loop_.timers().disarm(pause_);
 }
 
-void Acceptor::start() { loop_.submit(accept_.op); }
+void Acceptor::start() { loop_.submit(accept_); }
 
 void Acceptor::stop(void (*on_landed)(void*), void* context) {
   NATRP_CHECK(!stopping_, "an acceptor is stopped once");
   stopping_ = true;
   on_landed_ = on_landed;
   landed_context_ = context;
-  loop_.timers().disarm(pause_.timer);
-  if (accept_.op.in_flight) {
-    loop_.cancel(accept_.op);
+  loop_.timers().disarm(pause_);
+  if (accept_.in_flight) {
+    loop_.cancel(accept_);
   } else {
     // Later, like any other landing: the caller may be one of our handlers.
-    loop_.timers().arm(pause_.timer, 0);
+    loop_.timers().arm(pause_, 0);
   }
 }
 
@@ -40,7 +40,7 @@ void Acceptor::landed() {
 
 void Acceptor::on_timer() {
   if (stopping_) return landed();
-  loop_.submit(accept_.op);
+  loop_.submit(accept_);
 }
 
 void Acceptor::on_op(Op& op) {
@@ -56,7 +56,7 @@ void Acceptor::on_op(Op& op) {
   if (op.result == -EMFILE || op.result == -ENFILE || op.result == -ENOBUFS || op.result == -ENOMEM) {
     // No descriptor left: trying again at once would burn the processor that could free some.
     counters_.add(Counter::kAcceptPauses);
-    loop_.timers().arm(pause_.timer, kAcceptPauseMs);
+    loop_.timers().arm(pause_, kAcceptPauseMs);
     return;
   }
   // The control thread has shut the listener down to free its port at once; its stop() is on the way.

@@ -23,13 +23,13 @@ bool is_connected_to_itself(int fd, const Address& dialled) {
 }  // namespace
 
 Dial::Dial(Loop& loop, OnDone on_done, void* context) : loop_(loop), on_done_(on_done), context_(context) {
-  poll_.op.kind = OpKind::kPoll;
-  poll_.op.len = POLLOUT;
+  poll_.kind = OpKind::kPoll;
+  poll_.len = POLLOUT;
 }
 
 Dial::~Dial() {
-  NATRP_CHECK(!poll_.op.in_flight, "a dial is destroyed after its op landed");
-  loop_.timers().disarm(deadline_.timer);
+  NATRP_CHECK(!poll_.in_flight, "a dial is destroyed after its op landed");
+  loop_.timers().disarm(deadline_);
 }
 
 void Dial::start(const std::vector<Address>& addresses, uint32_t timeout_ms, const SocketOptions& options) {
@@ -42,13 +42,13 @@ void Dial::start(const std::vector<Address>& addresses, uint32_t timeout_ms, con
   last_error_ = EHOSTUNREACH;
   give_up_ms_ = loop_.turn_ms() + timeout_ms;
   // Nothing to connect with: end through the timer, so that on_done never runs inside start().
-  if (!try_next()) loop_.timers().arm(deadline_.timer, 0);
+  if (!try_next()) loop_.timers().arm(deadline_, 0);
 }
 
 void Dial::cancel() {
   if (!running_) return;
   cancelled_ = true;
-  if (poll_.op.in_flight) loop_.cancel(poll_.op);
+  if (poll_.in_flight) loop_.cancel(poll_);
 }
 
 bool Dial::try_next() {
@@ -68,8 +68,8 @@ bool Dial::try_next() {
       loop_.close(fd_.release(), false);
       continue;
     }
-    poll_.op.fd = fd_.get();
-    loop_.submit(poll_.op);
+    poll_.fd = fd_.get();
+    loop_.submit(poll_);
     arm_deadline();
     return true;
   }
@@ -79,12 +79,12 @@ bool Dial::try_next() {
 void Dial::arm_deadline() {
   const uint64_t now = loop_.turn_ms();
   const uint64_t left = give_up_ms_ > now ? give_up_ms_ - now : 0;
-  loop_.timers().arm(deadline_.timer, left / (1 + addresses_.size() - next_));
+  loop_.timers().arm(deadline_, left / (1 + addresses_.size() - next_));
 }
 
 void Dial::finish(int fd, int error) {
   running_ = false;
-  loop_.timers().disarm(deadline_.timer);
+  loop_.timers().disarm(deadline_);
   on_done_(context_, fd, error);
 }
 
@@ -96,9 +96,9 @@ void Dial::failed(int error, bool reset) {
 }
 
 void Dial::on_timer() {
-  if (!poll_.op.in_flight) return finish(-1, last_error_);
+  if (!poll_.in_flight) return finish(-1, last_error_);
   late_ = true;
-  loop_.cancel(poll_.op);
+  loop_.cancel(poll_);
 }
 
 void Dial::on_op(Op& op) {

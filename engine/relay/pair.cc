@@ -48,8 +48,8 @@ PairTable::PairTable(RelayContext& context, uint32_t capacity, OnEnd on_end, OnE
 
 PairTable::~PairTable() {
   NATRP_CHECK(live_ == 0, "every pair has ended before its table goes");
-  context_.loop.timers().disarm(sweep_timer_.timer);
-  context_.loop.timers().disarm(patrol_timer_.timer);
+  context_.loop.timers().disarm(sweep_timer_);
+  context_.loop.timers().disarm(patrol_timer_);
   munmap(slots_, static_cast<size_t>(capacity_) * sizeof(Pair));
 }
 
@@ -111,7 +111,7 @@ void PairTable::began_to_flow(Pair& pair) {
   pair.state = PairState::kFlowing;
   ++flowing_;
   ++with_visitor_;
-  if (!patrol_timer_.timer.armed()) context_.loop.timers().arm(patrol_timer_.timer, kPatrolMs);
+  if (!patrol_timer_.armed()) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
 }
 
 void PairTable::attach_front(Pair& pair, Conn& front) {
@@ -315,7 +315,7 @@ uint64_t PairTable::sweep_interval() const {
 }
 
 void PairTable::arm_sweep(uint64_t delay) {
-  Timer& timer = sweep_timer_.timer;
+  Timer& timer = sweep_timer_;
   if (timer.armed() && timer.deadline_ms <= context_.loop.turn_ms() + delay) return;
   context_.loop.timers().arm(timer, delay);
 }
@@ -399,7 +399,7 @@ void PairTable::on_patrol() {
   for (uint32_t i = 0; i < touched_; ++i) {
     if (slots_[i].state == PairState::kFlowing) patrol(slots_[i]);
   }
-  if (flowing_ > 0) context_.loop.timers().arm(patrol_timer_.timer, kPatrolMs);
+  if (flowing_ > 0) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
 }
 
 void PairTable::patrol(Pair& pair) {

@@ -109,15 +109,15 @@ SignalWatch::SignalWatch(Loop& loop, OnSignal on_signal, void* context)
   const sigset_t set = watched_signals();
   fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   NATRP_CHECK(fd_.valid(), "a signalfd");
-  watch_.op.kind = OpKind::kPoll;
-  watch_.op.fd = fd_.get();
-  watch_.op.len = POLLIN;
-  loop_.submit(watch_.op);
+  watch_.kind = OpKind::kPoll;
+  watch_.fd = fd_.get();
+  watch_.len = POLLIN;
+  loop_.submit(watch_);
 }
 
 SignalWatch::~SignalWatch() {
-  loop_.cancel(watch_.op);
-  for (int turn = 0; turn < 100 && watch_.op.in_flight; ++turn) loop_.run_once(1);
+  loop_.cancel(watch_);
+  for (int turn = 0; turn < 100 && watch_.in_flight; ++turn) loop_.run_once(1);
 }
 
 void SignalWatch::on_op(Op& op) {

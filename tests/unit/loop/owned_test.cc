@@ -13,11 +13,11 @@ namespace {
 class Host {
  public:
   explicit Host(TimerWheel& wheel) : wheel_(wheel) {}
-  ~Host() { wheel_.disarm(alarm_.timer); }
+  ~Host() { wheel_.disarm(alarm_); }
 
-  Op& receive() { return receive_.op; }
-  Op& send() { return send_.op; }
-  Timer& alarm() { return alarm_.timer; }
+  Op& receive() { return receive_; }
+  Op& send() { return send_; }
+  Timer& alarm() { return alarm_; }
   std::vector<std::string> calls;
   const Op* given = nullptr;
 
@@ -77,7 +77,7 @@ TEST_F(OwnedTest, ItsFunctionMayDeleteTheOwner) {
     OwnedOp<&Brief::on_op> op{*this};
   };
   auto* brief = new Brief;
-  brief->op.op.handler(brief->op.op);  // the address sanitizer would see a touch afterwards
+  brief->op.handler(brief->op);  // the address sanitizer would see a touch afterwards
 }
 
 }  // namespace
