@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <deque>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,7 +20,7 @@ namespace {
 
 using loopback::Two;
 
-class BufferTrimTest : public testing::TestWithParam<IoKind> {
+class BufferTrimTest : public LoopSuite {
  protected:
   static constexpr unsigned kConns = 200;
   static constexpr size_t kPageBytes = 4096;
@@ -34,9 +33,8 @@ class BufferTrimTest : public testing::TestWithParam<IoKind> {
   };
 
   void SetUp() override {
-    auto made = make_loop(GetParam());
-    if (!made.ok()) GTEST_SKIP() << made.error().message;
-    loop = std::move(made.value().loop);
+    LoopSuite::SetUp();
+    if (IsSkipped()) return;
     for (unsigned i = 0; i < kConns; ++i) {
       Receiver& one = receivers.emplace_back(loopback::connected());
       one.receive.then = [this](Recorder& receive) {
@@ -47,7 +45,7 @@ class BufferTrimTest : public testing::TestWithParam<IoKind> {
     }
   }
   void TearDown() override {
-    for (Receiver& one : receivers) loop->close(one.two.near.release(), false);
+    for (Receiver& one : receivers) close(one.two.near);
   }
 
   size_t resident_pages() {
@@ -85,7 +83,6 @@ class BufferTrimTest : public testing::TestWithParam<IoKind> {
     EXPECT_EQ(loop->buffers().held(), 0u);
   }
 
-  std::unique_ptr<Loop> loop;
   std::deque<Receiver> receivers;
 };
 

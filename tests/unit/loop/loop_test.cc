@@ -20,19 +20,11 @@ namespace {
 
 using loopback::Two;
 
-class LoopTest : public testing::TestWithParam<IoKind> {
+class LoopTest : public LoopSuite {
  protected:
-  void SetUp() override {
-    auto made = make_loop(GetParam());
-    if (!made.ok()) GTEST_SKIP() << made.error().message;
-    loop = std::move(made.value().loop);
-  }
   bool until_over(Recorder& recorder) {
     return run_until(*loop, [&] { return recorder.over() && recorder.calls() > 0; });
   }
-  // Through the loop, as the contract wants it for a descriptor that had ops.
-  void close(Fd& fd) { loop->close(fd.release(), false); }
-  std::unique_ptr<Loop> loop;
 };
 
 std::string pattern(size_t bytes) {

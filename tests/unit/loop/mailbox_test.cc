@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <memory>
 #include <thread>
 #include <vector>
 
@@ -12,15 +11,7 @@
 namespace natrp {
 namespace {
 
-class MailboxTest : public testing::TestWithParam<IoKind> {
- protected:
-  void SetUp() override {
-    auto made = make_loop(GetParam());
-    if (!made.ok()) GTEST_SKIP() << made.error().message;
-    loop = std::move(made.value().loop);
-  }
-  std::unique_ptr<Loop> loop;
-};
+class MailboxTest : public LoopSuite {};
 
 TEST_P(MailboxTest, EightThreadsPostTenThousandLettersEachAndEachSendersOrderHolds) {
   constexpr unsigned kThreads = 8;

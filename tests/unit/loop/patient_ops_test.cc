@@ -17,16 +17,13 @@ namespace {
 
 using loopback::Two;
 
-class PatientOpsTest : public testing::TestWithParam<IoKind> {
+class PatientOpsTest : public LoopSuite {
  protected:
   void SetUp() override {
-    auto made = make_loop(GetParam());
-    if (!made.ok()) GTEST_SKIP() << made.error().message;
-    loop = std::move(made.value().loop);
+    LoopSuite::SetUp();
+    if (IsSkipped()) return;
     loop->set_messages_first(true);
   }
-  void close(Fd& fd) { loop->close(fd.release(), false); }
-  std::unique_ptr<Loop> loop;
 };
 
 // Streams whose polls are ready whenever they are asked: nobody reads what the far end has sent.

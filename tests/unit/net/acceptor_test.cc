@@ -14,12 +14,11 @@
 namespace natrp {
 namespace {
 
-class AcceptorTest : public testing::TestWithParam<IoKind> {
+class AcceptorTest : public LoopSuite {
  protected:
   void SetUp() override {
-    auto made = make_loop(GetParam());
-    if (!made.ok()) GTEST_SKIP() << made.error().message;
-    loop = std::move(made.value().loop);
+    LoopSuite::SetUp();
+    if (IsSkipped()) return;
     listener = loopback::listener();
     acceptor = std::make_unique<Acceptor>(
         *loop, counters, listener.fd.get(),
@@ -35,7 +34,6 @@ class AcceptorTest : public testing::TestWithParam<IoKind> {
   }
   bool comes(size_t conns) { return run_until(*loop, [&] { return accepted.size() == conns; }); }
 
-  std::unique_ptr<Loop> loop;
   Counters counters;
   loopback::Listener listener;
   std::unique_ptr<Acceptor> acceptor;
