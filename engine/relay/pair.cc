@@ -109,7 +109,6 @@ Pair* PairTable::start_waiting(Conn& back, uint32_t owner) {
 
 void PairTable::began_to_flow(Pair& pair) {
   pair.state = PairState::kFlowing;
-  ++flowing_;
   ++with_visitor_;
   if (!patrol_timer_.armed()) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
 }
@@ -129,7 +128,6 @@ void PairTable::end(Pair& pair, EndReason reason, bool reset_front, bool reset_b
     pair.reset_back |= reset_back;
     return;
   }
-  if (pair.state == PairState::kFlowing) --flowing_;
   if (pair.in_ready) {
     on_unready_(owner_context_, pair);
     pair.in_ready = false;
@@ -399,7 +397,7 @@ void PairTable::on_patrol() {
   for (uint32_t i = 0; i < touched_; ++i) {
     if (slots_[i].state == PairState::kFlowing) patrol(slots_[i]);
   }
-  if (flowing_ > 0) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
+  if (with_visitor_ > 0) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
 }
 
 void PairTable::patrol(Pair& pair) {

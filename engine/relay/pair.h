@@ -101,7 +101,6 @@ class PairTable {
   void end_all(EndReason reason, bool force);
 
   uint32_t live() const { return live_; }
-  uint32_t flowing() const { return flowing_; }
   // Pairs that have a visitor, also those that wait to reset behind its last bytes.
   uint32_t with_visitor() const { return with_visitor_; }
   uint32_t index_of(const Pair& pair) const { return static_cast<uint32_t>(&pair - slots_); }
@@ -149,7 +148,6 @@ class PairTable {
   uint32_t touched_ = 0;
   uint32_t free_ = PairList::kEnd;
   uint32_t live_ = 0;
-  uint32_t flowing_ = 0;
   uint32_t with_visitor_ = 0;
   PairList sweep_list_;
   uint32_t sweep_next_ = PairList::kEnd;  // the running sweep's next pair: it may leave while another is looked at

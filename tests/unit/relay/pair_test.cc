@@ -291,7 +291,7 @@ TEST_P(PairTest, EndingAllTakesTheWaitingOnesAndTheFlowingOnesOnlyByForce) {
   rig->pairs.end_all(EndReason::kSessionEnded, false);
   ASSERT_TRUE(rig->until({}, [&] { return rig->pairs.live() == 1; }));
   EXPECT_EQ(rig->ended.back().reason, EndReason::kSessionEnded);
-  EXPECT_EQ(rig->pairs.flowing(), 1u);
+  EXPECT_EQ(rig->pairs.with_visitor(), 1u);
   rig->pairs.end_all(EndReason::kDrainDeadline, true);
   ASSERT_TRUE(rig->until({&visitor, &service}, [&] { return visitor.over() && service.over(); }));
   EXPECT_TRUE(visitor.was_reset && service.was_reset);
