@@ -6,9 +6,10 @@
 #pragma once
 
 #include <functional>
-#include <vector>
+#include <utility>
 
 #include "agent/channel_opener.h"
+#include "runtime/idle_waiters.h"
 #include "runtime/worker.h"
 
 namespace natrp {
@@ -21,7 +22,7 @@ class AgentWorker final : public WorkerRole {
   ChannelOpener& opener() { return opener_; }
   // Calls done (in this thread) when nothing flows any more.
   void when_idle(std::function<void()> done) {
-    idle_waiters_.push_back(std::move(done));
+    idle_waiters_.add(std::move(done));
     check_idle();
   }
 
@@ -30,15 +31,11 @@ class AgentWorker final : public WorkerRole {
 
  private:
   void check_idle() {
-    const bool busy = worker_.pairs().with_visitor() > 0 || opener_.dialling_services() > 0;
-    if (busy || idle_waiters_.empty()) return;
-    auto waiters = std::move(idle_waiters_);
-    idle_waiters_.clear();
-    for (auto& done : waiters) done();
+    if (worker_.pairs().with_visitor() == 0 && opener_.dialling_services() == 0) idle_waiters_.settle();
   }
 
   Worker& worker_;
-  std::vector<std::function<void()>> idle_waiters_;  // before opener_: its end may still ask for them
+  IdleWaiters idle_waiters_;  // before opener_: its end may still ask for them
   ChannelOpener opener_;
 };
 

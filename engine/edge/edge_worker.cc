@@ -121,15 +121,13 @@ void EdgeWorker::on_pair_unready(Pair& pair) { rendezvous_.on_pair_unready(pair)
 
 void EdgeWorker::when_idle(std::function<void()> done) {
   if (grpc_) grpc_->drain();
-  idle_waiters_.push_back(std::move(done));
+  idle_waiters_.add(std::move(done));
   check_idle();
 }
 
 void EdgeWorker::check_idle() {
   if (idle_waiters_.empty() || worker_.pairs().with_visitor() > 0 || (grpc_ && !grpc_->idle())) return;
-  auto waiters = std::move(idle_waiters_);
-  idle_waiters_.clear();
-  for (auto& done : waiters) done();
+  idle_waiters_.settle();
 }
 
 }  // namespace natrp

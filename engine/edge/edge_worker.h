@@ -6,6 +6,7 @@
 // Thread   its worker's. The control thread reaches it by letters, and is reached through EdgeControlPort.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -16,6 +17,7 @@
 #include "edge/rendezvous.h"
 #include "edge/unproven_conns.h"
 #include "net/acceptor.h"
+#include "runtime/idle_waiters.h"
 #include "runtime/worker.h"
 
 namespace natrp {
@@ -94,7 +96,7 @@ class EdgeWorker final : public WorkerRole {
   UnprovenConns unproven_;
   std::unique_ptr<GrpcAgents> grpc_;
   std::unordered_map<int, std::unique_ptr<Port>> ports_;  // by listener
-  std::vector<std::function<void()>> idle_waiters_;
+  IdleWaiters idle_waiters_;
 };
 
 }  // namespace natrp

@@ -1,0 +1,30 @@
+// runtime/idle_waiters.h
+//
+// IdleWaiters: who waits, in one worker, until nothing of its role flows any more (a drain, an end). The role knows
+// when that is so, and asks again whenever something of its own ended.
+//
+// Thread   its worker's. Each waiter is called once; it may add another, which waits for the next settle().
+#pragma once
+
+#include <functional>
+#include <utility>
+#include <vector>
+
+namespace natrp {
+
+class IdleWaiters {
+ public:
+  void add(std::function<void()> done) { waiters_.push_back(std::move(done)); }
+  bool empty() const { return waiters_.empty(); }
+
+  // Nothing flows: calls all of them.
+  void settle() {
+    auto waiters = std::exchange(waiters_, {});
+    for (auto& done : waiters) done();
+  }
+
+ private:
+  std::vector<std::function<void()>> waiters_;
+};
+
+}  // namespace natrp
