@@ -160,13 +160,6 @@ void Registration::on_register(const wire::Register& wanted) {
                          true);
   }
   if (edge_.draining()) return refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
-  const bool holds_it = edge_.registry().holder(client_.name, wanted.name()).valid();
-  if (client_.tunnels_max != 0 && !holds_it && edge_.registry().tunnels_held(client_.name) >= client_.tunnels_max) {
-    return refuse_tunnel(index, wire::Refused::TOO_MANY_TUNNELS,
-                         "client '" + client_.name + "' may have " + std::to_string(client_.tunnels_max) +
-                             " tunnels at a time; the edge's operator can raise it",
-                         true);
-  }
   if (take_tunnel(wanted, nullptr)) lease_tunnel(wanted);
 }
 
@@ -186,6 +179,14 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   Registry& registry = edge_.registry();
   const uint64_t now = edge_.now_ms();
   const SlotId holder = registry.holder(client_.name, wanted.name());
+  // Asked at each step of a contest: its holder may be gone by now, and another tunnel have the place.
+  if (!holder.valid() && client_.tunnels_max != 0 && registry.tunnels_held(client_.name) >= client_.tunnels_max) {
+    refuse_tunnel(wanted.tunnel_index(), wire::Refused::TOO_MANY_TUNNELS,
+                  "client '" + client_.name + "' may have " + std::to_string(client_.tunnels_max) +
+                      " tunnels at a time; the edge's operator can raise it",
+                  true);
+    return false;
+  }
   if (holder.valid() && !(holder == session_->id)) {
     // Nobody loses a tunnel to one who could not have it.
     const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));

@@ -204,6 +204,27 @@ TEST_F(RegistrationTest, ATunnelThatIsContestedHasOneIndexToo) {
   EXPECT_FALSE(listening(ports_[2]));
 }
 
+// The wish was within the bound when it came; the holder left, and the place was taken before the contest's next step.
+TEST_F(RegistrationTest, AContestIsNoWayAroundTheMostTunnels) {
+  ClientRecord client = client_record("client");
+  client.tunnels_max = 1;
+  add_client(client);
+  HandAgent& silent = open_session("client", "one process here", *second_loop_);
+  ASSERT_EQ(lease(silent, "web", ports_[0]), ports_[0]);
+  HandAgent& rival = open_session("client", "another process.");
+  HandAgent& third = open_session("client", "a third process.");
+  second_loop_turns_ = false;
+  rival.wish(0, "web", ports_[1]);
+  EXPECT_EQ(lease(rival, "web", 0, 1), 0);  // answered when the wish before it was read
+  rival.heard.clear();
+  second_loop_turns_ = true;
+  end(silent);
+  lease(third, "other", ports_[2]);
+  ASSERT_TRUE(until([&] { return rival.port() != 0 || rival.refused() != nullptr; }));
+  // On a slow machine the contest may be over before the third asks: then that one is refused.
+  EXPECT_NE(listening(ports_[1]), listening(ports_[2])) << "two ports are open, or none";
+}
+
 TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
   ClientRecord client = client_record("client");
   client.tunnels_max = 1;
