@@ -120,6 +120,7 @@ inline constexpr unsigned kTicketWindow = 1024;      // how far ticket counters 
 inline constexpr size_t kSentenceBytesMax = 1024;
 static_assert(kSentenceBytesMax <= kFrameBytesMax / 2, "room for the other fields of its frame");
 inline constexpr size_t kNameBytesMax = 64;          // client and tunnel names
+inline constexpr size_t kHostBytesMax = 253;         // of --public-address: RFC 1035 §2.3.4, without the lengths
 inline constexpr unsigned kTunnelsPerSessionMax = 256;
 
 // --- Data channels dialled ahead -----------------------------------------------------------------------------------

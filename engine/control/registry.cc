@@ -38,7 +38,7 @@ std::vector<std::string> Registry::close_session(SlotId session) {
   return tunnels;
 }
 
-TakeoverAnswer Registry::take_tunnel(SlotId session, const std::string& tunnel, bool replace,
+TakeoverAnswer Registry::take_tunnel(SlotId session, const std::string& tunnel, uint32_t most, bool replace,
                                      uint64_t now_ms) {
   const auto asking = sessions_.find(session.word);
   NATRP_CHECK(asking != sessions_.end(), "a session that asks for a tunnel is open");
@@ -57,6 +57,12 @@ TakeoverAnswer Registry::take_tunnel(SlotId session, const std::string& tunnel, 
   }
 
   TakeoverAnswer answer;
+  if (!question.held && most != 0 && tunnels_held(newcomer.client) >= most) {
+    answer.takeover = Takeover::kTooMany;
+    answer.sentence = "client '" + newcomer.client + "' may have " + std::to_string(most) +
+                      " tunnels at a time; the edge's operator can raise it";
+    return answer;
+  }
   answer.takeover = decide_takeover(question);
   if (answer.takeover == Takeover::kRefused) {
     answer.sentence =

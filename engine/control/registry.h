@@ -27,6 +27,7 @@ enum class Takeover : uint8_t {
   kSilent,        // the old session has not been heard of
   kReplaced,      // two living agents, the newcomer says replace
   kRefused,       // two living agents
+  kTooMany,       // nobody has it, and the client has as many others as it may
 };
 
 // The rule itself. The holder's fields are ignored when there is none.
@@ -43,7 +44,7 @@ struct TakeoverAnswer {
   Takeover takeover = Takeover::kNobodyThere;
   SlotId loser;          // the session that lost this tunnel; not valid(): none did
   std::string sentence;  // of a refusal
-  bool ok() const { return takeover != Takeover::kRefused; }
+  bool ok() const { return takeover != Takeover::kRefused && takeover != Takeover::kTooMany; }
 };
 
 class Registry {
@@ -55,19 +56,20 @@ class Registry {
   // Its tunnels are nobody's. Gives the names of those it still held.
   std::vector<std::string> close_session(SlotId session);
 
-  // Makes tunnel the session's when the rule allows it.
-  TakeoverAnswer take_tunnel(SlotId session, const std::string& tunnel, bool replace, uint64_t now_ms);
+  // Makes tunnel the session's when the rule allows it, and its client has fewer than most tunnels; 0: no limit.
+  TakeoverAnswer take_tunnel(SlotId session, const std::string& tunnel, uint32_t most, bool replace, uint64_t now_ms);
   // The session gives the tunnel up. False: it was not its own.
   bool give_up_tunnel(SlotId session, const std::string& tunnel);
 
   // Not valid(): nobody.
   SlotId holder(const std::string& client, const std::string& tunnel) const;
-  // Of all sessions of a client; what its policy's tunnels_max bounds.
-  size_t tunnels_held(const std::string& client) const;
   std::vector<SlotId> sessions_of(const std::string& client) const;
   size_t sessions() const { return sessions_.size(); }
 
  private:
+  // Of all sessions of a client.
+  size_t tunnels_held(const std::string& client) const;
+
   struct Session {
     std::string client;
     std::string instance;

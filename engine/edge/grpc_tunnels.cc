@@ -65,14 +65,10 @@ std::string GrpcTunnels::take(Tunnel& tunnel) {
   Registry& registry = edge_.registry();
   const std::string& client = tunnel.client.name;
   const SlotId holder = registry.holder(client, kTunnelName);
-  const uint32_t most = tunnel.client.tunnels_max;
-  if (most != 0 && !holder.valid() && registry.tunnels_held(client) >= most) {
-    return "client '" + client + "' may have " + std::to_string(most) +
-           " tunnels at a time; the edge's operator can raise it";
-  }
   // A living agent of today's protocol is silent between two heartbeats; its channel finds out when it is dead.
   if (holder.valid() && edge_.find_registration(holder) != nullptr) registry.heard(holder, edge_.now_ms());
-  const TakeoverAnswer answer = registry.take_tunnel(tunnel.session, kTunnelName, false, edge_.now_ms());
+  const TakeoverAnswer answer =
+      registry.take_tunnel(tunnel.session, kTunnelName, tunnel.client.tunnels_max, false, edge_.now_ms());
   return answer.ok() ? std::string() : answer.sentence;
 }
 

@@ -179,14 +179,6 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   Registry& registry = edge_.registry();
   const uint64_t now = edge_.now_ms();
   const SlotId holder = registry.holder(client_.name, wanted.name());
-  // Asked at each step of a contest: its holder may be gone by now, and another tunnel have the place.
-  if (!holder.valid() && client_.tunnels_max != 0 && registry.tunnels_held(client_.name) >= client_.tunnels_max) {
-    refuse_tunnel(wanted.tunnel_index(), wire::Refused::TOO_MANY_TUNNELS,
-                  "client '" + client_.name + "' may have " + std::to_string(client_.tunnels_max) +
-                      " tunnels at a time; the edge's operator can raise it",
-                  true);
-    return false;
-  }
   if (holder.valid() && !(holder == session_->id)) {
     // Nobody loses a tunnel to one who could not have it.
     const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
@@ -202,12 +194,17 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     const bool asked = contest != nullptr && now - contest->began_ms >= kSessionSilentMs;
     registry.heard(holder, rival->closing() || asked ? rival->last_heard_ms() : now);
   }
-  const TakeoverAnswer answer = registry.take_tunnel(session_->id, wanted.name(), wanted.replace(), now);
+  const TakeoverAnswer answer =
+      registry.take_tunnel(session_->id, wanted.name(), client_.tunnels_max, wanted.replace(), now);
   if (answer.ok()) {
     if (answer.loser.valid() && rival != nullptr) {
       rival->lose_tunnel(wanted.name(), answer.takeover);
     }
     return true;
+  }
+  if (answer.takeover == Takeover::kTooMany) {
+    refuse_tunnel(wanted.tunnel_index(), wire::Refused::TOO_MANY_TUNNELS, answer.sentence, true);
+    return false;
   }
   const bool rival_answered = contest != nullptr && rival != nullptr && rival->last_heard_ms() >= contest->began_ms;
   if (contest == nullptr && rival != nullptr) {

@@ -22,6 +22,10 @@ Result<std::string> parse_public_address(std::string text) {
   if (text.size() > 2 && text.front() == '[' && text.back() == ']') text = text.substr(1, text.size() - 2);
   const std::string rule = ": write a host name or an IP address, without a port";
   if (text.empty()) return Error{"the public address is empty" + rule};
+  if (text.size() > kHostBytesMax) {
+    return Error{"the public address has " + std::to_string(text.size()) + " characters: a host name has at most " +
+                 std::to_string(kHostBytesMax)};
+  }
   const bool v6 = parse_ip(text).ok() && text.find(':') != std::string::npos;
   for (const char c : text) {
     const bool good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||

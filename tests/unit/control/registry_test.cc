@@ -30,9 +30,9 @@ TEST(Takeover, FollowsTheRule) {
 TEST(Registry, ANewInstanceOfTheSameAgentTakesOverAtOnce) {
   Registry registry;
   registry.open_session(session(1), "a", "instance", 0);
-  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", 0, false, 0).ok());
   registry.open_session(session(2), "a", "instance", 1);
-  const TakeoverAnswer answer = registry.take_tunnel(session(2), "web", false, 1);
+  const TakeoverAnswer answer = registry.take_tunnel(session(2), "web", 0, false, 1);
   EXPECT_EQ(answer.takeover, Takeover::kSameInstance);
   EXPECT_EQ(answer.loser, session(1));
   EXPECT_EQ(registry.holder("a", "web"), session(2));
@@ -44,15 +44,15 @@ TEST(Registry, ANewInstanceOfTheSameAgentTakesOverAtOnce) {
 TEST(Registry, ASecondLivingAgentIsRefusedInASentence) {
   Registry registry;
   registry.open_session(session(1), "a", "one", 0);
-  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", 0, false, 0).ok());
   registry.open_session(session(2), "a", "two", 5000);
   registry.heard(session(1), 4000);
-  const TakeoverAnswer refused = registry.take_tunnel(session(2), "web", false, 5000);
+  const TakeoverAnswer refused = registry.take_tunnel(session(2), "web", 0, false, 5000);
   EXPECT_FALSE(refused.ok());
   EXPECT_NE(refused.sentence.find("'web'"), std::string::npos);
   EXPECT_FALSE(refused.loser.valid());
   EXPECT_EQ(registry.holder("a", "web"), session(1));
-  const TakeoverAnswer replaced = registry.take_tunnel(session(2), "web", true, 5000);
+  const TakeoverAnswer replaced = registry.take_tunnel(session(2), "web", 0, true, 5000);
   EXPECT_EQ(replaced.takeover, Takeover::kReplaced);
   EXPECT_EQ(replaced.loser, session(1));
 }
@@ -60,11 +60,11 @@ TEST(Registry, ASecondLivingAgentIsRefusedInASentence) {
 TEST(Registry, ASilentSessionGivesWay) {
   Registry registry;
   registry.open_session(session(1), "a", "one", 0);
-  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", 0, false, 0).ok());
   registry.heard(session(1), 1000);
   registry.open_session(session(2), "a", "two", 1000);
-  EXPECT_FALSE(registry.take_tunnel(session(2), "web", false, 1000 + kSessionSilentMs - 1).ok());
-  const TakeoverAnswer answer = registry.take_tunnel(session(2), "web", false, 1000 + kSessionSilentMs);
+  EXPECT_FALSE(registry.take_tunnel(session(2), "web", 0, false, 1000 + kSessionSilentMs - 1).ok());
+  const TakeoverAnswer answer = registry.take_tunnel(session(2), "web", 0, false, 1000 + kSessionSilentMs);
   EXPECT_EQ(answer.takeover, Takeover::kSilent);
   EXPECT_EQ(answer.loser, session(1));
 }
@@ -73,33 +73,45 @@ TEST(Registry, AgentsThatSendNoInstanceAreStrangers) {
   Registry registry;
   registry.open_session(session(1), "a", "", 0);
   registry.open_session(session(2), "a", "", 0);
-  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
-  EXPECT_FALSE(registry.take_tunnel(session(2), "web", false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", 0, false, 0).ok());
+  EXPECT_FALSE(registry.take_tunnel(session(2), "web", 0, false, 0).ok());
 }
 
 TEST(Registry, TunnelsOfOneNameBelongToDifferentClients) {
   Registry registry;
   registry.open_session(session(1), "a", "one", 0);
   registry.open_session(session(2), "b", "one", 0);
-  EXPECT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
-  EXPECT_EQ(registry.take_tunnel(session(2), "web", false, 0).takeover, Takeover::kNobodyThere);
-  EXPECT_EQ(registry.tunnels_held("a"), 1u);
-  EXPECT_EQ(registry.tunnels_held("b"), 1u);
+  EXPECT_TRUE(registry.take_tunnel(session(1), "web", 0, false, 0).ok());
+  EXPECT_EQ(registry.take_tunnel(session(2), "web", 0, false, 0).takeover, Takeover::kNobodyThere);
 }
 
-TEST(Registry, CountsWhatAClientHoldsOverAllItsSessions) {
+TEST(Registry, TheMostTunnelsOfAClientAreThoseOfAllItsSessions) {
   Registry registry;
   registry.open_session(session(1), "a", "one", 0);
   registry.open_session(session(2), "a", "two", 0);
-  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
-  ASSERT_TRUE(registry.take_tunnel(session(1), "web", false, 0).ok());
-  ASSERT_TRUE(registry.take_tunnel(session(2), "ssh", false, 0).ok());
-  EXPECT_EQ(registry.tunnels_held("a"), 2u);
-  EXPECT_EQ(registry.tunnels_held("aa"), 0u);
+  registry.open_session(session(3), "aa", "three", 0);
+  ASSERT_TRUE(registry.take_tunnel(session(3), "of-another-client", 2, false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", 2, false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(2), "ssh", 2, false, 0).ok());
+  const TakeoverAnswer refused = registry.take_tunnel(session(2), "db", 2, false, 0);
+  EXPECT_EQ(refused.takeover, Takeover::kTooMany);
+  EXPECT_EQ(refused.sentence, "client 'a' may have 2 tunnels at a time; the edge's operator can raise it");
+  EXPECT_FALSE(registry.holder("a", "db").valid());
+  EXPECT_EQ(registry.take_tunnel(session(1), "web", 2, false, 0).takeover, Takeover::kOwn);
+  EXPECT_EQ(registry.take_tunnel(session(2), "web", 2, true, 0).takeover, Takeover::kReplaced) << "not one more";
+  EXPECT_TRUE(registry.take_tunnel(session(2), "db", 0, false, 0).ok()) << "0 is no limit";
+}
+
+TEST(Registry, ATunnelIsGivenUpByItsOwnSessionAlone) {
+  Registry registry;
+  registry.open_session(session(1), "a", "one", 0);
+  registry.open_session(session(2), "a", "two", 0);
+  ASSERT_TRUE(registry.take_tunnel(session(1), "web", 0, false, 0).ok());
+  ASSERT_TRUE(registry.take_tunnel(session(2), "ssh", 0, false, 0).ok());
   EXPECT_EQ(registry.sessions_of("a").size(), 2u);
   EXPECT_FALSE(registry.give_up_tunnel(session(2), "web")) << "it is the other session's";
   EXPECT_TRUE(registry.give_up_tunnel(session(1), "web"));
-  EXPECT_EQ(registry.tunnels_held("a"), 1u);
+  EXPECT_FALSE(registry.holder("a", "web").valid());
   EXPECT_EQ(registry.close_session(session(2)), std::vector<std::string>{"ssh"});
   EXPECT_FALSE(registry.holder("a", "ssh").valid());
   EXPECT_EQ(registry.sessions(), 1u);

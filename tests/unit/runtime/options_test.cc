@@ -150,6 +150,7 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--public-bind", ""}, "--public-bind"},
       {{"--public-address", "a b"}, "--public-address"},
       {{"--public-address", "host:80"}, "--public-address"},
+      {{"--public-address", std::string(254, 'a')}, "--public-address"},
       {{"--admin", "nonsense"}, "--admin"},
       {{"--workers", "-1"}, "--workers"},
       {{"--workers", "0"}, "--workers"},
