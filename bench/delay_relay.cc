@@ -1,18 +1,18 @@
 // delay_relay: a TCP relay that hands on every byte a fixed time after it came, each way. It stands in for a
 // long line where the kernel has no netem.
 //
-//     delay_relay --listen ADDR:PORT --to ADDR:PORT [--delay-ms 25] [--cc cubic]
+//     delay_relay --listen ADDR:PORT --to ADDR:PORT [--delay-ms 25] [--gbps 2.5] [--cc cubic]
 //
-// What it models: the time that bytes, FINs, resets and the opening of a conn take. What it does not: the
-// handshake, the acknowledgements and the windows of TCP end here, at once, on both sides; nothing is lost,
-// reordered or queued elsewhere. A sender is therefore never stopped by a window that is too small for the
-// line, only by the bounds below.
+// What it models: the time that bytes, FINs, resets and the opening of a conn take; and, with --gbps, the rate
+// of the line, which all conns share, each direction for itself. What it does not: the handshake, the
+// acknowledgements and the windows of TCP end here, at once, on both sides; nothing is lost or reordered. A
+// sender is therefore never stopped by a window that is too small for the line, only by the bounds below.
 //
 // Bytes wait in pipes, moved by splice(2) and never copied, so that the relay costs about as much as
-// floor_relay. Bounds: kHeldBytesMax per direction (20 Gb/s for 25 ms is 63 MB), beyond which it does not
-// read; and kPipesMax pipes over all, beyond which it gives up, since it would be what is measured. Dues are
-// exact to the time that this one thread takes to come to them. It prints one line,
-// {"listening":"ADDRESS:PORT"}, and exits 0 on SIGTERM.
+// floor_relay. Bounds: kHeldBytesMax per direction of a conn (20 Gb/s for 25 ms is 63 MB), and a line for which
+// more than kQueueMostNs of bytes wait, beyond which it does not read; and kPipesMax pipes over all, beyond
+// which it gives up, since it would be what is measured. Dues are exact to the time that this one thread takes
+// to come to them. It prints one line, {"listening":"ADDRESS:PORT"}, and exits 0 on SIGTERM.
 
 #include <fcntl.h>
 #include <signal.h>
@@ -41,11 +41,16 @@ constexpr size_t kHeldBytesMax = 128 << 20;
 constexpr size_t kPipesMax = 4096;
 constexpr int kAcceptsPerTurn = 64;
 constexpr int kReadsPerTurn = 4;
+// A line with a rate: what one conn hands over before the next has its turn; and how much waits to go onto the
+// line, as time: it is full at the one, and read for again at the other.
+constexpr size_t kShareBytes = 64 << 10;
+constexpr uint64_t kQueueMostNs = 10'000'000;
+constexpr uint64_t kQueueLeastNs = 5'000'000;
 constexpr uint64_t kFdsWanted = 200'000;
 
 class Relay;
 
-// What comes due. All wait equally long, so that the order of coming is the order of leaving.
+// What comes due.
 struct Due {
     enum class What { dial, bytes, eof, reset };
     uint64_t at_ns;
@@ -60,11 +65,11 @@ class Line {
 public:
     enum class Outcome { ok, blocked, eof, broken };
 
-    // Moves what the socket has into the pipes; `moved` of it, whatever the outcome.
-    Outcome read(int from, PipeShelf& shelf, size_t& moved) {
+    // Moves what the socket has into the pipes, at most about `most`; `moved` of it, whatever the outcome.
+    Outcome read(int from, PipeShelf& shelf, size_t most, size_t& moved) {
         moved = 0;
         for (int i = 0; i < kReadsPerTurn; ++i) {
-            if (held_ >= kHeldBytesMax) {
+            if (held_ >= kHeldBytesMax || moved >= most) {
                 return Outcome::ok;
             }
             if (tail_full_ || parts_.empty()) {
@@ -72,8 +77,8 @@ public:
                 tail_full_ = false;
             }
             Part& part = parts_.back();
-            const ssize_t got = ::splice(from, nullptr, part.pipe->in.get(), nullptr, kSpliceBytes,
-                                         SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+            const ssize_t got = ::splice(from, nullptr, part.pipe->in.get(), nullptr,
+                                         std::min(most - moved, kSpliceBytes), SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
             if (got > 0) {
                 part.filled += static_cast<size_t>(got);
                 held_ += static_cast<size_t>(got);
@@ -150,6 +155,53 @@ private:
     bool tail_full_ = false;
 };
 
+// One direction of the line itself, which all relays share: what is on its way, and when the next byte may go
+// onto it. All are on their way equally long, so the order of coming is the order of leaving.
+class Wire {
+public:
+    Wire(uint64_t delay_ns, double ns_per_byte) : delay_ns_(delay_ns), ns_per_byte_(ns_per_byte) {}
+
+    void put(Relay& relay, Due::What what, bool up, size_t bytes) {
+        const uint64_t now = now_ns();
+        const auto takes_ns = static_cast<uint64_t>(static_cast<double>(bytes) * ns_per_byte_);
+        free_at_ns_ = std::max(free_at_ns_, now) + takes_ns;
+        queue_.push_back({free_at_ns_ + delay_ns_, &relay, what, up, bytes});
+        full_ = has_rate() && free_at_ns_ > now + kQueueMostNs;
+    }
+    bool has_due(uint64_t now) const { return !queue_.empty() && queue_.front().at_ns <= now; }
+    Due take() {
+        const Due due = queue_.front();
+        queue_.pop_front();
+        return due;
+    }
+
+    size_t share() const { return has_rate() ? kShareBytes : kReadsPerTurn * kSpliceBytes; }
+    bool full() const { return full_; }
+    // True: it was full, and is not any more.
+    bool drained(uint64_t now) {
+        if (!full_ || now < reopens_at_ns()) {
+            return false;
+        }
+        full_ = false;
+        return true;
+    }
+    // When to look again.
+    uint64_t next_ns() const {
+        const uint64_t due = queue_.empty() ? UINT64_MAX : queue_.front().at_ns;
+        return full_ ? std::min(due, reopens_at_ns()) : due;
+    }
+
+private:
+    bool has_rate() const { return ns_per_byte_ > 0; }
+    uint64_t reopens_at_ns() const { return free_at_ns_ - kQueueLeastNs; }
+
+    uint64_t delay_ns_;
+    double ns_per_byte_;
+    uint64_t free_at_ns_ = 0;
+    bool full_ = false;
+    std::deque<Due> queue_;
+};
+
 class DelayRelay;
 
 // One socket of a relay.
@@ -178,13 +230,13 @@ public:
     void on_side_ready(Side& side, uint32_t events);
 
     bool may_be_swept() const { return over_ && waiting_ == 0; }
+    void update();
 
 private:
     void queue(Due::What what, bool up, size_t bytes);
     void read(bool up);
     void write(bool up);
     void finish(bool reset);
-    void update();
     void watch(Side& side, bool watched, uint32_t events);
 
     Line& line(bool up) { return up ? up_ : down_; }
@@ -205,8 +257,12 @@ private:
 
 class DelayRelay final : public ReadyHandler {
 public:
-    DelayRelay(const Address& listen, const Address& to, uint64_t delay_ns, std::string congestion)
-        : to_(to), delay_ns_(delay_ns), congestion_(std::move(congestion)), listener_(listen_on(listen, congestion_)) {
+    DelayRelay(const Address& listen, const Address& to, const Wire& wire, std::string congestion)
+        : to_(to),
+          up_(wire),
+          down_(wire),
+          congestion_(std::move(congestion)),
+          listener_(listen_on(listen, congestion_)) {
         loop_.add(listener_.get(), *this, EPOLLIN);
     }
 
@@ -219,16 +275,20 @@ public:
         } stop;
         loop_.add(stop_fd, stop, EPOLLIN);
         while (!stop.raised) {
-            uint64_t timeout_ns = ReadyLoop::kForever;
-            if (!queue_.empty()) {
-                const uint64_t now = now_ns();
-                timeout_ns = queue_.front().at_ns > now ? queue_.front().at_ns - now : 0;
-            }
-            loop_.wait(timeout_ns);
-            for (const uint64_t now = now_ns(); !queue_.empty() && queue_.front().at_ns <= now;) {
-                const Due due = queue_.front();
-                queue_.pop_front();
-                due.relay->on_due(due);
+            const uint64_t next = std::min(up_.next_ns(), down_.next_ns());
+            const uint64_t asked = now_ns();
+            loop_.wait(next == UINT64_MAX ? ReadyLoop::kForever : next > asked ? next - asked : 0);
+            const uint64_t now = now_ns();
+            for (Wire* wire : {&up_, &down_}) {
+                while (wire->has_due(now)) {
+                    const Due due = wire->take();
+                    due.relay->on_due(due);
+                }
+                if (wire->drained(now)) {
+                    for (const auto& relay : relays_) {
+                        relay->update();
+                    }
+                }
             }
             std::erase_if(relays_, [](const auto& relay) { return relay->may_be_swept(); });
         }
@@ -246,21 +306,19 @@ public:
         }
     }
 
-    void queue(Relay& relay, Due::What what, bool up, size_t bytes) {
-        queue_.push_back({now_ns() + delay_ns_, &relay, what, up, bytes});
-    }
+    Wire& wire(bool up) { return up ? up_ : down_; }
     Fd dial() { return begin_connect(to_, 0, 0, congestion_); }
     ReadyLoop& loop() { return loop_; }
     PipeShelf& shelf() { return shelf_; }
 
 private:
     Address to_;
-    uint64_t delay_ns_;
+    Wire up_;
+    Wire down_;
     std::string congestion_;
     Fd listener_;
     ReadyLoop loop_;
     PipeShelf shelf_{kPipesMax};
-    std::deque<Due> queue_;
     std::vector<std::unique_ptr<Relay>> relays_;
 };
 
@@ -275,7 +333,7 @@ void Relay::start() {
 
 void Relay::queue(Due::What what, bool up, size_t bytes) {
     ++waiting_;
-    owner_.queue(*this, what, up, bytes);
+    owner_.wire(up).put(*this, what, up, bytes);
 }
 
 void Relay::on_due(const Due& due) {
@@ -313,7 +371,9 @@ void Relay::on_side_ready(Side& side, uint32_t events) {
     if ((events & EPOLLOUT) != 0) {
         write(!side.is_front);
     }
-    if (!over_ && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) {
+    // A socket that is broken tells so again and again until it is read.
+    const bool broken = (events & (EPOLLERR | EPOLLHUP)) != 0;
+    if (!over_ && (broken || ((events & EPOLLIN) != 0 && !owner_.wire(side.is_front).full()))) {
         read(side.is_front);
     }
     if (!over_) {
@@ -326,7 +386,7 @@ void Relay::read(bool up) {
     Line::Outcome outcome = Line::Outcome::broken;  // an error behind the FIN
     size_t moved = 0;
     if (!from.eof_read) {
-        outcome = from.read(source(up).fd.get(), owner_.shelf(), moved);
+        outcome = from.read(source(up).fd.get(), owner_.shelf(), owner_.wire(up).share(), moved);
     }
     if (moved > 0) {
         queue(Due::What::bytes, up, moved);
@@ -371,9 +431,12 @@ void Relay::finish(bool reset) {
 
 // What epoll shall tell: bytes while there is room for them, room while bytes are due.
 void Relay::update() {
+    if (over_) {
+        return;
+    }
     for (const bool up : {true, false}) {
         Side& side = source(up);
-        const bool reads = !line(up).eof_read && line(up).has_room();
+        const bool reads = !line(up).eof_read && line(up).has_room() && !owner_.wire(up).full();
         const bool writes = up ? blocked_down_ : blocked_up_;
         // A socket that is broken, or done with both ways, tells so again and again.
         const bool done = reset_waits_ || (line(up).eof_read && line(!up).ended);
@@ -405,6 +468,7 @@ int main(int argc, char** argv) {
     const Address listen = parse_address(flags.required("listen"));
     const Address to = parse_address(flags.required("to"));
     const double delay_ms = flags.number("delay-ms", 25, 0, 1000);
+    const double gbps = flags.number("gbps", 0, 0, 400);  // 0: no rate
     const std::string congestion = flags.text("cc", "");
     flags.reject_unknown();
 
@@ -412,7 +476,7 @@ int main(int argc, char** argv) {
     ::signal(SIGPIPE, SIG_IGN);
     const Fd stop = watch_stop_signals();
 
-    DelayRelay relay(listen, to, static_cast<uint64_t>(delay_ms * 1e6), congestion);
+    DelayRelay relay(listen, to, Wire(static_cast<uint64_t>(delay_ms * 1e6), gbps > 0 ? 8 / gbps : 0), congestion);
     JsonObject().text("listening", relay.where()).print();
     relay.run(stop.get());
     return 0;

@@ -16,6 +16,7 @@ from .processes import BenchError, Process, accepts, free_port, wait_until
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLONE_NEWNET = 0x40000000
 ROUND_TRIP_MS = 50
+LINE_GBPS = 10
 
 
 class Loopback:
@@ -52,6 +53,7 @@ class LongLine(Loopback):
     """Both on 127.0.0.1, and half a round trip of delay each way between them (delay_relay)."""
     prefix = "rtt_"
     words = f", {ROUND_TRIP_MS} ms round trip"
+    rate = ()
 
     def __init__(self, tools, folder):
         super().__init__(tools, folder)
@@ -68,11 +70,18 @@ class LongLine(Loopback):
     def path(self, host, port):
         listen = free_port()
         relay = Process([self.tools.program("delay_relay"), "--listen", f"127.0.0.1:{listen}", "--to", f"{host}:{port}",
-                         "--delay-ms", str(ROUND_TRIP_MS / 2), *self.tools.congestion_flags()],
+                         "--delay-ms", str(ROUND_TRIP_MS / 2), *self.rate, *self.tools.congestion_flags()],
                         os.path.join(self.folder, "delay_relay.log"))
         self.relays.callback(relay.stop)
         wait_until(lambda: accepts(listen), 5, "delay_relay listening", [relay])
         return "127.0.0.1", listen
+
+
+class BoundLine(LongLine):
+    """The same, and the line carries no more than a rate: what is compared is the line's use, not the CPUs'."""
+    prefix = "line_"
+    words = f", {ROUND_TRIP_MS} ms round trip at {LINE_GBPS} Gb/s"
+    rate = ("--gbps", str(LINE_GBPS))
 
 
 class Cable(Loopback):

@@ -111,7 +111,8 @@ def draw_all(result, folder, prefix):
     paths = []
     paths += grouped_bars(pyplot, result, "Throughput", "Gb/s", bulk, "gbps", f"{place}-throughput")
     for prefix, where in (("cable_", "over a cable of MTU 1500"), ("bare_cable_", "over a cable without offloads"),
-                          ("rtt_", "with a round trip of 50 ms")):
+                          ("rtt_", "with a round trip of 50 ms"),
+                          ("line_", "over a line of 10 Gb/s with a round trip of 50 ms")):
         there = [name for name in names if name.startswith(f"{prefix}bulk_")]
         paths += grouped_bars(pyplot, result, f"Throughput {where}", "Gb/s", there, "gbps",
                               f"{place}-{prefix.replace('_', '-')}throughput")

@@ -71,6 +71,7 @@ def goals_of(suite):
             goal(f"bare_cable_bulk_{streams}_{direction}", "gbps", "floor", "at least", 0.9)
         for streams in (1, 100):
             goal(f"rtt_bulk_{streams}_{direction}", "gbps", "direct", "at least", 0.95)
+            goal(f"line_bulk_{streams}_{direction}", "gbps", "direct", "at least", 0.95)
     return goals
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 
 from . import counters
-from .places import BareCable, Cable, Loopback, LongLine
+from .places import BareCable, BoundLine, Cable, Loopback, LongLine
 from .processes import BenchError, Process, Usage, accepts, free_port, pss_kb, wait_until
 
 GB = 1e9
@@ -466,7 +466,8 @@ def all_workloads(suite):
                 Exchange(1), Exchange(64), Churn(32), IdleMemory(1000), Allocations(ours_only=True)]
     elsewhere = [Bulk(streams, direction, place=place) for place in (Cable, BareCable)
                  for streams in (1, 8) for direction in ("up", "down")]
-    elsewhere += [Bulk(streams, direction, place=LongLine) for streams in (1, 100) for direction in ("up", "down")]
+    elsewhere += [Bulk(streams, direction, place=place) for place in (LongLine, BoundLine)
+                  for streams in (1, 100) for direction in ("up", "down")]
     elsewhere += [FirstByte(True, LongLine), FirstByte(False, LongLine)]
     return [Bulk(1, "up", True), Bulk(1, "down", True), Bulk(1, "both"),
             Bulk(8, "up", True), Bulk(8, "down", True), Bulk(8, "both"),
