@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/check.h"
+
 namespace natrp {
 namespace {
 
@@ -77,6 +79,15 @@ uint16_t PortSet::nth(size_t index) const {
     index -= count;
   }
   NATRP_CHECK(false, "nth() of a PortSet beyond its size");
+}
+
+uint16_t PortSet::next(uint16_t port) const {
+  NATRP_CHECK(!ranges_.empty(), "next() of an empty PortSet");
+  // The first range that has a greater port.
+  const auto at = std::upper_bound(ranges_.begin(), ranges_.end(), port,
+                                   [](uint16_t p, const Range& range) { return p < range.last; });
+  if (at == ranges_.end()) return ranges_.front().first;
+  return std::max(at->first, static_cast<uint16_t>(port + 1u));
 }
 
 std::string PortSet::format() const { return format_first(ranges_.size()); }

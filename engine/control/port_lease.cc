@@ -122,11 +122,10 @@ LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
       !request.policy.empty() && request.policy.size() < range_.size() ? request.policy : range_;
   if (walked.empty()) return exhausted(request);
   const size_t count = walked.size();
-  const size_t first = hash_owner(request.client, request.tunnel) % count;
+  uint16_t port = walked.nth(hash_owner(request.client, request.tunnel) % count);
   const Sticky* oldest = nullptr;
   uint16_t oldest_port = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const uint16_t port = walked.nth((first + i) % count);
+  for (size_t looked_at = 0; looked_at < count; ++looked_at, port = walked.next(port)) {
     if (!free(port)) continue;
     const auto sticky = sticky_.find(port);
     if (sticky == sticky_.end()) return give(port);
@@ -142,8 +141,8 @@ LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
   size_t permitted = 0;
   size_t leased = 0;
   size_t taken = 0;
-  for (size_t i = 0; i < range_.size(); ++i) {
-    const uint16_t port = range_.nth(i);
+  uint16_t port = range_.nth(0);
+  for (size_t left = range_.size(); left > 0; --left, port = range_.next(port)) {
     if (!allowed(request, port)) continue;
     ++permitted;
     if (leases_.contains(port)) {

@@ -82,9 +82,17 @@ TEST(PortSet, AgreesWithASetOfNumbers) {
     for (const unsigned port : model) ASSERT_EQ(set.nth(index++), port) << text;
     for (unsigned port = 0; port < 80; ++port) {
       ASSERT_EQ(set.contains(static_cast<uint16_t>(port)), model.count(port) == 1) << text << " " << port;
+      const auto greater = model.upper_bound(port);
+      ASSERT_EQ(set.next(static_cast<uint16_t>(port)), greater != model.end() ? *greater : *model.begin()) << text;
     }
     ASSERT_EQ(PortSet::parse(set.format()).value(), set) << text;
   }
+}
+
+TEST(PortSet, BehindTheLastPortOfAllComesTheFirst) {
+  EXPECT_EQ(PortSet::parse("443,65535").value().next(65535), 443);
+  EXPECT_EQ(PortSet::parse("443,65535").value().next(443), 65535);
+  EXPECT_EQ(PortSet::parse("80").value().next(80), 80);
 }
 
 TEST(Names, AreOneWord) {
