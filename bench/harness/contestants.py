@@ -35,6 +35,7 @@ class Contestant:
     allocates_countably = False
     is_ours = False
     period_s = 0  # what it does by itself from time to time comes this often
+    settle_s = 0  # what it does because many visitors came is over after this time
 
     def __init__(self, tools):
         self.tools = tools
@@ -367,6 +368,7 @@ class Natrp(Contestant):
     goes_anywhere = True
     is_ours = True
     period_s = 5  # heartbeats
+    settle_s = 10  # its demand for ready channels falls by a tenth each 250 ms, from 64 to 2
     roles = ("edge", "agent")
     allocates_countably = True
 

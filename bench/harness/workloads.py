@@ -119,10 +119,14 @@ class Session:
         self.contestant.require_alive()
         return result, used
 
-    def measure_allocations(self, mode, *arguments):
-        """(the result of visitor_swarm, role -> how many allocations its process made meanwhile)"""
+    def measure_allocations(self, mode, *arguments, settle_s=0):
+        """(the result of visitor_swarm, role -> how many allocations its process made meanwhile)
+
+        settle_s: between the coming of those connections that stay and the first message.
+        """
         with self.swarm(mode, "--wait", "on", *arguments) as swarm:
             swarm.wait_for_line()
+            time.sleep(settle_s)
             before = self.allocations()
             swarm.say("measure")
             result = swarm.wait_for_result()
@@ -297,7 +301,8 @@ class Allocations(Workload):
     stay (an exchange is two messages), and per connection that comes, exchanges and closes.
 
     What a contestant allocates without any visitor (heartbeats and the like) is measured before and subtracted from the
-    messages' share; both times hold whole periods of it.
+    messages' share; both times hold whole periods of it. What it does because visitors came (it may dial ahead for
+    more of them, and less and less) is over when the first message counts.
     """
     name = "allocations"
     title = "allocations after warm-up (64 B messages of 64 connections; new connections, 32 at once)"
@@ -332,7 +337,7 @@ class Allocations(Workload):
         after = session.allocations()
         idle_per_s = {role: (after[role] - before[role]) / period_s for role in after}
 
-        result, made = session.measure_allocations(*self.EXCHANGE, period_s)
+        result, made = session.measure_allocations(*self.EXCHANGE, period_s, settle_s=session.contestant.settle_s)
         millions = 2 * max(result["exchanges"], 1) / 1e6
         per_million = {role: max(count - idle_per_s[role] * result["seconds"], 0) / millions
                        for role, count in made.items()}
