@@ -141,8 +141,9 @@ LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
   size_t permitted = 0;
   size_t leased = 0;
   size_t taken = 0;
-  uint16_t port = range_.nth(0);
-  for (size_t left = range_.size(); left > 0; --left, port = range_.next(port)) {
+  uint16_t port = 0;
+  for (size_t left = range_.size(); left > 0; --left) {
+    port = range_.next(port);
     if (!allowed(request, port)) continue;
     ++permitted;
     if (leases_.contains(port)) {

@@ -34,6 +34,13 @@ uint16_t lease(PortLeases& leases, const LeaseRequest& wish, uint64_t now_ms = 0
   return answer.port;
 }
 
+TEST(PortLeases, AnEdgeWithoutPortsRefusesInASentence) {
+  PortLeases leases(PortSet(), kGraceMs);
+  const LeaseAnswer answer = leases.reserve(request("a", "web", 1), 0);
+  EXPECT_EQ(answer.refusal, LeaseRefusal::kPortNotAllowed);
+  EXPECT_NE(answer.sentence.find("none of the ports"), std::string::npos) << answer.sentence;
+}
+
 TEST(PortLeases, GivesAWantedPortOnce) {
   PortLeases leases(ports("20000-20009"), kGraceMs);
   EXPECT_EQ(lease(leases, request("a", "web", 1, 20003)), 20003);
