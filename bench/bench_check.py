@@ -108,8 +108,7 @@ class Check:
         self.measure_rounds(INTERLEAVED)
         for workload in ALONE:
             self.measure_alone(workload)
-        for _ in range(COUNTS):
-            self.count_all()
+        self.count_all()
 
     def measure_rounds(self, workloads):
         for number in range(self.rounds):
@@ -143,8 +142,7 @@ class Check:
                 self.measure_alone(workload)
         if counted:
             print(f"worse at first sight, counted again: {', '.join(counted)}")
-            for _ in range(COUNTS):
-                self.count_all()
+            self.count_all()
 
     def measure_beside_floor(self, workload, ours_first):
         figures = {}
@@ -161,6 +159,10 @@ class Check:
                 self.add(workload.name, figure, ours, ABSOLUTE[figure])
 
     def count_all(self):
+        for _ in range(COUNTS):
+            self.count_once()
+
+    def count_once(self):
         """System calls and instructions, each in a run of its own: counting slows down what is counted."""
         bulks = [("bulk_1_up", "up"), ("bulk_1_down", "down")]
         exchanges = [("exchange_64_1", 1), ("exchange_64_64", 64)]

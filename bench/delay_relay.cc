@@ -1,7 +1,7 @@
 // delay_relay: a TCP relay that hands on every byte a fixed time after it came, each way. It stands in for a
 // long line where the kernel has no netem.
 //
-//     delay_relay --listen ADDR:PORT --to ADDR:PORT [--delay-ms 25] [--gbps 2.5] [--cc cubic]
+//     delay_relay --listen ADDR:PORT --to ADDR:PORT [--delay-ms 25] [--gbps 10] [--cc cubic]
 //
 // What it models: the time that bytes, FINs, resets and the opening of a conn take; and, with --gbps, the rate
 // of the line, which all conns share, each direction for itself. What it does not: the handshake, the
@@ -359,9 +359,7 @@ void Relay::on_due(const Due& due) {
         case Due::What::reset:
             return finish(true);
     }
-    if (!over_) {
-        update();
-    }
+    update();
 }
 
 void Relay::on_side_ready(Side& side, uint32_t events) {
@@ -376,9 +374,7 @@ void Relay::on_side_ready(Side& side, uint32_t events) {
     if (!over_ && (broken || ((events & EPOLLIN) != 0 && !owner_.wire(side.is_front).full()))) {
         read(side.is_front);
     }
-    if (!over_) {
-        update();
-    }
+    update();
 }
 
 void Relay::read(bool up) {
