@@ -44,6 +44,7 @@ struct Op {
   bool cancelled : 1 = false;  // cancel() was called since submit()
   bool drained : 1 = false;    // kPoll: the submitter has just seen EAGAIN, so the backend need not look first
   bool patient : 1 = false;    // kPoll: a stream's, which may wait for messages (loop/patient_ops.h)
+  bool kept : 1 = false;       // it has finished, and its handler waits for messages
   bool queued : 1 = false;     // a backend's own mark: waits in its list of finished ops
 };
 

@@ -9,7 +9,8 @@
 //     on    keeps the patient ops that finish; the first that came goes first, one a turn
 //
 // Thread   its loop's.
-// Memory   none: a kept op is a link of the list (Op::data, which a poll does not use). It stays in flight.
+// Memory   none: a kept op is a link of the list (Op::data, which a poll does not use). It stays in flight, and says so
+//          (Op::kept).
 // Never    holds the last one for good: one goes at least every second turn, and a loop that keeps any does not wait.
 #pragma once
 
@@ -26,6 +27,7 @@ class PatientOps {
   bool keep(Op& op) {
     if (!on_ || !op.patient || op.kind != OpKind::kPoll) return false;
     op.data = nullptr;
+    op.kept = true;
     if (first_ == nullptr) {
       first_ = &op;
     } else {
@@ -47,6 +49,7 @@ class PatientOps {
       Op& op = *first_;
       more = &op != last;
       first_ = static_cast<Op*>(op.data);
+      op.kept = false;
       finish(op);  // may keep it again
     }
   }

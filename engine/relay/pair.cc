@@ -372,7 +372,9 @@ void PairTable::sweep_bulk(Pair& pair, Pump& pump) {
     pump_wait(context_, pump, pair.source(pump));
     return;
   }
-  const bool waits_for_source = pump.mode == PumpMode::kSplice && pump.op.in_flight && pump.pending == 0;
+  // One that was told of its bytes and waits for its turn behind messages has not stalled, however long that takes.
+  const bool waits_for_source =
+      pump.mode == PumpMode::kSplice && pump.op.in_flight && !pump.op.kept && pump.pending == 0;
   if (!waits_for_source || pump.demote) return;
   const auto idle_ms = static_cast<uint32_t>(context_.loop.turn_ms()) - pump.progress_ms;
   if (idle_ms < kBulkIdleMs) return;
