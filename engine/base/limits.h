@@ -37,7 +37,7 @@ inline constexpr uint32_t kBufferTrimMs = 1000;
 inline constexpr unsigned kBufferTrimUses = 64;
 inline constexpr unsigned kBuffersSpare = 16;
 inline constexpr unsigned kBuffersTrimmed = 1024;
-// When all are held, a pair that held one for so long without moving a byte gives it up, and ends.
+// When all are held, a pair that held one for so long without a byte that left for its sink gives it up, and ends.
 inline constexpr uint32_t kBufferHoldMs = 10000;
 static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");
 static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");

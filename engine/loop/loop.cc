@@ -82,4 +82,11 @@ int SystemCallLoop::peer_silent_ms(int fd) {
   return asked ? static_cast<int>(info.tcpi_last_ack_recv) : 0;
 }
 
+uint32_t SystemCallLoop::sent_ms_ago(int fd) {
+  tcp_info info{};
+  socklen_t len = sizeof info;
+  // A probe of a closed window carries no data, and does not count.
+  return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 ? info.tcpi_last_data_sent : UINT32_MAX;
+}
+
 }  // namespace natrp

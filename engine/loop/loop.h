@@ -63,6 +63,9 @@ class Loop {
   // TCP: how long the peer has answered nothing though it was asked, in ms. 0: nothing is unanswered. A peer that
   // answers and takes no bytes (a closed window) is not silent.
   virtual int peer_silent_ms(int fd) = 0;
+  // TCP: how long ago data left it for its peer, in ms. One that reads lets some go now and then, however much waits.
+  // Not TCP, or nothing was ever sent: UINT32_MAX.
+  virtual uint32_t sent_ms_ago(int fd) = 0;
   // Closes fd, so that the peer sees a RST or, behind all that was sent, a FIN, whatever net/socket has prepared it
   // for. No op on fd may be in flight.
   virtual void close(int fd, bool reset) = 0;
@@ -102,6 +105,7 @@ class SystemCallLoop : public Loop {
   int bytes_readable(int fd) override;
   bool is_reset(int fd) override;
   int peer_silent_ms(int fd) override;
+  uint32_t sent_ms_ago(int fd) override;
 
  protected:
   static void close_now(int fd, bool reset);

@@ -428,7 +428,9 @@ bool PairTable::is_silent(const Conn& conn) {
   return conn.role() == ConnRole::kDataChannel && context_.loop.peer_silent_ms(conn.fd) >= kPeerSilentMs;
 }
 
-// Who holds a buffer cannot read, and 16,384 that do not would stop everybody else in this worker for good.
+// Who holds a buffer cannot read, and 16,384 that do not would stop everybody else in this worker for good. The kernel
+// tells a pump of its sink when a third of the socket's memory is free, or the whole send is done: with megabytes there
+// and a slow visitor that is later than kBufferHoldMs. Whether such a visitor reads, only the socket knows.
 void PairTable::reclaim_buffers() {
   const auto now = static_cast<uint32_t>(context_.loop.turn_ms());
   unsigned reclaimed = 0;
@@ -437,6 +439,7 @@ void PairTable::reclaim_buffers() {
     for (const Pump* pump : {&pair.up, &pair.down}) {
       const bool holds = pair.state == PairState::kFlowing && pump->holds && pump->mode != PumpMode::kSplice;
       if (!holds || now - pump->progress_ms < kBufferHoldMs) continue;
+      if (context_.loop.sent_ms_ago(pair.sink(*pump).fd) < kBufferHoldMs) continue;
       context_.counters.add(Counter::kBuffersReclaimed);
       ++reclaimed;
       end(pair, EndReason::kBufferReclaimed, true, true);

@@ -25,6 +25,7 @@ struct SimSocket {
   bool far_reset = false;       // a reset behind the inbox
   bool reset_told = false;      // an errno is reported once
   bool readiness_lost = false;  // a poll is not told of the inbox: something outside swallows it
+  uint32_t sent_ms_ago = UINT32_MAX;  // not counted here: a test says it
   bool near_fin = false;        // shut down by the engine
   bool closed = false;          // by the engine
   bool closed_by_reset = false;
@@ -50,6 +51,7 @@ class SimLoop final : public Loop {
   int bytes_readable(int fd) override;
   bool is_reset(int fd) override { return socket(fd).far_reset && !socket(fd).reset_told; }
   int peer_silent_ms(int) override { return 0; }
+  uint32_t sent_ms_ago(int fd) override { return socket(fd).sent_ms_ago; }
   void close(int fd, bool reset) override;
 
   int make_socket(size_t window);

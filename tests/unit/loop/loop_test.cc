@@ -542,6 +542,25 @@ TEST_P(LoopTest, TheSplicedBytesAreTheBytes) {
   close(two.near);
 }
 
+TEST_P(LoopTest, ASocketTellsWhetherAnyOfWhatWaitsInItLeftLately) {
+  Two two = loopback::connected(16384);
+  const std::string bytes = pattern(1 << 20);
+  ASSERT_TRUE(run_until(*loop, [&] { return loop->try_send(two.near.get(), bytes.data(), bytes.size()) == -EAGAIN; }));
+  run_for(*loop, 300);  // a peer that does not read; the kernel probes its window meanwhile
+  EXPECT_GE(loop->sent_ms_ago(two.near.get()), 250u);
+  EXPECT_TRUE(run_until(*loop, [&] {
+    read_all(*loop, two.far.get(), 20'000, 10);
+    loop->try_send(two.near.get(), bytes.data(), bytes.size());
+    return loop->sent_ms_ago(two.near.get()) < 200;
+  }));
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+  EXPECT_EQ(loop->sent_ms_ago(pair[0]), UINT32_MAX);
+  ::close(pair[0]);
+  ::close(pair[1]);
+  close(two.near);
+}
+
 TEST_P(LoopTest, ClosingWithAResetIsSeenAsOneAndClosingWithoutIsNot) {
   for (const bool reset : {true, false}) {
     Two two = loopback::connected();

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "base/limits.h"
 #include "relay/pair.h"
 #include "sim/sim_loop.h"
 
@@ -294,6 +295,10 @@ TEST(PairSim, WhenNoBufferIsLeftAPairThatHoldsOneForLongGivesItUp) {
     const int back = rig.loop.make_socket(1000);
     rig.loop.socket(front).inbox = "hello";
     rig.start(front, back);
+    // A slow reader: its socket lets some go now and then, and has not told the pump for long.
+    rig.loop.socket(stuck).sent_ms_ago = 5000;
+    EXPECT_FALSE(rig.until(30, [&] { return !rig.reasons.empty(); }));
+    rig.loop.socket(stuck).sent_ms_ago = kBufferHoldMs;
     EXPECT_TRUE(rig.until(60, [&] { return rig.loop.socket(back).outbox == "hello"; }));
     EXPECT_TRUE(rig.until(20, [&] { return rig.reasons.size() == 1; }));
     EXPECT_EQ(rig.counters.get(Counter::kBuffersReclaimed), 1u);
