@@ -71,7 +71,8 @@ inline constexpr uint32_t kEdgeDialTimeoutMs = 10000;
 inline constexpr uint32_t kHeartbeatMs = 5000;
 inline constexpr unsigned kHeartbeatMisses = 3;
 inline constexpr uint32_t kSessionSilentMs = 2000;   // a second session of the same tunnel may take over after this
-inline constexpr uint32_t kResetDrainTimeoutMs = 10000;  // bytes queued before a RST get this long to be acknowledged
+// Bytes queued before a RST get this long to be acknowledged, and longer only where data left for their reader lately.
+inline constexpr uint32_t kResetDrainTimeoutMs = 10000;
 inline constexpr uint32_t kHalfClosedMs = 10;        // a direction ended so long ago: its source is watched for a RST
 inline constexpr uint32_t kSweepMs = 5;              // how often pairs that wait for a reset or a stall are looked at
 inline constexpr uint32_t kAcceptPauseMs = 100;      // after EMFILE, nginx uses 500

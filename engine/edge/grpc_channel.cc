@@ -213,8 +213,8 @@ void GrpcChannel::on_timer() {
   Loop& loop = all_.worker().loop();
   if (!end_sent_) {
     reset_ = true;  // it took nothing for too long
-  } else if (loop.bytes_unacknowledged(visitor_->fd) > 0 &&
-             loop.turn_ms() - end_sent_ms_ < kResetDrainTimeoutMs) {
+  } else if (loop.bytes_unacknowledged(visitor_->fd) > 0 && (loop.turn_ms() - end_sent_ms_ < kResetDrainTimeoutMs ||
+                                                             loop.sent_ms_ago(visitor_->fd) < kResetDrainTimeoutMs)) {
     loop.timers().arm(timer_, reset_ ? kSweepMs : kFinMs);
     return;
   }

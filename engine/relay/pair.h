@@ -53,6 +53,7 @@ struct Pair {
   bool in_ready : 1 = false;
   bool reset_front : 1 = false;  // close front with a RST
   bool reset_back : 1 = false;
+  bool in_haste : 1 = false;     // waits to reset, and the sweep's short interval is for it
   bool moving : 1 = false;       // the back descriptor is handed over instead of closed
   uint8_t tag = 0;               // the role's own mark
 

@@ -7,8 +7,16 @@ namespace natrp {
 namespace {
 
 // SO_LINGER {1,0} throws away what the peer has not acknowledged. A reset therefore waits until the bytes that were
-// queued before it are out, for a bounded time.
-bool must_wait(RelayContext& context, const Conn& conn) { return context.loop.bytes_unacknowledged(conn.fd) > 0; }
+// queued before it are out: for kResetDrainTimeoutMs, and then for as long as the peer goes on to take some.
+bool must_wait(RelayContext& context, const Conn& conn, uint32_t waited_ms) {
+  if (context.loop.bytes_unacknowledged(conn.fd) <= 0) return false;
+  return waited_ms < kResetDrainTimeoutMs || context.loop.sent_ms_ago(conn.fd) < kResetDrainTimeoutMs;
+}
+
+bool must_wait(RelayContext& context, Pair& pair, uint32_t waited_ms) {
+  return (pair.reset_front && must_wait(context, pair.front_conn(), waited_ms)) ||
+         (pair.reset_back && must_wait(context, pair.back_conn(), waited_ms));
+}
 
 void close_conn(RelayContext& context, Conn& conn, bool reset) {
   context.loop.close(conn.fd, reset);
@@ -32,21 +40,22 @@ void teardown_step(PairTable& table, Pair& pair) {
     pump_release(context, pair.up);
     pump_release(context, pair.down);
     // A channel that no visitor met has nothing of ours to wait for.
-    const bool wait = has_front && ((pair.reset_front && must_wait(context, pair.front_conn())) ||
-                                    (pair.reset_back && must_wait(context, pair.back_conn())));
-    if (wait && pair.reason != EndReason::kDrainDeadline) {
+    if (has_front && pair.reason != EndReason::kDrainDeadline && must_wait(context, pair, 0)) {
       pair.state = PairState::kResetting;
       pair.up.progress_ms = static_cast<uint32_t>(context.loop.turn_ms());
+      pair.in_haste = true;
       ++table.resetting_;
       table.enter_sweep(pair);
       return;
     }
   } else {
-    const auto waited = static_cast<uint32_t>(context.loop.turn_ms()) - pair.up.progress_ms;
-    const bool wait = (pair.reset_front && must_wait(context, pair.front_conn())) ||
-                      (pair.reset_back && must_wait(context, pair.back_conn()));
-    if (wait && waited < kResetDrainTimeoutMs && pair.reason != EndReason::kDrainDeadline) return;
-    --table.resetting_;
+    const auto waited_ms = static_cast<uint32_t>(context.loop.turn_ms()) - pair.up.progress_ms;
+    const bool wait = pair.reason != EndReason::kDrainDeadline && must_wait(context, pair, waited_ms);
+    if (pair.in_haste && (!wait || waited_ms >= kResetDrainTimeoutMs)) {
+      pair.in_haste = false;
+      --table.resetting_;
+    }
+    if (wait) return;
     table.leave_sweep(pair);
   }
   if (has_front) {

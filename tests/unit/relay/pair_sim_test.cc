@@ -231,6 +231,54 @@ TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
   }
 }
 
+// What was said before a reset arrives before it, for as long as the reader reads.
+TEST(PairSim, ASlowReaderHasAllThatWasSaidBeforeTheReset) {
+  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+    for (const bool held_by_the_pump : {true, false}) {
+      SimRig rig(kind);
+      const size_t said = held_by_the_pump ? 5000 : 900;
+      const int front = rig.loop.make_socket(1000);
+      const int back = rig.loop.make_socket(1000);
+      rig.loop.socket(front).inbox = std::string(said, 'x');
+      rig.loop.socket(back).sent_ms_ago = 3000;
+      rig.start(front, back);
+      ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox.size() == std::min<size_t>(said, 1000); }));
+      rig.loop.socket(front).far_reset = true;
+      rig.until(120, [] { return false; });
+      ASSERT_EQ(rig.pairs.live(), 1u);
+      size_t heard = 0;
+      const auto hears = [&](size_t bytes) {
+        std::string& outbox = rig.loop.socket(back).outbox;
+        bytes = std::min(bytes, outbox.size());
+        heard += bytes;
+        outbox.erase(0, bytes);
+      };
+      EXPECT_TRUE(rig.until(300, [&] { hears(1); return heard == said; })) << heard;
+      EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
+      EXPECT_EQ(heard, said);
+      EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+    }
+  }
+}
+
+TEST(PairSim, AReaderThatStopsGetsTheResetWithoutTheRest) {
+  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+    SimRig rig(kind);
+    const int front = rig.loop.make_socket(1000);
+    const int back = rig.loop.make_socket(1000);
+    rig.loop.socket(front).inbox = std::string(900, 'x');
+    rig.loop.socket(back).sent_ms_ago = 3000;
+    rig.start(front, back);
+    ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox.size() == 900; }));
+    rig.loop.socket(front).far_reset = true;
+    rig.until(60, [] { return false; });
+    ASSERT_EQ(rig.pairs.live(), 1u);
+    rig.loop.socket(back).sent_ms_ago = kResetDrainTimeoutMs;
+    EXPECT_TRUE(rig.until(1, [&] { return rig.pairs.live() == 0; }));
+    EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+  }
+}
+
 TEST(PairSim, AResetIsNoticedWhileBothSinksTakeNothing) {
   for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
     for (const bool front_resets : {true, false}) {
