@@ -154,6 +154,7 @@ bool EpollLoop::perform(Op& op, int32_t& result) {
       break;
     }
     case OpKind::kAccept: result = -EAGAIN; break;
+    case OpKind::kSendRoom: NATRP_CHECK(false, "the ring backend's own kind of op"); break;
   }
   if (result == -EINTR) {
     enqueue(op);

@@ -25,6 +25,7 @@ enum class OpKind : uint8_t {
   kSend,     // from data/len; completes when all of len is queued, or with an error; short only when an error follows
   kPoll,     // len = poll mask (POLLIN …); result = the mask that came true
   kPollMulti,   // the same, again and again
+  kSendRoom,    // a backend's own: a kSend that waits for room in its socket
   kHangUp,      // waits until fd's peer has reset it, or both its directions are over; result = POLLERR | POLLHUP
 };
 
@@ -45,6 +46,7 @@ struct Op {
   bool drained : 1 = false;    // kPoll: the submitter has just seen EAGAIN, so the backend need not look first
   bool patient : 1 = false;    // kPoll: a stream's, which may wait for messages (loop/patient_ops.h)
   bool kept : 1 = false;       // it has finished, and its handler waits for messages
+  bool aside : 1 = false;      // a backend's own mark: waits in an epoll instance beside the ring
   bool queued : 1 = false;     // a backend's own mark: waits in its list of finished ops
 };
 

@@ -40,10 +40,15 @@ class UringLoop final : public SystemCallLoop {
   bool prepare(Op& op);
   bool prepare_cancel(Op& op);
   void retry_postponed();
+  void enqueue(Op& op);
   bool watch_hang_up(Op& op);
-  void end_hang_up(Op& op);
-  void finish_hang_up(Op& op, int32_t result);
+  void finish_later(Op& op);
+  void finish(Op& op, int32_t result);
   void on_hang_ups(Op& op);
+  bool wait_aside(Op& op, uint32_t mask);
+  void on_room(Op& op);
+  bool goes_on(Op& op, int32_t& result);
+  bool send_goes_on(Op& op, int32_t& result);
   void landed(Op& op);
   void complete(uint64_t user_data, int32_t result, uint32_t flags);
   void on_wake(Op& op);
@@ -62,7 +67,11 @@ class UringLoop final : public SystemCallLoop {
   // a half-closed socket it would complete at once. Such ops are rare, and cost nothing until they fire.
   Fd hang_ups_;
   OwnedOp<&UringLoop::on_hang_ups> hang_ups_op_{*this};
-  std::vector<Op*> hung_up_;               // cancelled ones, to be finished in the next turn
+  // And so do waits for room in a half-closed socket: in the ring, each would complete at once, again and again. In an
+  // instance of their own, because the other direction's kHangUp may be on the same socket.
+  Fd rooms_;
+  OwnedOp<&UringLoop::on_room> rooms_op_{*this};
+  std::vector<Op*> cancelled_aside_;       // of both instances, to be finished in the next turn
   std::vector<Op*> finishing_;             // these, while they are; both keep their capacity
   std::vector<Op*> postponed_;             // found no SQE in their turn (EBUSY from a full completion queue)
   std::vector<Op*> postponed_cancels_;

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -397,31 +398,123 @@ TEST_P(LoopTest, AFinThatArrivedWithTheBytesIsSeenByADrainedPoll) {
   }
 }
 
-TEST_P(LoopTest, APollForRoomFiresAfterAFullSocketWasDrained) {
-  Two two = loopback::connected(16384);
+// Sends until nothing moves any more: what the peer's socket takes makes room for a while. Returns what was sent.
+size_t fill(Loop& loop, int fd) {
   const std::string bytes = pattern(65536);
   size_t sent = 0;
-  // Until nothing moves any more: what the peer's socket takes makes room for a while.
   for (int quiet = 0; quiet < 5;) {
-    const ssize_t n = loop->try_send(two.near.get(), bytes.data(), bytes.size());
-    ASSERT_TRUE(n > 0 || n == -EAGAIN);
+    const ssize_t n = loop.try_send(fd, bytes.data(), bytes.size());
+    EXPECT_TRUE(n > 0 || n == -EAGAIN);
     if (n > 0) {
       sent += static_cast<size_t>(n);
       quiet = 0;
     } else {
       ++quiet;
-      run_for(*loop, 20);
+      run_for(loop, 20);
     }
   }
-  Recorder poll(OpKind::kPoll, two.near.get(), nullptr, POLLOUT);
-  poll.op.drained = true;
-  loop->submit(poll.op);
-  run_for(*loop, 30);
-  EXPECT_EQ(poll.calls(), 0u);
-  read_all(*loop, two.far.get(), sent);
-  ASSERT_TRUE(until_over(poll));
-  EXPECT_NE(poll.results[0] & POLLOUT, 0);
-  close(two.near);
+  return sent;
+}
+
+// Turns of the loop in duration_ms in which nothing should happen.
+size_t turns_in(Loop& loop, uint32_t duration_ms) {
+  size_t turns = 0;
+  run_until([&] { loop.run_once(20); ++turns; }, [] { return false; }, duration_ms);
+  return turns;
+}
+
+size_t threads_of_this_process() {
+  return static_cast<size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/task"),
+                                           std::filesystem::directory_iterator()));
+}
+
+TEST_P(LoopTest, APollForRoomFiresAfterAFullSocketWasDrained) {
+  for (const bool half_closed : {false, true}) {
+    Two two = loopback::connected(16384);
+    const size_t sent = fill(*loop, two.near.get());
+    if (half_closed) {
+      ASSERT_EQ(::shutdown(two.far.get(), SHUT_WR), 0);
+    }
+    Recorder poll(OpKind::kPoll, two.near.get(), nullptr, POLLOUT);
+    // The other direction's: on the same socket at the same time.
+    Recorder hang_up(OpKind::kHangUp, two.near.get());
+    poll.op.drained = true;
+    loop->submit(poll.op);
+    loop->submit(hang_up.op);
+    EXPECT_LT(turns_in(*loop, 200), 40u);
+    EXPECT_EQ(poll.calls(), 0u);
+    read_all(*loop, two.far.get(), sent);
+    ASSERT_TRUE(until_over(poll));
+    EXPECT_NE(poll.results[0] & POLLOUT, 0);
+    EXPECT_EQ(hang_up.calls(), 0u);
+    ASSERT_TRUE(land(*loop, hang_up));
+    close(two.near);
+  }
+}
+
+TEST_P(LoopTest, AWaitForRoomInAHalfClosedSocketEndsWithAResetAndWithACancel) {
+  for (const OpKind kind : {OpKind::kPoll, OpKind::kSend}) {
+    for (const bool cancels : {false, true}) {
+      Two two = loopback::connected(16384);
+      fill(*loop, two.near.get());
+      ASSERT_EQ(::shutdown(two.far.get(), SHUT_WR), 0);
+      char bytes[100] = "";
+      Recorder op(kind, two.near.get(), bytes, kind == OpKind::kPoll ? POLLOUT : sizeof bytes);
+      op.op.drained = true;
+      loop->submit(op.op);
+      run_for(*loop, 30);
+      ASSERT_EQ(op.calls(), 0u);
+      if (cancels) {
+        loop->cancel(op.op);
+        EXPECT_EQ(op.calls(), 0u);
+      } else {
+        loopback::reset(two.far);
+      }
+      ASSERT_TRUE(until_over(op));
+      run_for(*loop, 30);
+      EXPECT_EQ(op.calls(), 1u);
+      EXPECT_EQ(op.op.kind, kind);
+      if (cancels) {
+        EXPECT_EQ(op.results[0], -ECANCELED);
+      } else if (kind == OpKind::kPoll) {
+        EXPECT_NE(op.results[0] & POLLERR, 0);
+      } else {
+        EXPECT_LT(op.results[0], 0);
+      }
+      close(two.near);
+    }
+  }
+}
+
+TEST_P(LoopTest, SendsIntoHalfClosedSocketsThatAreFullWaitAtNoCostAndArriveWhole) {
+  constexpr size_t kConns = 40;
+  const size_t threads_before = threads_of_this_process();
+  const std::string bytes = pattern(100'000);
+  std::vector<Two> all;
+  std::vector<std::unique_ptr<Recorder>> sends;
+  std::vector<size_t> before;
+  for (size_t i = 0; i < kConns; ++i) all.push_back(loopback::connected(16384));
+  for (Two& two : all) {
+    size_t sent = 0;
+    for (ssize_t n; (n = loop->try_send(two.near.get(), bytes.data(), bytes.size())) > 0;) sent += static_cast<size_t>(n);
+    before.push_back(sent);
+    ASSERT_EQ(::shutdown(two.far.get(), SHUT_WR), 0);
+    sends.push_back(std::make_unique<Recorder>(OpKind::kSend, two.near.get(), const_cast<char*>(bytes.data()),
+                                               bytes.size()));
+    loop->submit(sends.back()->op);
+  }
+  run_for(*loop, 300);
+  EXPECT_LT(turns_in(*loop, 200), 40u);
+  EXPECT_LE(threads_of_this_process(), threads_before);
+  for (size_t i = 0; i < kConns; ++i) {
+    EXPECT_EQ(sends[i]->calls(), 0u);
+    const std::string got = read_all(*loop, all[i].far.get(), before[i] + bytes.size());
+    EXPECT_EQ(got.size(), before[i] + bytes.size());
+    EXPECT_TRUE(got.substr(before[i]) == bytes);
+    ASSERT_TRUE(until_over(*sends[i]));
+    EXPECT_EQ(sends[i]->results[0], static_cast<int32_t>(bytes.size()));
+    close(all[i].near);
+  }
 }
 
 TEST_P(LoopTest, WhatHappenedToAClosedSocketNeverReachesTheNextOwnerOfItsNumber) {
