@@ -62,6 +62,11 @@ int SystemCallLoop::bytes_readable(int fd) {
   return ::ioctl(fd, FIONREAD, &bytes) == 0 ? bytes : -errno;
 }
 
+bool SystemCallLoop::is_at_mark(int fd) {
+  int at_mark = 0;
+  return ::ioctl(fd, SIOCATMARK, &at_mark) == 0 && at_mark != 0;
+}
+
 bool SystemCallLoop::is_reset(int fd) {
   pollfd p{fd, 0, 0};  // ERR comes unasked
   return ::poll(&p, 1, 0) > 0 && (p.revents & POLLERR) != 0;

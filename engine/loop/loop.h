@@ -59,6 +59,7 @@ class Loop {
   virtual int shutdown_write(int fd) = 0;   // 0 or -errno
   virtual int bytes_unacknowledged(int fd) = 0;  // SIOCOUTQ; ≥ 0 or -errno
   virtual int bytes_readable(int fd) = 0;        // FIONREAD; ≥ 0 or -errno
+  virtual bool is_at_mark(int fd) = 0;           // TCP: the next byte is an urgent mark (SIOCATMARK)
   virtual bool is_reset(int fd) = 0;             // the peer has reset it, whether or not bytes are left to read
   // TCP: how long the peer has answered nothing though it was asked, in ms. 0: nothing is unanswered. A peer that
   // answers and takes no bytes (a closed window) is not silent.
@@ -103,6 +104,7 @@ class SystemCallLoop : public Loop {
   int shutdown_write(int fd) override;
   int bytes_unacknowledged(int fd) override;
   int bytes_readable(int fd) override;
+  bool is_at_mark(int fd) override;
   bool is_reset(int fd) override;
   int peer_silent_ms(int fd) override;
   uint32_t sent_ms_ago(int fd) override;

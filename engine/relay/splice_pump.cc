@@ -6,7 +6,7 @@
 //   1500 a 64 KiB pipe is full at 23 KiB. The pipe is empty before it is filled, so EAGAIN means drained.
 // - pipe → socket queues at most 16 segments per call since 6.5 and returns short: call again until EAGAIN.
 // - splice(2) does not pass an urgent mark: EAGAIN for as long as the mark is the next byte, though poll(2) says
-//   POLLIN. recv(2) passes it.
+//   POLLIN. recv(2) passes it. With a FIN or a reset behind the mark it says 0 or the error, as if nothing were left.
 // - SPLICE_F_NONBLOCK covers the pipe; for the socket its own O_NONBLOCK counts.
 #include <poll.h>
 
@@ -112,13 +112,21 @@ void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink
       }
       return pump_poll(context, pump, source.fd, POLLIN, true);
     }
-    if (n == 0) return pump_eof(pump, source);
+    // What splice(2) calls the end may be behind a mark, and bytes that it does not move.
+    if (n == 0 && !context.loop.is_at_mark(source.fd)) return pump_eof(pump, source);
+    if (n == 0) {
+      pump_demote(context, pump);
+      return pump_wait(context, pump, source);
+    }
     if (unsupported(n)) {
       pump.copies_for_good = true;
       pump_demote(context, pump);
       return pump_wait(context, pump, source);
     }
-    return pump_read_failed(pump);
+    if (!context.loop.is_at_mark(source.fd)) return pump_read_failed(pump);
+    source.peer_reset = true;  // told once: the end that recv(2) meets behind the bytes is no clean one
+    pump_demote(context, pump);
+    return pump_wait(context, pump, source);
   }
   // Its share of this turn is used up; others first.
   drop_pipe(context, pump);

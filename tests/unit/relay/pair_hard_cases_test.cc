@@ -82,6 +82,29 @@ TEST_P(PairTest, BytesBehindAnUrgentMarkArriveWithoutAnotherEvent) {
   }
 }
 
+TEST_P(PairTest, BytesBehindAnUrgentMarkArriveBeforeTheEndThatCameWithThem) {
+  for (const bool by_reset : {false, true}) {
+    Peer visitor;
+    Peer service;
+    rig->start(visitor, service);
+    visitor.say = random_bytes(random, 300'000);
+    ASSERT_TRUE(rig->until({&visitor, &service}, [&] { return service.heard.size() == visitor.say.size(); }));
+    visitor.say += random_bytes(random, 100'000);
+    visitor.turn();
+    ASSERT_EQ(::send(visitor.fd.get(), "!", 1, MSG_OOB | MSG_DONTWAIT), 1);
+    visitor.say += "after";
+    visitor.closes = !by_reset;
+    visitor.turn();
+    ASSERT_EQ(visitor.said, visitor.say.size());
+    if (by_reset) loopback::reset(visitor.fd);
+    ASSERT_TRUE(rig->until({&visitor, &service}, [&] { return service.over(); }));
+    EXPECT_TRUE(service.heard == visitor.say) << service.heard.size() << " of " << visitor.say.size();
+    EXPECT_EQ(service.was_reset, by_reset);
+    service.closes = true;
+    ASSERT_TRUE(rig->until({&visitor, &service}, [&] { return rig->pairs.live() == 0; }));
+  }
+}
+
 // --- No buffer left -----------------------------------------------------------------------------------------------
 
 TEST_P(PairTest, AReadyChannelThatEndsWhileNoBufferIsLeftEndsWithoutSpinning) {
