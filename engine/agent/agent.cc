@@ -25,7 +25,8 @@ Agent::~Agent() {
   if (channel_) channel_->close("the agent stops");
   for (int turn = 0; turn < 400 && (channel_ || (dial_ && dial_->running())); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
-  resolver_.reset();
+  edge_resolver_.reset();
+  service_resolver_.reset();
 }
 
 Status Agent::start() {
@@ -43,7 +44,8 @@ Status Agent::start() {
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
   mailbox_ = std::make_unique<Mailbox>(*loop_);
-  resolver_ = std::make_unique<Resolver>(*mailbox_);
+  edge_resolver_ = std::make_unique<Resolver>(*mailbox_);
+  service_resolver_ = std::make_unique<Resolver>(*mailbox_);
   dial_ = std::make_unique<Dial>(*loop_, on_dialled, this);
   const unsigned count = options_.workers;
   const uint32_t conns_max = conns_for_descriptors(descriptors, count);
@@ -91,7 +93,7 @@ Status Agent::start() {
 void Agent::connect() {
   Target target;
   target.host_port = options_.server;
-  resolver_->resolve(target, [this](Result<std::vector<Address>> found) {
+  edge_resolver_->resolve(target, [this](Result<std::vector<Address>> found) {
     if (stopped_ || draining_) return;
     if (!found.ok()) return retry(found.error().message);
     dial(std::move(found).value());
@@ -266,7 +268,9 @@ void Agent::resolve_services() {
   for (uint32_t index = 0; index < options_.tunnels.size(); ++index) {
     auto target = parse_target(options_.tunnels[index].local);
     if (!target.ok()) continue;  // options were checked
-    resolver_->resolve(target.value(), [this, index](Result<std::vector<Address>> found) {
+    if (!resolving_.insert(index).second) continue;  // its last answer is still to come
+    service_resolver_->resolve(target.value(), [this, index](Result<std::vector<Address>> found) {
+      resolving_.erase(index);
       if (!found.ok()) {
         log_warning(found.error().message + "; visitors are reset until it can be",
                     {{"tunnel", options_.tunnels[index].name}});

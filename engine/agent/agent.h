@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <random>
 #include <string>
 #include <vector>
@@ -76,7 +77,8 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::array<uint8_t, 16> instance_{};
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Mailbox> mailbox_;
-  std::unique_ptr<Resolver> resolver_;
+  std::unique_ptr<Resolver> edge_resolver_;     // of its own: a service whose name takes long must not keep the edge away
+  std::unique_ptr<Resolver> service_resolver_;
   ConnTable conns_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<AgentWorker*> roles_;
@@ -86,6 +88,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::shared_ptr<AgentSession> session_;
   std::vector<Address> edge_addresses_;
   ServiceAddresses services_;
+  std::set<uint32_t> resolving_;  // tunnels whose service is looked up just now
   std::map<uint32_t, uint64_t> register_again_ms_;  // tunnels refused for now, by index
   std::vector<bool> tunnel_given_up_;
   std::map<uint32_t, Failures> failures_;
