@@ -189,6 +189,12 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     }
   }
   Registration* rival = holder.valid() ? edge_.find_registration(holder) : nullptr;
+  if (contest != nullptr && rival != nullptr && !(contest->rival == holder)) {
+    // Another newcomer was faster, and has it now. It was not asked yet.
+    rival->probe();
+    contest->rival = holder;
+    contest->began_ms = now;
+  }
   if (rival != nullptr) {
     // A living agent is silent between two heartbeats, so its silence means something only after it was asked.
     const bool asked = contest != nullptr && now - contest->began_ms >= kSessionSilentMs;
@@ -206,19 +212,21 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     refuse_tunnel(wanted.tunnel_index(), wire::Refused::TOO_MANY_TUNNELS, answer.sentence, true);
     return false;
   }
-  const bool rival_answered = contest != nullptr && rival != nullptr && rival->last_heard_ms() >= contest->began_ms;
+  // A holder that cannot be asked (an original client) lives: the registry has just refused.
+  const bool rival_lives = contest != nullptr && (rival == nullptr || rival->last_heard_ms() >= contest->began_ms);
   if (contest == nullptr && rival != nullptr) {
     rival->probe();
     auto made = std::make_unique<Contest>();
     made->self = this;
     made->wanted = wanted;
+    made->rival = holder;
     made->began_ms = now;
     made->timer.handler = on_contest;
     edge_.loop().timers().arm(made->timer, kContestStepMs);
     contests_[wanted.tunnel_index()] = std::move(made);
     return false;
   }
-  if (contest != nullptr && !rival_answered) {
+  if (contest != nullptr && !rival_lives) {
     edge_.loop().timers().arm(contest->timer, kContestStepMs);
     return false;
   }

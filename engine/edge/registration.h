@@ -68,7 +68,8 @@ class Registration final : public ControlChannelEvents {
     Timer timer;  // first: the handler finds its contest by a cast
     Registration* self = nullptr;
     wire::Register wanted;
-    uint64_t began_ms = 0;
+    SlotId rival;           // the holder that was asked
+    uint64_t began_ms = 0;  // when
   };
   void on_hello(const wire::Hello& hello);
   void on_auth(const wire::Auth& auth);

@@ -326,6 +326,27 @@ TEST_F(RegistrationTest, AContestEndsWhenTheEdgeDrains) {
   thread_.stop();
 }
 
+// The second to contest a silent agent finds the first in its place, who lives: it was never asked.
+TEST_F(RegistrationTest, OfTwoThatContestASilentAgentTheFirstKeepsTheTunnel) {
+  add_client("client");
+  HandAgent& silent = open_session("client", "one process here", *second_loop_);
+  ASSERT_EQ(lease(silent, "web", ports_[0]), ports_[0]);
+  HandAgent& first = open_session("client", "another process.");
+  HandAgent& second = open_session("client", "a third process.");
+  second_loop_turns_ = false;
+  first.wish(0, "web");
+  until([] { return false; }, 150);
+  second.wish(0, "web");
+  ASSERT_TRUE(until([&] { return first.port() == ports_[0]; }));
+  ASSERT_TRUE(until([&] { return second.refused() != nullptr || second.port() != 0; }));
+  EXPECT_EQ(second.port(), 0);
+  ASSERT_NE(second.refused(), nullptr);
+  EXPECT_EQ(second.refused()->code(), wire::Refused::CONFLICT);
+  until([] { return false; }, 300);
+  EXPECT_EQ(first.refused(), nullptr);
+  EXPECT_FALSE(first.closed());
+}
+
 TEST_F(RegistrationTest, AnAgentThatLosesOneOfItsTunnelsBySilenceIsTold) {
   add_client("client");
   HandAgent& silent = open_session("client", "one process here", *second_loop_);
