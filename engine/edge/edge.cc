@@ -63,7 +63,9 @@ Status Edge::listen() {
 
 Status Edge::start() {
   if (Status opened = open_state(); !opened.ok()) return opened;
-  conns_per_worker_ = conns_for_descriptors(raise_descriptor_limit(), options_.workers);
+  const uint64_t descriptors = raise_descriptor_limit();
+  conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
+  sessions_most_ = session_descriptors(descriptors);
   if (Status started = start_workers(); !started.ok()) return started;
   watch_store();
   if (options_.natrp_grpc) {
@@ -263,6 +265,20 @@ void Edge::accept_control_conn(int fd, const std::string& prefix, uint64_t deadl
   }
   registrations_.push_back(std::make_unique<Registration>(*this, std::move(owned), std::move(tls).value(), prefix,
                                                           deadline_ms));
+}
+
+// A session needs no tunnel, and costs a descriptor and some 40 KB for as long as its agent lives: without a bound one
+// token takes the whole edge.
+std::string Edge::why_no_session(const ClientRecord& client) const {
+  if (by_session_.size() >= sessions_most_) {
+    return "this edge has " + std::to_string(by_session_.size()) +
+           " sessions, as many as its descriptor limit allows; its operator can raise that";
+  }
+  if (client.tunnels_max == 0) return {};
+  const uint64_t most = uint64_t{2} * client.tunnels_max + kSessionsSpare;
+  if (registry_.sessions_of(client.name).size() < most) return {};
+  return "client '" + client.name + "' has " + std::to_string(most) + " sessions, more than its " +
+         std::to_string(client.tunnels_max) + " tunnels need: stop some of its agents";
 }
 
 void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {

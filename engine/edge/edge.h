@@ -66,6 +66,8 @@ class Edge final : public EdgeControlPort {
   const std::string& public_address() const { return options_.public_address; }
   SlotId next_session_id() { return session_ids_.next(); }
   uint32_t next_tunnel_id() { return next_tunnel_++; }
+  // Empty: the client may open one more session. Else why not.
+  std::string why_no_session(const ClientRecord& client) const;
   void open_session(const std::shared_ptr<EdgeSession>& session);
   Registration* find_registration(SlotId session);
   struct LeasedPort {
@@ -158,6 +160,7 @@ class Edge final : public EdgeControlPort {
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};
   uint32_t conns_per_worker_ = 0;
+  uint64_t sessions_most_ = 0;
   bool stopped_ = false;
   uint64_t drain_deadline_ms_ = 0;
   unsigned workers_flowing_ = 0;

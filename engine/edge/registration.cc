@@ -87,6 +87,10 @@ void Registration::on_auth(const wire::Auth& auth) {
                   true);
   }
   client_ = *found.value();
+  if (const std::string why = edge_.why_no_session(client_); !why.empty()) {
+    log_warning("agent refused: " + why, {{"client", client_.name}, {"software", software_}});
+    return refuse(wire::Refused::TOO_MANY_SESSIONS, why, false);
+  }
   session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
                                            client_.conns_max, edge_.client_conns(client_.id));
   edge_.registry().open_session(session_->id, client_.name, instance_, edge_.now_ms());

@@ -24,9 +24,6 @@ namespace {
 // accepted and not placed yet. An idle edge has 16, and two more for each worker.
 uint64_t own_descriptors(unsigned workers) { return 32 + uint64_t{8} * workers; }
 
-// Sessions and the listeners of leases: an eighth, or what an edge of thousands of agents needs.
-uint64_t session_descriptors(uint64_t descriptors) { return std::min<uint64_t>(descriptors / 8, 8192); }
-
 constexpr uint64_t kFewVisitors = 128;
 const char kRaiseIt[] =
     "raise it with `ulimit -n 65536`, with LimitNOFILE= in the systemd unit, or with --ulimit nofile= of a container";
@@ -80,6 +77,9 @@ Status check_descriptor_limit(unsigned workers) {
 unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers) {
   return static_cast<unsigned>(std::clamp<uint64_t>(descriptors / 16 / workers, 1, kPipesPerWorkerMax));
 }
+
+// An eighth, or what an edge of thousands of agents needs.
+uint64_t session_descriptors(uint64_t descriptors) { return std::min<uint64_t>(descriptors / 8, 8192); }
 
 uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers) {
   const uint64_t pipes = uint64_t{2} * pipes_for_descriptors(descriptors, workers) * workers;

@@ -28,6 +28,8 @@ Status check_descriptor_limit(unsigned workers);
 
 // How the descriptors are shared out. conns: of each worker, one descriptor each. pipes: of each worker, two each. With
 // what the process itself needs they are never more than there are, so a full table is met before EMFILE.
+// session_descriptors: of all sessions and the listeners of their leases.
+uint64_t session_descriptors(uint64_t descriptors);
 uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers);
 unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);
 

@@ -225,6 +225,25 @@ TEST_F(RegistrationTest, AContestIsNoWayAroundTheMostTunnels) {
   EXPECT_NE(listening(ports_[1]), listening(ports_[2])) << "two ports are open, or none";
 }
 
+TEST_F(RegistrationTest, AClientOfFewTunnelsHasFewSessions) {
+  ClientRecord client = client_record("client");
+  client.tunnels_max = 1;
+  add_client(client);
+  add_client("other");
+  std::vector<HandAgent*> agents;
+  for (unsigned i = 0; i < 2 + kSessionsSpare; ++i) agents.push_back(&open_session("client"));
+  HandAgent& more = connect_agent();
+  more.hello();
+  more.auth("client");
+  ASSERT_TRUE(until([&] { return more.closed(); }));
+  ASSERT_NE(more.refused(), nullptr);
+  EXPECT_EQ(more.refused()->code(), wire::Refused::TOO_MANY_SESSIONS);
+  EXPECT_FALSE(more.refused()->final());
+  EXPECT_NE(lease(open_session("other"), "web"), 0);
+  end(*agents.front());
+  EXPECT_TRUE(open_session("client").welcome());
+}
+
 TEST_F(RegistrationTest, APortInGraceCountsAsATunnelAndTheOldestGivesWay) {
   ClientRecord client = client_record("client");
   client.tunnels_max = 1;
