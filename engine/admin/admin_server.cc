@@ -1,10 +1,12 @@
 #include "admin/admin_server.h"
 
+#include <dirent.h>
 #include <httplib.h>
 #include <pthread.h>
 #include <sys/socket.h>
 
 #include <chrono>
+#include <cstdlib>
 
 #include "admin/metrics.h"
 #include "base/clock.h"
@@ -50,9 +52,14 @@ Status AdminServer::listen() {
     response.set_content(conns_json(edge_.conns(), now_ms()), "application/json");
   });
   const std::string host = address_.host_text();
-  const bool bound = address_.port() == 0 ? server_->bind_to_any_port(host) > 0
-                                          : server_->bind_to_port(host, address_.port());
-  if (!bound) return why_not_bound();
+  port_ = address_.port();
+  if (port_ == 0) {
+    const int port = server_->bind_to_any_port(host);
+    port_ = port > 0 ? static_cast<uint16_t>(port) : 0;
+  } else if (!server_->bind_to_port(host, port_)) {
+    port_ = 0;
+  }
+  if (port_ == 0) return why_not_bound();
   return Done{};
 }
 
@@ -60,6 +67,7 @@ void AdminServer::serve() {
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "admin");
     server_->listen_after_bind();
+    ended_ = true;
   });
   log_info("admin server ready", {{"address", address_.text()}});
 }
@@ -80,7 +88,24 @@ void AdminServer::stop() {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   server_->stop();
+  while (!ended_) {
+    hang_up();
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   thread_.join();
+}
+
+// The library waits for the requests under way, however slowly their bytes come, and does not tell their sockets: they
+// are those of this process that have the admin server's address.
+void AdminServer::hang_up() const {
+  const bool any = address_.host_text() == "0.0.0.0" || address_.host_text() == "::";
+  const std::string text = address_.with_port(port_).text();
+  const std::unique_ptr<DIR, int (*)(DIR*)> descriptors(opendir("/proc/self/fd"), closedir);
+  while (const dirent* entry = descriptors ? readdir(descriptors.get()) : nullptr) {
+    const int fd = std::atoi(entry->d_name);
+    const Address local = local_address(fd);
+    if (local.valid() && (any ? local.port() == port_ : local.text() == text)) shutdown(fd, SHUT_RDWR);
+  }
 }
 
 }  // namespace natrp

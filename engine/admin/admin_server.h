@@ -7,6 +7,7 @@
 // Thread   listen(), serve(), stop(): the control thread. Requests run in threads of their own and only read.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <thread>
 
@@ -32,15 +33,19 @@ class AdminServer {
   // The sentence of an address that cannot be had says which, why and what to do. Who connects now is answered later.
   Status listen();
   void serve();
+  // Requests that are not answered yet are broken off.
   void stop();
 
  private:
   Error why_not_bound() const;
+  void hang_up() const;
 
   Edge& edge_;
   const Address address_;
   std::unique_ptr<httplib::Server> server_;
+  uint16_t port_ = 0;
   std::thread thread_;
+  std::atomic<bool> ended_{false};
 };
 
 }  // namespace natrp

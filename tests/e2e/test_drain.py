@@ -1,11 +1,14 @@
 """SIGTERM finishes what flows, takes nothing new and exits 0; a second SIGTERM does not wait."""
 
+import contextlib
+import socket
+import threading
 import time
 
 import pytest
 
 from conftest import LOOPS
-from net import wait_until
+from net import split_host_port, wait_until
 from processes import CRASHES
 from rig import Setup
 from sockets import FIN, RESET, Content, Task, check_echo, check_received, is_refused
@@ -139,3 +142,28 @@ def test_a_drained_edge_is_succeeded_by_one_with_the_same_port(yard):
     rig.edge.start()
     assert rig.agent.wait_address(2) == before
     rig.check_echo()
+
+
+def test_a_request_to_the_admin_server_that_never_ends_does_not_keep_the_edge(yard):
+    rig = yard.rig(edge_options={"drain_seconds": 1})
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(split_host_port(rig.edge.options["admin"])))
+                for _ in range(2)]
+        ended = threading.Event()
+
+        def drip():
+            for conn in slow:
+                conn.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.2):
+                    for conn in slow:
+                        conn.sendall(b"x")
+
+        dripping = Task(drip)
+        time.sleep(0.5)
+        rig.edge.process.terminate()
+        try:
+            assert rig.edge.process.wait_exit(10) == 0, rig.edge.process.describe()
+        finally:
+            ended.set()
+            dripping.result()
