@@ -303,7 +303,9 @@ void Agent::report_failures() {
   for (const auto& [index, failures] : failures_) {
     const bool known = index < options_.tunnels.size();
     const std::string local = known ? options_.tunnels[index].local : "?";
-    const std::string reason = local + ": " + std::strerror(failures.error);
+    const bool unresolved = failures.error == kServiceUnresolved;
+    const std::string reason =
+        local + ": " + (unresolved ? "its name has no address yet" : std::strerror(failures.error));
     log_warning("service could not be reached, visitors were reset",
                 {{"tunnel", known ? options_.tunnels[index].name : "?"},
                  {"reason", reason},

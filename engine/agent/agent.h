@@ -77,7 +77,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::array<uint8_t, 16> instance_{};
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Mailbox> mailbox_;
-  std::unique_ptr<Resolver> edge_resolver_;     // of its own: a service whose name takes long must not keep the edge away
+  std::unique_ptr<Resolver> edge_resolver_;  // of its own: a service's name that takes long must not keep the edge away
   std::unique_ptr<Resolver> service_resolver_;
   ConnTable conns_;
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -146,7 +146,7 @@ void ChannelOpener::started(Channel& channel) {
   channel.conn->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
   if (channel.tunnel_index >= services_->services.size() ||
       services_->services[channel.tunnel_index].addresses.empty()) {
-    return fail_service(channel, EHOSTUNREACH);
+    return fail_service(channel, kServiceUnresolved);
   }
   channel.dial->start(services_->services[channel.tunnel_index].addresses, kServiceDialTimeoutMs,
                       {.keepalive = Keepalive::kSlow});

@@ -23,10 +23,13 @@
 
 namespace natrp {
 
+// Instead of an errno: the name of the service has no address (yet).
+inline constexpr int kServiceUnresolved = -1;
+
 // What a worker tells the agent's control thread. Called from workers; implementations post letters.
 class AgentControlPort {
  public:
-  // A visitor of the tunnel was reset because the service could not be reached.
+  // A visitor of the tunnel was reset because the service could not be reached. error: errno, or kServiceUnresolved.
   virtual void service_failed(uint32_t tunnel_index, int error) = 0;
 
  protected:
