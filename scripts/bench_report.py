@@ -35,7 +35,9 @@ def locate(name):
 
 
 def newest_two():
-    found = sorted(glob.glob(os.path.join(RESULTS, "*", "main.json")), key=os.path.getmtime)
+    # By the date in them: a checkout gives all files its own.
+    found = sorted(glob.glob(os.path.join(RESULTS, "*", "main.json")),
+                   key=lambda path: load(path)["environment"].get("date", ""))
     if len(found) < 2:
         sys.exit(f"bench_report: there are {len(found)} results in {RESULTS}, two are needed: run 'make bench-tunnel' "
                  "on two commits, or name two files")
