@@ -5,8 +5,9 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
+#include <charconv>
 #include <chrono>
-#include <cstdlib>
+#include <cstring>
 
 #include "admin/metrics.h"
 #include "base/clock.h"
@@ -102,7 +103,8 @@ void AdminServer::hang_up() const {
   const std::string text = address_.with_port(port_).text();
   const std::unique_ptr<DIR, int (*)(DIR*)> descriptors(opendir("/proc/self/fd"), closedir);
   while (const dirent* entry = descriptors ? readdir(descriptors.get()) : nullptr) {
-    const int fd = std::atoi(entry->d_name);
+    int fd = -1;  // of "." and ".."
+    std::from_chars(entry->d_name, entry->d_name + std::strlen(entry->d_name), fd);
     const Address local = local_address(fd);
     if (local.valid() && (any ? local.port() == port_ : local.text() == text)) shutdown(fd, SHUT_RDWR);
   }

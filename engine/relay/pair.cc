@@ -409,7 +409,7 @@ void PairTable::patrol(Pair& pair) {
     // was reset gets the reset without the bytes before it.
     const bool blocked = pump->status == PumpStatus::kFlowing && pump->pending > 0;
     if (!blocked || now - pump->progress_ms < kResetDrainTimeoutMs) continue;
-    if (context_.loop.sent_ms_ago(pair.sink(*pump).fd) < kResetDrainTimeoutMs) continue;  // slow, as at reclaim_buffers()
+    if (context_.loop.sent_ms_ago(pair.sink(*pump).fd) < kResetDrainTimeoutMs) continue;  // as in reclaim_buffers()
     // The kernel tells a reset once: perhaps the other pump, which writes to that socket, has heard of it.
     const Conn& source = pair.source(*pump);
     if (source.peer_reset || context_.loop.is_reset(source.fd)) return on_source_reset(pair, *pump);

@@ -496,7 +496,8 @@ TEST_P(LoopTest, SendsIntoHalfClosedSocketsThatAreFullWaitAtNoCostAndArriveWhole
   for (size_t i = 0; i < kConns; ++i) all.push_back(loopback::connected(16384));
   for (Two& two : all) {
     size_t sent = 0;
-    for (ssize_t n; (n = loop->try_send(two.near.get(), bytes.data(), bytes.size())) > 0;) sent += static_cast<size_t>(n);
+    ssize_t n;
+    while ((n = loop->try_send(two.near.get(), bytes.data(), bytes.size())) > 0) sent += static_cast<size_t>(n);
     before.push_back(sent);
     ASSERT_EQ(::shutdown(two.far.get(), SHUT_WR), 0);
     sends.push_back(std::make_unique<Recorder>(OpKind::kSend, two.near.get(), const_cast<char*>(bytes.data()),
