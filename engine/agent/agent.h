@@ -13,8 +13,8 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "edge/grpc_agents.h"
+#include "relay/teardown.h"
 
 namespace natrp {
 namespace {
@@ -194,7 +195,7 @@ void GrpcChannel::on_write(Op& op) {
   step_and_pump();
 }
 
-// FIN, or the RST that waits until the bytes before it are out (relay/teardown has the same rule).
+// FIN, or the RST that waits until the bytes before it are out (the rule is relay/teardown's).
 void GrpcChannel::send_end() {
   Loop& loop = all_.worker().loop();
   end_sent_ = true;
@@ -213,8 +214,7 @@ void GrpcChannel::on_timer() {
   Loop& loop = all_.worker().loop();
   if (!end_sent_) {
     reset_ = true;  // it took nothing for too long
-  } else if (loop.bytes_unacknowledged(visitor_->fd) > 0 && (loop.turn_ms() - end_sent_ms_ < kResetDrainTimeoutMs ||
-                                                             loop.sent_ms_ago(visitor_->fd) < kResetDrainTimeoutMs)) {
+  } else if (reset_must_wait(loop, visitor_->fd, loop.turn_ms() - end_sent_ms_)) {
     loop.timers().arm(timer_, reset_ ? kSweepMs : kFinMs);
     return;
   }

@@ -143,7 +143,7 @@ void UringLoop::submit(Op& op) {
   op.cancelled = false;
   op.more = false;
   if (op.kind == OpKind::kHangUp) {
-    if (!watch_hang_up(op)) finish_later(op);
+    if (!watch_beside(hang_ups_, op, 0)) finish_later(op);
     return;
   }
   if (op.kind == OpKind::kSend) op.result = 0;  // counts what was sent, while it is in flight
@@ -200,11 +200,11 @@ void UringLoop::on_wake(Op& op) {
   if (wake_handler_ != nullptr) wake_handler_(wake_context_);
 }
 
-bool UringLoop::watch_hang_up(Op& op) {
+bool UringLoop::watch_beside(const Fd& epoll, Op& op, uint32_t mask) {
   epoll_event interest{};
-  interest.events = EPOLLET;  // ERR and HUP come unasked
+  interest.events = mask | EPOLLET;  // ERR and HUP come unasked, RDHUP does not
   interest.data.ptr = &op;
-  return epoll_ctl(hang_ups_.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0;
+  return epoll_ctl(epoll.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0;
 }
 
 // Cancelled, or cannot be watched: finished in the next turn, once.
@@ -244,10 +244,7 @@ void UringLoop::on_hang_ups(Op& op) {
 
 // False: it cannot be watched (no memory).
 bool UringLoop::wait_aside(Op& op, uint32_t mask) {
-  epoll_event interest{};
-  interest.events = mask | EPOLLET;  // ERR and HUP come unasked, RDHUP does not
-  interest.data.ptr = &op;
-  op.aside = epoll_ctl(rooms_.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0;
+  op.aside = watch_beside(rooms_, op, mask);
   return op.aside;
 }
 

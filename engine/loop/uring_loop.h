@@ -41,7 +41,7 @@ class UringLoop final : public SystemCallLoop {
   bool prepare_cancel(Op& op);
   void retry_postponed();
   void enqueue(Op& op);
-  bool watch_hang_up(Op& op);
+  static bool watch_beside(const Fd& epoll, Op& op, uint32_t mask);
   void finish_later(Op& op);
   void finish(Op& op, int32_t result);
   void on_hang_ups(Op& op);

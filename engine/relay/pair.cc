@@ -408,8 +408,7 @@ void PairTable::patrol(Pair& pair) {
     // Its op waits for the sink, and nobody watches the source. A sink that takes nothing for so long after the source
     // was reset gets the reset without the bytes before it.
     const bool blocked = pump->status == PumpStatus::kFlowing && pump->pending > 0;
-    if (!blocked || now - pump->progress_ms < kResetDrainTimeoutMs) continue;
-    if (context_.loop.sent_ms_ago(pair.sink(*pump).fd) < kResetDrainTimeoutMs) continue;  // as in reclaim_buffers()
+    if (!blocked || !sink_took_nothing(pair, *pump, kResetDrainTimeoutMs)) continue;
     // The kernel tells a reset once: perhaps the other pump, which writes to that socket, has heard of it.
     const Conn& source = pair.source(*pump);
     if (source.peer_reset || context_.loop.is_reset(source.fd)) return on_source_reset(pair, *pump);
@@ -429,18 +428,21 @@ bool PairTable::is_silent(const Conn& conn) {
   return conn.role() == ConnRole::kDataChannel && context_.loop.peer_silent_ms(conn.fd) >= kPeerSilentMs;
 }
 
-// Who holds a buffer cannot read, and 16,384 that do not would stop everybody else in this worker for good. The kernel
-// tells a pump of its sink when a third of the socket's memory is free, or the whole send is done: with megabytes there
-// and a slow visitor that is later than kBufferHoldMs. Whether such a visitor reads, only the socket knows.
-void PairTable::reclaim_buffers() {
+// The kernel tells a pump of its sink when a third of the socket's memory is free, or the whole send is done: with
+// megabytes there, a slow reader is late by ten seconds and more. Whether it reads, only the socket knows.
+bool PairTable::sink_took_nothing(Pair& pair, const Pump& pump, uint32_t for_ms) {
   const auto now = static_cast<uint32_t>(context_.loop.turn_ms());
+  return now - pump.progress_ms >= for_ms && context_.loop.sent_ms_ago(pair.sink(pump).fd) >= for_ms;
+}
+
+// Who holds a buffer cannot read, and 16,384 that do not would stop everybody else in this worker for good.
+void PairTable::reclaim_buffers() {
   unsigned reclaimed = 0;
   for (uint32_t i = 0; i < touched_ && reclaimed < kBuffersOffered; ++i) {
     Pair& pair = slots_[i];
     for (const Pump* pump : {&pair.up, &pair.down}) {
       const bool holds = pair.state == PairState::kFlowing && pump->holds && pump->mode != PumpMode::kSplice;
-      if (!holds || now - pump->progress_ms < kBufferHoldMs) continue;
-      if (context_.loop.sent_ms_ago(pair.sink(*pump).fd) < kBufferHoldMs) continue;
+      if (!holds || !sink_took_nothing(pair, *pump, kBufferHoldMs)) continue;
       context_.counters.add(Counter::kBuffersReclaimed);
       ++reclaimed;
       end(pair, EndReason::kBufferReclaimed, true, true);

@@ -123,6 +123,7 @@ class PairTable {
   void began_to_flow(Pair& pair);
   void patrol(Pair& pair);
   bool is_silent(const Conn& conn);
+  bool sink_took_nothing(Pair& pair, const Pump& pump, uint32_t for_ms);
   void reclaim_buffers();
   Pair* claim();
   void release(Pair& pair);

@@ -112,19 +112,13 @@ void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink
       }
       return pump_poll(context, pump, source.fd, POLLIN, true);
     }
-    // What splice(2) calls the end may be behind a mark, and bytes that it does not move.
-    if (n == 0 && !context.loop.is_at_mark(source.fd)) return pump_eof(pump, source);
-    if (n == 0) {
-      pump_demote(context, pump);
-      return pump_wait(context, pump, source);
-    }
     if (unsupported(n)) {
       pump.copies_for_good = true;
-      pump_demote(context, pump);
-      return pump_wait(context, pump, source);
+    } else if (!context.loop.is_at_mark(source.fd)) {
+      return n == 0 ? pump_eof(pump, source) : pump_read_failed(pump);
+    } else if (n < 0) {
+      source.peer_reset = true;  // told once: the end that recv(2) meets behind the bytes is no clean one
     }
-    if (!context.loop.is_at_mark(source.fd)) return pump_read_failed(pump);
-    source.peer_reset = true;  // told once: the end that recv(2) meets behind the bytes is no clean one
     pump_demote(context, pump);
     return pump_wait(context, pump, source);
   }

@@ -6,16 +6,9 @@
 namespace natrp {
 namespace {
 
-// SO_LINGER {1,0} throws away what the peer has not acknowledged. A reset therefore waits until the bytes that were
-// queued before it are out: for kResetDrainTimeoutMs, and then for as long as the peer goes on to take some.
-bool must_wait(RelayContext& context, const Conn& conn, uint32_t waited_ms) {
-  if (context.loop.bytes_unacknowledged(conn.fd) <= 0) return false;
-  return waited_ms < kResetDrainTimeoutMs || context.loop.sent_ms_ago(conn.fd) < kResetDrainTimeoutMs;
-}
-
 bool must_wait(RelayContext& context, Pair& pair, uint32_t waited_ms) {
-  return (pair.reset_front && must_wait(context, pair.front_conn(), waited_ms)) ||
-         (pair.reset_back && must_wait(context, pair.back_conn(), waited_ms));
+  return (pair.reset_front && reset_must_wait(context.loop, pair.front_conn().fd, waited_ms)) ||
+         (pair.reset_back && reset_must_wait(context.loop, pair.back_conn().fd, waited_ms));
 }
 
 void close_conn(RelayContext& context, Conn& conn, bool reset) {
@@ -24,6 +17,11 @@ void close_conn(RelayContext& context, Conn& conn, bool reset) {
 }
 
 }  // namespace
+
+bool reset_must_wait(Loop& loop, int fd, uint64_t waited_ms) {
+  if (loop.bytes_unacknowledged(fd) <= 0) return false;
+  return waited_ms < kResetDrainTimeoutMs || loop.sent_ms_ago(fd) < kResetDrainTimeoutMs;
+}
 
 void teardown_begin(PairTable& table, Pair& pair) {
   table.leave_sweep(pair);

@@ -8,8 +8,11 @@
 // Thread   the worker of the pair.
 #pragma once
 
+#include <cstdint>
+
 namespace natrp {
 
+class Loop;
 struct Pair;
 class PairTable;
 
@@ -17,5 +20,9 @@ class PairTable;
 void teardown_begin(PairTable& table, Pair& pair);
 // Called when an op of an ending pair landed, and by the sweep while bytes before a reset are still on their way.
 void teardown_step(PairTable& table, Pair& pair);
+
+// SO_LINGER {1,0} throws away what the peer has not acknowledged. A reset therefore waits until the bytes that were
+// queued before it are out: for kResetDrainTimeoutMs, and then for as long as the peer goes on to take some.
+bool reset_must_wait(Loop& loop, int fd, uint64_t waited_ms);
 
 }  // namespace natrp
