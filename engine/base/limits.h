@@ -22,6 +22,15 @@ inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
 inline constexpr size_t kBytesPerTurnQuick = 128u << 10;
 inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read calls
 
+// --- Before a loop sleeps (loop/brief_wait.h) ----------------------------------------------------------------------
+// Longer than what an exchange of two hosts of one rack, or of processes of one host, keeps a worker waiting.
+inline constexpr uint64_t kBriefWaitNs = 50'000;
+inline constexpr unsigned kBriefWaitReceivesMax = 4;     // one conn alone has one a message, or two of which one finds nothing
+inline constexpr unsigned kBriefWaitPassedMax = 64;      // a wait for nothing is then less than 1 µs a turn
+inline constexpr uint64_t kBriefWaitContendedNs = 300'000;  // who has a processor for so long computes
+inline constexpr uint32_t kBriefWaitRestMs = 50;
+inline constexpr uint32_t kBriefWaitRestMaxMs = 1600;
+
 // --- Buffers of the message path -----------------------------------------------------------------------------------
 // A buffer is held from the receive until the send has landed; an idle pair holds none. 64 KiB is the read that
 // proves a streamer (kBulkFillBytes), so one buffer can show it. Only the touched pages of a buffer cost memory.

@@ -250,7 +250,11 @@ void EpollLoop::run_once(int timeout_ms) {
   const int until_timer = timers_.next_timeout_ms(turn_ms_);
   if (until_timer >= 0 && (timeout < 0 || until_timer < timeout)) timeout = until_timer;
   epoll_event events[kEventsPerWait];
-  const int n = epoll_wait(epoll_.get(), events, kEventsPerWait, timeout);
+  int n = 0;
+  if (timeout != 0 && brief_wait_.is_worth_it(turn_ms_, buffers_.uses())) {
+    brief_wait_.wait([&] { return (n = epoll_wait(epoll_.get(), events, kEventsPerWait, 0)) > 0; });
+  }
+  if (n <= 0) n = epoll_wait(epoll_.get(), events, kEventsPerWait, timeout);
   turn_ms_ = now_ms();
   timers_.begin_turn(turn_ms_);
   for (int i = 0; i < n; ++i) on_event(events[i]);

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "loop/brief_wait.h"
 #include "loop/buf_ring.h"
 #include "loop/buffer_trim.h"
 #include "loop/op.h"
@@ -81,6 +82,7 @@ class Loop {
  protected:
   BufRing buffers_;
   TimerWheel timers_;
+  BriefWait brief_wait_;
   PatientOps patient_;
   uint64_t turn_ms_ = 0;
   void (*wake_handler_)(void*) = nullptr;

@@ -51,13 +51,15 @@ Status setup_ring(io_uring& ring, const UringSetup& setup) {
   // SINGLE_ISSUER   only this thread submits: the kernel drops a lock.
   // DEFER_TASKRUN   completions run when we ask for events, not on any return to user mode: they come in batches and
   //                 never interrupt a splice. The price: nothing completes unless we wait with GETEVENTS, as we do.
+  // TASKRUN_FLAG    a word in memory says that we should: it can be looked at without a call (loop/brief_wait).
   // COOP_TASKRUN    where DEFER_TASKRUN is refused (before 6.1): no interrupt of a running thread by a completion.
   // SUBMIT_ALL      one bad SQE does not hold back those behind it.
   // Each kernel refuses what it does not know with EINVAL: drop the newest and ask again.
+  constexpr unsigned kCommon = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE;
   constexpr unsigned kAttempts[] = {
-      IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE,
-      IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE,
-      IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE,
+      IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | kCommon,
+      IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | kCommon,
+      IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | kCommon,
       IORING_SETUP_CQSIZE,
   };
   int error = -EINVAL;

@@ -312,6 +312,11 @@ void UringLoop::complete(uint64_t user_data, int32_t result, uint32_t flags) {
   op.handler(op);
 }
 
+// A completion, or what becomes one as soon as the kernel is entered for it.
+bool UringLoop::has_come() const {
+  return io_uring_cq_ready(&ring_) > 0 || (IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_TASKRUN) != 0;
+}
+
 void UringLoop::run_once(int timeout_ms) {
   if (!postponed_.empty() || !postponed_cancels_.empty()) {
     retry_postponed();
@@ -320,6 +325,10 @@ void UringLoop::run_once(int timeout_ms) {
   if (!cancelled_aside_.empty() || !patient_.empty()) timeout_ms = 0;
   const int until_timer = timers_.next_timeout_ms(turn_ms_);
   if (until_timer >= 0 && (timeout_ms < 0 || until_timer < timeout_ms)) timeout_ms = until_timer;
+  if (timeout_ms != 0 && !worth_batching() && brief_wait_.is_worth_it(turn_ms_, buffers_.uses())) {
+    io_uring_submit_and_get_events(&ring_);
+    if (brief_wait_.wait([this] { return has_come(); })) timeout_ms = 0;
+  }
   io_uring_cqe* first = nullptr;
   if (timeout_ms == 0) {
     io_uring_submit_and_get_events(&ring_);

@@ -52,6 +52,7 @@ class UringLoop final : public SystemCallLoop {
   void landed(Op& op);
   void complete(uint64_t user_data, int32_t result, uint32_t flags);
   void on_wake(Op& op);
+  bool has_come() const;
 
   // Above so many completions a turn is worth batching: one conn alone has one, seldom two.
   static constexpr unsigned kSparseTurn = 2;
