@@ -25,7 +25,8 @@ inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read 
 // --- Before a loop sleeps (loop/brief_wait.h) ----------------------------------------------------------------------
 // Longer than what an exchange of two hosts of one rack, or of processes of one host, keeps a worker waiting.
 inline constexpr uint64_t kBriefWaitNs = 50'000;
-inline constexpr unsigned kBriefWaitReceivesMax = 4;     // one conn alone has one a message, or two of which one finds nothing
+// One conn alone has one receive a message, or two of which one finds nothing.
+inline constexpr unsigned kBriefWaitReceivesMax = 4;
 inline constexpr unsigned kBriefWaitPassedMax = 64;      // a wait for nothing is then less than 1 µs a turn
 inline constexpr uint64_t kBriefWaitContendedNs = 300'000;  // who has a processor for so long computes
 inline constexpr uint32_t kBriefWaitRestMs = 50;

@@ -6,8 +6,8 @@
 // work that it wakes for: the processor that it wakes has gone idle, on a virtual machine by leaving it. A loop that
 // looks instead is there when the answer comes. Between two looks it yields the processor to whoever wants it.
 //
-//     tries ──nothing came in kBriefWaitNs──▶ passes over the next 1, 2, 4 … kBriefWaitPassedMax waits, then tries again
-//       ▲          └──something came──▶ tries
+//     tries ──nothing came in kBriefWaitNs──▶ passes over 1, 2, 4 … kBriefWaitPassedMax waits ──▶ tries
+//       ▲ └──something came──▶ tries
 //       └──after kBriefWaitRestMs, or longer── rests ◀──somebody else had the processor for kBriefWaitContendedNs
 //
 // It rests where others compute: a thread that yields loses its place before theirs, one that sleeps keeps it.

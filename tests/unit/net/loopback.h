@@ -3,6 +3,7 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -93,6 +94,16 @@ inline void reset(Fd& fd) {
   const linger now{1, 0};
   setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
   fd.reset();
+}
+
+// Of this process, and always the same few more.
+inline size_t open_descriptors() {
+  size_t count = 0;
+  DIR* dir = ::opendir("/proc/self/fd");
+  must(dir != nullptr, "opendir");
+  while (::readdir(dir) != nullptr) ++count;
+  ::closedir(dir);
+  return count;
 }
 
 }  // namespace natrp::loopback

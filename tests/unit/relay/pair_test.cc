@@ -1,7 +1,6 @@
 // Every backend with every pump: the same cases, real sockets on both sides.
 #include "relay/pair.h"
 
-#include <dirent.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,14 +12,6 @@
 
 namespace natrp {
 namespace {
-
-size_t open_descriptors() {
-  size_t count = 0;
-  DIR* dir = ::opendir("/proc/self/fd");
-  while (::readdir(dir) != nullptr) ++count;
-  ::closedir(dir);
-  return count;
-}
 
 // --- Bytes --------------------------------------------------------------------------------------------------------
 
@@ -365,9 +356,9 @@ TEST_P(PairTest, AThousandPairsLeaveNothingBehind) {
     EXPECT_EQ(rig->loop->buffers().held(), 0u);
     visitor.fd.reset();
     service.fd.reset();
-    if (round == 20) descriptors = open_descriptors();
+    if (round == 20) descriptors = loopback::open_descriptors();
   }
-  EXPECT_LE(open_descriptors(), descriptors + rig->pipes.open() * 2);
+  EXPECT_LE(loopback::open_descriptors(), descriptors + rig->pipes.open() * 2);
 }
 
 TEST_P(PairTest, RelayingAllocatesNothingAfterWarmUp) {
