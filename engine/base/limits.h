@@ -162,6 +162,7 @@ inline constexpr uint32_t kBackoffResetMs = 60000;
 
 // --- The original natrp's clients (compat/natrp_grpc) ---------------------------------------------------------------
 inline constexpr uint32_t kGrpcAgentsMax = 4096;           // connections of one worker
+inline constexpr uint32_t kGrpcStrangersMax = 2048;        // of these, without a known token yet
 // The rest is of one connection. What a peer may make this object hold, in bytes, at most:
 //   kGrpcStreamsMax * (kGrpcOutBytesMax + about 1 KiB) + what nghttp2 keeps for the frames below, and at the
 //   caller kGrpcStreamsMax * kGrpcWindowBytes + kGrpcWindowGrowthBytesMax, delivered and not yet consumed.

@@ -129,7 +129,11 @@ void GrpcAgent::read() {
 
 // --- The streams --------------------------------------------------------------------------------------------------
 
-NatrpGrpcConnection::Verdict GrpcAgent::authenticate(std::string_view token) { return all_.authenticate(token); }
+NatrpGrpcConnection::Verdict GrpcAgent::authenticate(std::string_view token) {
+  NatrpGrpcConnection::Verdict verdict = all_.authenticate(token);
+  if (verdict.accepted) all_.leave_strangers(*this);
+  return verdict;
+}
 
 void GrpcAgent::on_stream_ready(NatrpGrpcConnection::StreamId id, uint64_t client_id) {
   GrpcClientHere& client = *all_.find(client_id);

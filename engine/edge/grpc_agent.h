@@ -49,6 +49,7 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   // Clients whose tokens it has shown: one, for every client known.
   const std::vector<GrpcClientHere*>& shown() const { return shown_; }
   ListLink link;
+  ListLink stranger_link;  // until it has shown a known token
 
  private:
   enum class State : uint8_t { kServing, kClosing, kBroken };

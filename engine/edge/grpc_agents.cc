@@ -1,5 +1,7 @@
 #include "edge/grpc_agents.h"
 
+#include <algorithm>
+
 #include "base/fd.h"
 #include "base/limits.h"
 #include "control/auth.h"
@@ -21,6 +23,7 @@ GrpcAgents::GrpcAgents(EdgeWorker& edge)
       // To the original, its visitor's end is the end of both directions: one that said nothing and ended would cost
       // its client a stream and a new dial to the service.
       parked_(edge.worker(), ParkedVisitors::Leaves::kByAnyEnd),
+      strangers_most_(std::clamp(edge.worker().conns().capacity() / kUnprovenSlotsShare, 1u, kGrpcStrangersMax)),
       scratch_(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes)) {}
 
 GrpcAgents::~GrpcAgents() {
@@ -43,14 +46,31 @@ void GrpcAgents::agent(Conn& conn, std::string_view first_bytes) {
     return;
   }
   conn.set_peer(peer_address(conn.fd), ConnRole::kDataChannel);
+  if (strangers_count_ == strangers_most_) displace_oldest_stranger();
   auto* made = new GrpcAgent(*this, conn);
   agents_.push_back(*made);
+  strangers_.push_back(*made);
+  ++strangers_count_;
   ++agents_live_;
   keep_ticking();
   made->start(first_bytes);
 }
 
+void GrpcAgents::displace_oldest_stranger() {
+  GrpcAgent& oldest = *strangers_.front();
+  leave_strangers(oldest);
+  worker().counters().add(Counter::kStrangersDisplaced);
+  oldest.stop();
+}
+
+void GrpcAgents::leave_strangers(GrpcAgent& agent) {
+  if (!agent.stranger_link.linked()) return;
+  agent.stranger_link.unlink();
+  --strangers_count_;
+}
+
 void GrpcAgents::over(GrpcAgent& agent) {
+  leave_strangers(agent);
   agent.link.unlink();
   --agents_live_;
   delete &agent;

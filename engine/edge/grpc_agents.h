@@ -11,7 +11,9 @@
 // Streams do not move: theirs is the connection of many.
 //
 // Thread   its worker's.
-// Bounds   kGrpcAgentsMax connections, kParkedVisitorsMax waiting visitors of a client.
+// Bounds   kGrpcAgentsMax connections, kParkedVisitorsMax waiting visitors of a client. Of the connections that have
+//          shown no known token kGrpcStrangersMax, or a quarter of the worker's slots if that is less; the next one
+//          takes the place of the oldest, since an honest client shows its token with its first bytes.
 #pragma once
 
 #include <memory>
@@ -83,6 +85,8 @@ class GrpcAgents {
   // For bytes that are passed on before this is asked for again.
   std::span<uint8_t> scratch() { return {scratch_.get(), kBufferBytes}; }
   NatrpGrpcConnection::Verdict authenticate(std::string_view token);
+  // It has shown a known token, or is over.
+  void leave_strangers(GrpcAgent& agent);
   GrpcClientHere* find(uint64_t client);
   void agent_came(GrpcClientHere& client);
   void agent_gone(GrpcClientHere& client);
@@ -98,6 +102,7 @@ class GrpcAgents {
 
  private:
   void on_tick();
+  void displace_oldest_stranger();
   GrpcClientHere& here(const std::shared_ptr<GrpcClient>& client);
   Conn* claim(int fd, const std::shared_ptr<GrpcClient>& client);
   void meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
@@ -113,6 +118,10 @@ class GrpcAgents {
   std::shared_ptr<const GrpcTokens> tokens_;
   std::unordered_map<uint64_t, std::unique_ptr<GrpcClientHere>> clients_;  // by the store's id
   List<GrpcAgent, &GrpcAgent::link> agents_;
+  // Those that have shown no known token, the oldest first.
+  List<GrpcAgent, &GrpcAgent::stranger_link> strangers_;
+  const unsigned strangers_most_;
+  unsigned strangers_count_ = 0;
   List<GrpcChannel, &GrpcChannel::all_link> channels_;
   std::unique_ptr<uint8_t[]> scratch_;
   OwnedTimer<&GrpcAgents::on_tick> tick_{*this};

@@ -23,9 +23,18 @@ class UnprovenConnsTest : public EdgeWorkerTest {
   void connect(uint32_t count) {
     for (uint32_t i = 0; i < count; ++i) strangers.push_back(rig->connect_stranger(0));
   }
+  // Whatever it has heard before.
   bool is_closed(size_t stranger) {
-    char byte;
-    return ::recv(strangers[stranger].get(), &byte, 1, MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+    char bytes[4096];
+    ssize_t heard = 1;
+    while (heard > 0) heard = ::recv(strangers[stranger].get(), bytes, sizeof bytes, MSG_DONTWAIT);
+    return heard == 0 || errno != EAGAIN;
+  }
+  // Connects one that begins HTTP/2 and says no more, which an original client without a token is.
+  void connect_http2() {
+    connect(1);
+    constexpr std::string_view kBeginning("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 33);
+    loopback::must(::write(strangers.back().get(), kBeginning.data(), kBeginning.size()) == 33, "preface");
   }
   void say_hello(const Fd& fd, const EdgeSession& session) {
     std::array<uint8_t, kHelloBytes> hello;
@@ -94,6 +103,28 @@ TEST_P(UnprovenConnsTest, TheOneThatLeavesMakesRoomByItself) {
   ASSERT_TRUE(waiting(kMost));
   EXPECT_EQ(rig->count(Counter::kStrangersDisplaced), 0u);
   EXPECT_FALSE(is_closed(0));
+}
+
+TEST_P(UnprovenConnsTest, ThoseOfAnOriginalClientsKindHoldAQuarterOfTheSlotsUntilTheyShowAToken) {
+  rig->add_client("client", 0);
+  GrpcSocket& agent = rig->connect_agent(0);
+  agent.open("client");
+  ASSERT_TRUE(rig->until([&] { return rig->count(Counter::kChannelsReady) == 1; }));
+  const auto session = rig->open_session();
+  for (uint32_t i = 1; i <= kSlots + 50; ++i) {
+    connect_http2();
+    const uint32_t displaced = i > kMost ? i - kMost : 0;
+    ASSERT_TRUE(rig->until([&] { return rig->count(Counter::kStrangersDisplaced) == displaced; }, 3000));
+    ASSERT_TRUE(waiting(1 + std::min(i, kMost))) << rig->slots_claimed(0) << " slots for " << i << " strangers";
+  }
+  EXPECT_TRUE(rig->until([&] { return is_closed(0) && is_closed(kSlots + 50 - kMost - 1); }));
+  EXPECT_FALSE(is_closed(kSlots + 50 - kMost)) << "the oldest that is left";
+  EXPECT_FALSE(agent.ended) << "the one that has shown its token was the oldest of all";
+  const Fd honest = rig->connect_stranger(0);
+  say_hello(honest, *session);
+  EXPECT_TRUE(opened(2)) << "beside the stream";
+  rig->connect_agent(0).open("client");
+  EXPECT_TRUE(rig->until([&] { return rig->count(Counter::kChannelsReady) == 2; }));
 }
 
 INSTANTIATE_TEST_SUITE_P(Loops, UnprovenConnsTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
