@@ -77,7 +77,7 @@ Status Edge::start() {
     grpc_->set_clients(std::move(clients).value());
   }
   store_->wait_at_most(kStoreWaitMs);  // from here on agents wait for what this thread waits for
-  control_listener_ = ports_->open_control(std::move(control_socket_));
+  ports_->open_control(std::move(control_socket_));
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_, kTickMs);
@@ -483,7 +483,7 @@ void Edge::on_signal(int) {
   notify_systemd("STOPPING=1");
   for (auto& registration : registrations_) registration->drain(options_.drain_seconds);
   if (grpc_) grpc_->drain();
-  ports_->close(control_listener_);
+  // The control port stays: visitors that wait are to have their data channels. A new agent is told of the drain.
   workers_flowing_ = static_cast<unsigned>(workers_.size());
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([this, role = roles_[i]] {

@@ -152,7 +152,6 @@ class Edge final : public EdgeControlPort {
   OwnedTimer<&Edge::on_tick> tick_{*this};
   Fd control_socket_;  // from listen() to start()
   std::string bound_;  // where the control port listens, for the log
-  int control_listener_ = -1;
   std::unordered_map<int64_t, std::weak_ptr<std::atomic<uint32_t>>> client_conns_;
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;

@@ -11,6 +11,7 @@ EdgeWorker::EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, std:
 }
 
 EdgeWorker::~EdgeWorker() {
+  idle_waiters_ = {};
   for (auto& [fd, port] : ports_) {
     if (!port->acceptor->stopping()) port->acceptor->stop(nullptr, nullptr);
   }
@@ -126,7 +127,8 @@ void EdgeWorker::when_idle(std::function<void()> done) {
 }
 
 void EdgeWorker::check_idle() {
-  if (idle_waiters_.empty() || worker_.pairs().with_visitor() > 0 || (grpc_ && !grpc_->idle())) return;
+  if (idle_waiters_.empty() || worker_.pairs().with_visitor() > 0 || rendezvous_.waits()) return;
+  if (grpc_ && !grpc_->idle()) return;
   idle_waiters_.settle();
 }
 

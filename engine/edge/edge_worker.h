@@ -92,11 +92,11 @@ class EdgeWorker final : public WorkerRole {
   EdgeControlPort& control_;
   std::vector<Worker*>& peers_;
   std::vector<EdgeWorker*> roles_;
+  IdleWaiters idle_waiters_;  // before those that ask for it when something of theirs ends
   Rendezvous rendezvous_;
   UnprovenConns unproven_;
   std::unique_ptr<GrpcAgents> grpc_;
   std::unordered_map<int, std::unique_ptr<Port>> ports_;  // by listener
-  IdleWaiters idle_waiters_;
 };
 
 }  // namespace natrp

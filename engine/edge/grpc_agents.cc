@@ -22,7 +22,7 @@ GrpcAgents::GrpcAgents(EdgeWorker& edge)
     : edge_(edge),
       // To the original, its visitor's end is the end of both directions: one that said nothing and ended would cost
       // its client a stream and a new dial to the service.
-      parked_(edge.worker(), ParkedVisitors::Leaves::kByAnyEnd),
+      parked_(edge, ParkedVisitors::Leaves::kByAnyEnd),
       strangers_most_(std::clamp(edge.worker().conns().capacity() / kUnprovenSlotsShare, 1u, kGrpcStrangersMax)),
       scratch_(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes)) {}
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "base/limits.h"
+#include "edge/edge_worker.h"
 #include "runtime/worker.h"
 
 namespace natrp {
@@ -16,6 +17,9 @@ namespace {
 constexpr uint64_t kLookMs = 1000;
 
 }  // namespace
+
+ParkedVisitors::ParkedVisitors(EdgeWorker& edge, Leaves leaves)
+    : edge_(edge), worker_(edge.worker()), leaves_(leaves) {}
 
 uint64_t ParkedVisitors::deadline_ms() const { return worker_.loop().turn_ms() + kRendezvousTimeoutMs; }
 
@@ -97,6 +101,7 @@ void ParkedVisitors::end(ParkedQueue& queue, Conn& conn) {
   worker_.loop().close(conn.fd, true);
   worker_.conns().release(conn);
   queue.conns_live_.fetch_sub(1, std::memory_order_relaxed);
+  edge_.check_idle();
 }
 
 }  // namespace natrp

@@ -24,6 +24,7 @@ namespace natrp {
 
 class ParkedQueue;
 class ParkedVisitors;
+class EdgeWorker;
 class Worker;
 
 struct ParkedVisitor {
@@ -64,7 +65,7 @@ class ParkedVisitors {
     kByReset,   // a FIN alone is half of a close: its other half waits for the answer
     kByAnyEnd,  // a FIN with nothing before it, too: it would end both directions of what it meets
   };
-  ParkedVisitors(Worker& worker, Leaves leaves) : worker_(worker), leaves_(leaves) {}
+  ParkedVisitors(EdgeWorker& edge, Leaves leaves);
   ParkedVisitors(const ParkedVisitors&) = delete;
   ParkedVisitors& operator=(const ParkedVisitors&) = delete;
 
@@ -82,6 +83,8 @@ class ParkedVisitors {
   // Resets a visitor that may not wait (any more), and counts it as refused.
   void refuse(ParkedQueue& queue, Conn& conn);
   void refuse_all(ParkedQueue& queue);
+  // In all queues.
+  bool empty() const { return pool_.taken() == 0; }
 
  private:
   static void on_timer(Timer& timer);
@@ -89,6 +92,7 @@ class ParkedVisitors {
   void end(ParkedQueue& queue, Conn& conn);
   void let_go(ParkedVisitor& parked);
 
+  EdgeWorker& edge_;
   Worker& worker_;
   const Leaves leaves_;
   RecordPool<ParkedVisitor, &ParkedVisitor::pool_link> pool_{kRecordsKept};

@@ -326,7 +326,8 @@ void Registration::lose_tunnel(const std::string& name, Takeover how) {
 // --- Demand for data channels -------------------------------------------------------------------------------------
 
 void Registration::adjust_demand(bool tick) {
-  if (!session_ || channel_.closing() || tunnels_.empty()) return;
+  // In a drain no tunnel is left, but visitors may wait.
+  if (!session_ || channel_.closing() || (tunnels_.empty() && extra_ == 0)) return;
   if (tick) {
     tell_failures();
     const uint64_t visitors = session_->visitors.load(std::memory_order_relaxed);

@@ -8,7 +8,7 @@
 
 namespace natrp {
 
-Rendezvous::Rendezvous(EdgeWorker& edge) : edge_(edge), parked_(edge.worker(), ParkedVisitors::Leaves::kByReset) {}
+Rendezvous::Rendezvous(EdgeWorker& edge) : edge_(edge), parked_(edge, ParkedVisitors::Leaves::kByReset) {}
 
 Rendezvous::~Rendezvous() {
   for (auto& [index, session] : sessions_) parked_.refuse_all(session->parked);

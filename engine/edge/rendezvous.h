@@ -44,6 +44,9 @@ class Rendezvous {
   // Another worker's visitor waits: hands a ready channel over.
   void give(SlotId session, unsigned to_worker);
 
+  // A visitor waits here.
+  bool waits() const { return !parked_.empty(); }
+
   void on_pair_end(Pair& pair);
   void on_pair_unready(Pair& pair);
 

@@ -1,6 +1,8 @@
 """SIGTERM finishes what flows, takes nothing new and exits 0; a second SIGTERM does not wait."""
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
@@ -11,7 +13,7 @@ from conftest import LOOPS
 from net import split_host_port, wait_until
 from processes import CRASHES
 from rig import Setup
-from sockets import FIN, RESET, Content, Task, check_echo, check_received, is_refused
+from sockets import FIN, RESET, Content, Task, check_echo, check_received, connect, is_refused
 
 ONE = [Setup(LOOPS[0], "auto")]
 
@@ -111,6 +113,55 @@ def test_a_drain_waits_for_the_bytes_before_a_reset(yard, role):
     time.sleep(0.5)
     check_received(visitor.receive_to_end(15), content, RESET, "the visitor")
     assert process.wait_exit(15) == 0, process.describe()
+
+
+def more_visitors_than_ready_channels(rig):
+    before = rig.metric("natrp_visitors_total")
+    visitors = [connect(rig.address) for _ in range(80)]
+    wait_until(lambda: rig.metric("natrp_visitors_total") == before + 80, 10, "all visitors are in")
+    return visitors
+
+
+def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
+    rig = yard.rig({"drain_seconds": 30})
+    rig.check_echo()
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
+    try:
+        waiting = more_visitors_than_ready_channels(rig)
+        rig.edge.process.terminate()
+        rig.edge.process.wait_for("draining")
+        time.sleep(0.3)  # the line comes first
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
+    for number, visitor in enumerate(waiting):
+        visitor.send(b"%03d" % number)
+        visitor.finish()
+    for _ in waiting:
+        with contextlib.closing(rig.service.accept()) as served:
+            served.send(served.receive(3))
+            served.finish()
+            assert served.receive_to_end(15).ending == FIN
+    for number, visitor in enumerate(waiting):
+        assert visitor.receive(3) == b"%03d" % number
+        visitor.close()
+    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+
+
+@pytest.mark.over(ONE)
+def test_a_draining_edge_gives_up_who_waits_for_a_data_channel_in_vain(yard):
+    rig = yard.rig({"drain_seconds": 60})
+    rig.check_echo()
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
+    try:
+        waiting = more_visitors_than_ready_channels(rig)
+        rig.edge.process.terminate()
+        wait_until(lambda: rig.metric("natrp_rendezvous_timeouts_total") > 0, 20, "one was given up after its 10 s")
+        rig.edge.process.terminate()  # those that took a ready channel would flow on
+        assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
+    for visitor in waiting:
+        visitor.close()
 
 
 @pytest.mark.over(ONE)

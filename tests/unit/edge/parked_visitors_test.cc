@@ -105,7 +105,7 @@ TEST_P(ParkedVisitorsTest, AVisitorOfAnOriginalClientThatEndsWithoutAWordIsForgo
 // --- The queue by itself, in its worker ---------------------------------------------------------------------------
 
 TEST_P(ParkedVisitorsTest, AVisitorWhoseDeadlineHasComeIsResetAndCountedAsThat) {
-  ParkedVisitors all(rig->worker(0), ParkedVisitors::Leaves::kByReset);
+  ParkedVisitors all(rig->role(0), ParkedVisitors::Leaves::kByReset);
   std::atomic<uint32_t> conns_live{1}, parked{0};
   ParkedQueue queue(conns_live, parked);
   loopback::Two two = loopback::connected();
@@ -127,7 +127,7 @@ TEST_P(ParkedVisitorsTest, AVisitorWhoseDeadlineHasComeIsResetAndCountedAsThat) 
 }
 
 TEST_P(ParkedVisitorsTest, AFullQueueResetsTheNextVisitorAndKeepsTheOrderOfTheOthers) {
-  ParkedVisitors all(rig->worker(0), ParkedVisitors::Leaves::kByReset);
+  ParkedVisitors all(rig->role(0), ParkedVisitors::Leaves::kByReset);
   std::atomic<uint32_t> conns_live{kParkedVisitorsMax + 1}, parked{0};
   ParkedQueue queue(conns_live, parked);
   loopback::Two two = loopback::connected();
@@ -158,7 +158,7 @@ TEST_P(ParkedVisitorsTest, AFullQueueResetsTheNextVisitorAndKeepsTheOrderOfTheOt
 }
 
 TEST_P(ParkedVisitorsTest, WaitingAllocatesNothingUnlessMoreWaitThanThePoolKeeps) {
-  ParkedVisitors all(rig->worker(0), ParkedVisitors::Leaves::kByReset);
+  ParkedVisitors all(rig->role(0), ParkedVisitors::Leaves::kByReset);
   std::atomic<uint32_t> conns_live{0}, parked{0};
   ParkedQueue queue(conns_live, parked);
   const uint64_t allocated = rig->in_worker(0, [&] {
