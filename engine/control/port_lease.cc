@@ -35,13 +35,18 @@ uint64_t hash_owner(const std::string& client, const std::string& tunnel) {
 
 void PortLeases::restore(const std::string& client, const std::string& tunnel, uint16_t port, uint64_t now_ms) {
   if (!range_.contains(port)) return;
+  remember(client, tunnel, port);
+  leases_[port] = Lease{client, tunnel, {}, LeaseState::kGrace, now_ms + grace_ms_};
+  port_of_[{client, tunnel}] = port;
+}
+
+void PortLeases::remember(const std::string& client, const std::string& tunnel, uint16_t port) {
+  if (!range_.contains(port)) return;
   const Owner owner{client, tunnel};
   // The last word of two about one port, or one tunnel, counts.
   if (leases_.contains(port)) drop(port);
   if (const auto other = port_of_.find(owner); other != port_of_.end()) drop(other->second);
   make_sticky(owner, port);
-  leases_[port] = Lease{client, tunnel, {}, LeaseState::kGrace, now_ms + grace_ms_};
-  port_of_[owner] = port;
 }
 
 void PortLeases::make_sticky(const Owner& owner, uint16_t port) {
@@ -140,14 +145,15 @@ LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
 LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
   size_t permitted = 0;
   size_t leased = 0;
+  size_t kept = 0;
   size_t taken = 0;
   uint16_t port = 0;
   for (size_t left = range_.size(); left > 0; --left) {
     port = range_.next(port);
     if (!allowed(request, port)) continue;
     ++permitted;
-    if (leases_.contains(port)) {
-      ++leased;
+    if (const Lease* lease = find(port); lease != nullptr) {
+      ++(lease->state == LeaseState::kGrace ? kept : leased);
     } else if (taken_until_ms_.contains(port)) {
       ++taken;
     }
@@ -160,8 +166,8 @@ LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
   }
   return refuse(LeaseRefusal::kRangeExhausted,
                 "no public port is free: of the " + std::to_string(permitted) + " that client '" +
-                    request.client + "' may have, " + std::to_string(leased) + " are leased and " +
-                    std::to_string(taken) +
+                    request.client + "' may have, " + std::to_string(leased) + " are leased, " +
+                    std::to_string(kept) + " are kept for agents that may come back and " + std::to_string(taken) +
                     " are in use by other programs; the operator can widen --ports or remove clients");
 }
 

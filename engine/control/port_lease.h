@@ -62,6 +62,8 @@ class PortLeases {
   // At the start of the edge: what the store remembers, the oldest first. Each lease is in grace: its agent may still
   // be on its way back. A port outside of the range is forgotten.
   void restore(const std::string& client, const std::string& tunnel, uint16_t port, uint64_t now_ms);
+  // Likewise, and the port is free: it was the tunnel's last, and no more.
+  void remember(const std::string& client, const std::string& tunnel, uint16_t port);
 
   // The tunnel's own lease, in whatever state, goes over to the new session: who may take over is
   // control/registry's question, asked before. Any port: the one it has, else the one it had last, else one

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -155,7 +156,22 @@ void Edge::load_leases() {
   auto& records = leases.value();
   std::stable_sort(records.begin(), records.end(),
                    [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
-  for (const LeaseRecord& lease : records) leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
+  // The store remembers a port for each tunnel that a client ever had. It could not have more of them at once than it
+  // may: the last ones are kept for it, and the others are what they were to the edge before, its tunnels' last ports.
+  std::unordered_map<std::string, uint32_t> most;
+  if (const auto clients = store_->list_clients(); clients.ok()) {
+    for (const ClientRecord& client : clients.value()) most[client.name] = client.tunnels_max;
+  }
+  std::unordered_map<std::string, uint32_t> left;
+  for (const LeaseRecord& lease : records) ++left[lease.client];
+  for (const LeaseRecord& lease : records) {
+    const uint32_t limit = most[lease.client];
+    if (left[lease.client]-- > limit && limit != 0) {
+      leases_.remember(lease.client, lease.tunnel, lease.port);
+    } else {
+      leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
+    }
+  }
 }
 
 void Edge::say_ready() {

@@ -114,6 +114,23 @@ def test_after_an_edge_restart_no_other_client_gets_the_port_of_an_agent_that_is
     assert not greedy.addresses() and not full.addresses()
 
 
+@pytest.mark.over(ONE)
+def test_after_an_edge_restart_a_client_keeps_as_many_ports_as_it_may_have_and_no_more(yard):
+    edge = yard.edge(public_ports=3)
+    service = yard.service()
+    token = edge.add_client("alice", "--tunnels-max", "1")
+    for name in ("first", "second", "third"):
+        agent = yard.agent(edge, token, service, name=name)
+        agent.process.stop()
+    edge.process.stop()
+    edge.start()
+    others = [yard.agent(edge, edge.add_client(name), service).address for name in ("bob", "carol")]
+    assert agent.address not in others
+    before = agent.address
+    agent.start()
+    assert agent.address == before
+
+
 def test_an_edge_restart_costs_an_agent_one_reconnect(yard):
     rig = yard.rig()
     before, pid = rig.address, rig.agent.process.pid

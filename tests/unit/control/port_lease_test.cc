@@ -125,6 +125,16 @@ TEST(PortLeases, ARestoredPortIsThatOfTheLastWhoHadIt) {
   EXPECT_EQ(leases.port_of("a", "web"), std::nullopt);
 }
 
+TEST(PortLeases, ARememberedPortIsFreeAndGoesToItsLastOwnerAsLongAsItIs) {
+  PortLeases leases(ports("20000-20001"), kGraceMs);
+  leases.restore("a", "web", 20001, 0);
+  leases.remember("a", "ssh", 20001);
+  leases.remember("a", "ssh", 443);
+  EXPECT_EQ(leases.size(), 0u) << "the last word about the port is that it is free";
+  EXPECT_EQ(lease(leases, request("b", "web", 1), 0), 20000) << "nobody's last comes first";
+  EXPECT_EQ(lease(leases, request("a", "ssh", 2), 0), 20001);
+}
+
 TEST(PortLeases, AStickyPortGoesToAnotherWhenNothingElseIsFreeTheOldestFirst) {
   PortLeases leases(ports("20000-20001"), kGraceMs);
   leases.restore("a", "old", 20001, 0);
@@ -132,6 +142,15 @@ TEST(PortLeases, AStickyPortGoesToAnotherWhenNothingElseIsFreeTheOldestFirst) {
   EXPECT_EQ(lease(leases, request("b", "web", 1), kGraceMs), 20001);
   EXPECT_EQ(lease(leases, request("b", "ssh", 1), kGraceMs), 20000);
   EXPECT_EQ(leases.reserve(request("a", "old", 2), kGraceMs).refusal, LeaseRefusal::kRangeExhausted);
+}
+
+TEST(PortLeases, WhereNoPortIsFreeItSaysWhatBecameOfThem) {
+  PortLeases leases(ports("20000-20003"), kGraceMs);
+  leases.restore("a", "old", 20003, 0);
+  leases.restore("a", "older", 20002, 0);
+  lease(leases, request("a", "web", 1), 0);
+  lease(leases, request("a", "ssh", 1), 0);
+  EXPECT_NE(leases.reserve(request("b", "web", 2), 0).sentence.find("2 are leased, 2 are kept"), std::string::npos);
 }
 
 TEST(PortLeases, AnyPassesOverAPortThatAnotherProgramHas) {
