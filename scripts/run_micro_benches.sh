@@ -8,7 +8,7 @@ build=${1:?usage: scripts/run_micro_benches.sh BUILD_DIR [arguments of Google Be
 shift
 mapfile -t programs < <(find "$build/bench" "$build/tests" -type f -name '*_bench' -perm -u+x 2>/dev/null | sort)
 if [[ ${#programs[@]} -eq 0 ]]; then
-  echo "run_micro_benches: $build has no program named *_bench: build it first (make build)" >&2
+  echo "run_micro_benches: $build has no program named *_bench: build it first (make bench)" >&2
   exit 2
 fi
 for program in "${programs[@]}"; do

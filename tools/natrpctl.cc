@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <iostream>
 
 #include "control/auth.h"
@@ -61,6 +62,7 @@ std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_str
 std::string ports_text(const std::string& ports) { return ports.empty() ? "any" : ports; }
 
 Status add(const CtlOptions& options) {
+  const bool folder_was_there = std::filesystem::exists(options.state_dir);
   if (Status made = make_state_dir(options.state_dir); !made.ok()) return made;
   const auto identity = TlsIdentity::load_or_create(options.state_dir);
   if (!identity.ok()) return identity.error();
@@ -79,6 +81,10 @@ Status add(const CtlOptions& options) {
             << ", tunnels " << limit_text(client.tunnels_max) << ", visitors at once "
             << limit_text(client.conns_max) << ".\n";
   print_tokens(tokens);
+  if (!folder_was_there) {
+    std::cerr << "natrpctl: there was no folder " << options.state_dir
+              << ", so it was made: this client is known to an edge with --state " << options.state_dir << ".\n";
+  }
   return Done{};
 }
 

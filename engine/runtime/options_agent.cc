@@ -223,6 +223,13 @@ TomlList tunnel_list(AgentDraft& draft) {
     const bool twice = std::any_of(tunnels.begin(), tunnels.end(),
                                    [&](const TunnelOptions& other) { return other.name == tunnel.name; });
     if (twice) return Error{"a second tunnel is named '" + tunnel.name + "': give each a name of its own"};
+    const auto rival = std::find_if(tunnels.begin(), tunnels.end(), [&](const TunnelOptions& other) {
+      return tunnel.remote_port != 0 && other.remote_port == tunnel.remote_port;
+    });
+    if (rival != tunnels.end()) {
+      return Error{"tunnels '" + rival->name + "' and '" + tunnel.name + "' both ask for remote_port " +
+                   std::to_string(tunnel.remote_port) + ": give each a port of its own, or none"};
+    }
     tunnels.push_back(tunnel);
     return Done{};
   };

@@ -24,6 +24,16 @@ def test_a_client_may_be_added_before_the_edge_has_ever_run(yard):
     yard.agent(edge, token, yard.service())
 
 
+def test_a_state_folder_that_was_not_there_is_told_of(yard):
+    edge = yard.edge(start=False)
+    folder = edge.options["state"]
+    code, out, err = edge.ctl("client", "add", "first")
+    assert code == 0 and str(folder) in err and "made" in err, out + err
+    assert out.split()[-1].startswith("ntrp1_")
+    code, out, err = edge.ctl("client", "add", "second")
+    assert code == 0 and err == "", out + err
+
+
 def test_a_removed_client_loses_its_session_and_its_port_at_once(yard):
     rig = yard.rig()
     rig.check_echo()

@@ -436,6 +436,9 @@ TEST_F(OptionsTest, AMistakeInATunnelIsToldWithItsLine) {
       {"[[tunnel]]\nname = \"a\"\nlocal = \"127.0.0.1:80\"\nremote_port = 70000\n", 4, "remote_port"},
       {"[[tunnel]]\nname = \"a b\"\nlocal = \"127.0.0.1:80\"\n", 2, "a b"},
       {"[[tunnel]]\nname = \"a\"\nlocal = \"nowhere\"\n", 3, "local: 'nowhere' has no port"},
+      {"[[tunnel]]\nlocal = \"h:1\"\nremote_port = 443\n\n"
+       "[[tunnel]]\nname = \"b\"\nlocal = \"h:2\"\nremote_port = 443\n",
+       5, "'default' and 'b' both ask for remote_port 443"},
       {"[[tunnel]]\nlocal = 80\n", 2, "local: expected a string in quotes (HOST:PORT|unix:PATH), got an integer"},
       {"[[tunnel]]\nlocal = \"h:1\"\n\n[[tunnel]]\nlokal = \"h:2\"\n", 5, "did you mean 'local'"},
       {"on_conflict = \"refuse\"\ntoken = 5\n", 2, "token"},
