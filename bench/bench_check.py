@@ -255,7 +255,7 @@ def main():
     tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
     missing = Natrp(tools).missing() or Floor(tools).missing()
     if missing:
-        print(f"bench_check: {missing}: build it with -Dbench=true first, as make bench-check does", file=sys.stderr)
+        print(f"bench_check: {missing}: build it with -Dbench=true first", file=sys.stderr)
         return 2
     baseline = None
     if not arguments.write:

@@ -167,7 +167,8 @@ def main():
         return 0
     for program in ("visitor_swarm", "echo_service"):
         if not os.path.exists(tools.program(program)):
-            print(f"tunnel_bench: {program} is not in {arguments.build}: build it with -Dbench=true first, as make bench-check does", file=sys.stderr)
+            print(f"tunnel_bench: {program} is not in {arguments.build}: build it with -Dbench=true first",
+                  file=sys.stderr)
             return 2
 
     run = Run(arguments, tools, contestants, workloads)

@@ -1,5 +1,7 @@
 #include "control/registry.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/limits.h"
 
@@ -59,8 +61,13 @@ TakeoverAnswer Registry::take_tunnel(SlotId session, const std::string& tunnel, 
   TakeoverAnswer answer;
   if (!question.held && most != 0 && tunnels_held(newcomer.client) >= most) {
     answer.takeover = Takeover::kTooMany;
+    const auto its_own = static_cast<size_t>(
+        std::count_if(holders_.begin(), holders_.end(), [&](const auto& held) { return held.second == session; }));
+    answer.may_change = its_own < most;
     answer.sentence = "client '" + newcomer.client + "' may have " + std::to_string(most) +
-                      " tunnels at a time; the edge's operator can raise it";
+                      (most == 1 ? " tunnel" : " tunnels") + " at a time" +
+                      (answer.may_change ? ", and other agents of it have some" : "") +
+                      "; the edge's operator can raise it";
     return answer;
   }
   answer.takeover = decide_takeover(question);

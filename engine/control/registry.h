@@ -44,6 +44,7 @@ struct TakeoverAnswer {
   Takeover takeover = Takeover::kNobodyThere;
   SlotId loser;          // the session that lost this tunnel; not valid(): none did
   std::string sentence;  // of a refusal
+  bool may_change = false;  // of kTooMany: other sessions hold some, and may go
   bool ok() const { return takeover != Takeover::kRefused && takeover != Takeover::kTooMany; }
 };
 

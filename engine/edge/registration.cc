@@ -213,7 +213,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     return true;
   }
   if (answer.takeover == Takeover::kTooMany) {
-    refuse_tunnel(wanted.tunnel_index(), wire::Refused::TOO_MANY_TUNNELS, answer.sentence, true);
+    refuse_tunnel(wanted.tunnel_index(), wire::Refused::TOO_MANY_TUNNELS, answer.sentence, !answer.may_change);
     return false;
   }
   // A holder that cannot be asked (an original client) lives: the registry has just refused.

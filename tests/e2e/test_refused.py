@@ -175,11 +175,26 @@ def test_a_client_of_many_single_ports_is_refused_in_a_short_sentence(yard):
 def test_the_tunnels_of_a_client_are_counted(yard):
     edge = yard.edge()
     token = edge.add_client("tester", "--tunnels-max", "1")
-    yard.agent(edge, token, yard.service(), name="first")
+    first = yard.agent(edge, token, yard.service(), name="first")
     second = yard.agent(edge, token, yard.service(), start="unready", name="second")
-    second.process.wait_for(r"(?i)tunnel")
+    second.process.wait_for(r"(?i)tunnel refused for now: .*may have 1 tunnel at a time, and other agents")
     time.sleep(0.5)
     assert not second.addresses()
+    first.process.kill()  # its host is gone, say: what it held is the next one's
+    second.wait_address()
+
+
+def test_an_agent_with_more_tunnels_than_its_client_may_have_is_told_so_for_good(yard):
+    edge = yard.edge()
+    token = edge.add_client("tester", "--tunnels-max", "1")
+    file = yard.path("agent.toml")
+    file.write_text("".join(f'[[tunnel]]\nname = "{name}"\nlocal = "{yard.service().local}"\n'
+                            for name in ("first", "second")))
+    agent = yard.agent(edge, token, "", start=False)
+    agent.options = {"server": edge.server, "token": token, "config": file, **yard.setup.flags}
+    agent.start()
+    agent.process.wait_for(r"tunnel refused: .*may have 1 tunnel at a time; .*tunnel=second")
+    assert agent.process.alive and len(agent.addresses()) == 1
 
 
 def test_the_connections_of_a_client_are_counted(yard):

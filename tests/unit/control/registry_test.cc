@@ -95,7 +95,12 @@ TEST(Registry, TheMostTunnelsOfAClientAreThoseOfAllItsSessions) {
   ASSERT_TRUE(registry.take_tunnel(session(2), "ssh", 2, false, 0).ok());
   const TakeoverAnswer refused = registry.take_tunnel(session(2), "db", 2, false, 0);
   EXPECT_EQ(refused.takeover, Takeover::kTooMany);
-  EXPECT_EQ(refused.sentence, "client 'a' may have 2 tunnels at a time; the edge's operator can raise it");
+  EXPECT_EQ(refused.sentence, "client 'a' may have 2 tunnels at a time, and other agents of it have some; "
+                              "the edge's operator can raise it");
+  EXPECT_TRUE(refused.may_change) << "the other session may end, or be dead already";
+  const TakeoverAnswer for_good = registry.take_tunnel(session(3), "one-more", 1, false, 0);
+  EXPECT_EQ(for_good.sentence, "client 'aa' may have 1 tunnel at a time; the edge's operator can raise it");
+  EXPECT_FALSE(for_good.may_change);
   EXPECT_FALSE(registry.holder("a", "db").valid());
   EXPECT_EQ(registry.take_tunnel(session(1), "web", 2, false, 0).takeover, Takeover::kOwn);
   EXPECT_EQ(registry.take_tunnel(session(2), "web", 2, true, 0).takeover, Takeover::kReplaced) << "not one more";
