@@ -5,6 +5,7 @@
 #include <array>
 #include <filesystem>
 #include <iostream>
+#include <system_error>
 
 #include "control/auth.h"
 #include "control/join_token.h"
@@ -62,7 +63,8 @@ std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_str
 std::string ports_text(const std::string& ports) { return ports.empty() ? "any" : ports; }
 
 Status add(const CtlOptions& options) {
-  const bool folder_was_there = std::filesystem::exists(options.state_dir);
+  std::error_code unknown;  // a path that cannot be looked at cannot be made either: the next line says why
+  const bool folder_was_there = std::filesystem::exists(options.state_dir, unknown);
   if (Status made = make_state_dir(options.state_dir); !made.ok()) return made;
   const auto identity = TlsIdentity::load_or_create(options.state_dir);
   if (!identity.ok()) return identity.error();

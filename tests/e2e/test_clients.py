@@ -93,6 +93,13 @@ def test_the_list_of_clients_names_them_and_shows_no_token(yard):
     assert "alice" in stopped and "bob" in stopped
 
 
+def test_a_state_folder_that_cannot_be_looked_at_is_told_of(yard):
+    edge = yard.edge(start=False)
+    edge.options["state"] = yard.path("x" * 300)
+    code, out, err = edge.ctl("client", "add", "first")
+    assert code == EXIT_REFUSED and "File name too long" in err and "terminate called" not in err, out + err
+
+
 @pytest.mark.over(CONTROL[:1])
 @pytest.mark.parametrize("words", [
     ("client", "remove", "nobody"), ("token", "rotate", "nobody"), ("client", "add"), ("client", "frobnicate"),
