@@ -109,8 +109,9 @@ Status Edge::open_state() {
   if (!store.ok()) return store.error();
   store_ = std::make_unique<Store>(std::move(store).value());
   lease_writer_ = std::make_unique<LeaseWriter>(*store_);
-  load_leases();
-  if (const auto clients = store_->list_clients(); clients.ok()) forget_removed_clients(clients.value());
+  const auto clients = store_->list_clients();
+  load_leases(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
+  if (clients.ok()) forget_removed_clients(clients.value());
   return Done{};
 }
 
@@ -147,7 +148,7 @@ Status Edge::start_workers() {
   return Done{};
 }
 
-void Edge::load_leases() {
+void Edge::load_leases(const std::vector<ClientRecord>& clients) {
   auto leases = store_->list_leases();
   if (!leases.ok()) {
     log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
@@ -159,9 +160,7 @@ void Edge::load_leases() {
   // The store remembers a port for each tunnel that a client ever had. It could not have more of them at once than it
   // may: the last ones are kept for it, and the others are what they were to the edge before, its tunnels' last ports.
   std::unordered_map<std::string, uint32_t> most;
-  if (const auto clients = store_->list_clients(); clients.ok()) {
-    for (const ClientRecord& client : clients.value()) most[client.name] = client.tunnels_max;
-  }
+  for (const ClientRecord& client : clients) most[client.name] = client.tunnels_max;
   std::unordered_map<std::string, uint32_t> left;
   for (const LeaseRecord& lease : records) ++left[lease.client];
   for (const LeaseRecord& lease : records) {

@@ -115,7 +115,7 @@ class Edge final : public EdgeControlPort {
   Result<Fd> listen_control();
   Status open_state();
   Status start_workers();
-  void load_leases();
+  void load_leases(const std::vector<ClientRecord>& clients);
   void watch_store();
   void on_store_op(Op& op);
   void on_store_changed();

@@ -115,24 +115,26 @@ def test_a_drain_waits_for_the_bytes_before_a_reset(yard, role):
     assert process.wait_exit(15) == 0, process.describe()
 
 
+@contextlib.contextmanager
 def more_visitors_than_ready_channels(rig):
+    """Visitors of an agent that is frozen meanwhile."""
+    rig.check_echo()
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
     before = rig.metric("natrp_visitors_total")
-    visitors = [connect(rig.address) for _ in range(80)]
-    wait_until(lambda: rig.metric("natrp_visitors_total") == before + 80, 10, "all visitors are in")
-    return visitors
+    try:
+        visitors = [connect(rig.address) for _ in range(80)]
+        wait_until(lambda: rig.metric("natrp_visitors_total") == before + 80, 10, "all visitors are in")
+        yield visitors
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
 
 
 def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
     rig = yard.rig({"drain_seconds": 30})
-    rig.check_echo()
-    os.kill(rig.agent.process.pid, signal.SIGSTOP)
-    try:
-        waiting = more_visitors_than_ready_channels(rig)
+    with more_visitors_than_ready_channels(rig) as waiting:
         rig.edge.process.terminate()
         rig.edge.process.wait_for("draining")
         time.sleep(0.3)  # the line comes first
-    finally:
-        os.kill(rig.agent.process.pid, signal.SIGCONT)
     for number, visitor in enumerate(waiting):
         visitor.send(b"%03d" % number)
         visitor.finish()
@@ -150,16 +152,11 @@ def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
 @pytest.mark.over(ONE)
 def test_a_draining_edge_gives_up_who_waits_for_a_data_channel_in_vain(yard):
     rig = yard.rig({"drain_seconds": 60})
-    rig.check_echo()
-    os.kill(rig.agent.process.pid, signal.SIGSTOP)
-    try:
-        waiting = more_visitors_than_ready_channels(rig)
+    with more_visitors_than_ready_channels(rig) as waiting:
         rig.edge.process.terminate()
         wait_until(lambda: rig.metric("natrp_rendezvous_timeouts_total") > 0, 20, "one was given up after its 10 s")
         rig.edge.process.terminate()  # those that took a ready channel would flow on
         assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
-    finally:
-        os.kill(rig.agent.process.pid, signal.SIGCONT)
     for visitor in waiting:
         visitor.close()
 
