@@ -17,8 +17,8 @@ import sys
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = os.path.join(REPOSITORY, "bench", "results")
-LOWER_IS_BETTER = ("cpu_", "wakeups_", "preemptions_", "p50", "p99", "max_us", "base_pss", "pss_bytes", "allocations_",
-                   "edge_allocations_", "agent_allocations_")
+LOWER_IS_BETTER = ("cpu_", "wakeups_", "preemptions_", "p50", "p99", "max_us", "base_pss", "held_pss", "pss_bytes",
+                   "allocations_", "edge_allocations_", "agent_allocations_")
 HIGHER_IS_BETTER = ("gbps", "rate_per_s", "bulk_gbps", "least_over_most")
 REFERENCE = "floor"
 NOTABLE = 0.05

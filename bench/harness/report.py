@@ -5,7 +5,7 @@ FIGURES = {
     "rate_per_s": ("per s", 0), "cpu_us_per_exchange": ("CPU µs each", 1), "cpu_us_per_cycle": ("CPU µs each", 0),
     "p50_us": ("p50 µs", 0), "p99_us": ("p99 µs", 0), "p999_us": ("p99.9 µs", 0), "max_us": ("most µs", 0),
     "base_pss_kb": ("base PSS kB", 0), "base_pss_kb_per_process": ("… per process", 0),
-    "pss_bytes_per_visitor": ("PSS B/visitor", 0),
+    "held_pss_kb": ("PSS kB with all visitors", 0), "pss_bytes_per_visitor": ("PSS B/visitor", 0),
     "allocations_per_million_messages": ("per million messages", 0),
     "edge_allocations_per_million_messages": ("… edge's half", 0),
     "agent_allocations_per_million_messages": ("… agent's half", 0),

@@ -266,11 +266,14 @@ class Churn(Workload):
 
 
 class IdleMemory(Workload):
-    """Figures: base (all processes, one visitor there) and PSS per further idle visitor, each checked twice.
+    """Figures: base (all processes, one visitor there), held (all visitors there), and PSS per further idle visitor;
+    visitors are checked twice.
 
-    The same visitor_swarm runs during both readings: PSS divides the pages of shared libraries among all that map
+    What a further visitor costs is counted from WARM_UP of them on: the first bring code into memory that the others
+    use, too. A visitor_swarm runs during all readings: PSS divides the pages of shared libraries among all that map
     them, and a program that comes in between would make the contestant look smaller.
     """
+    WARM_UP = 100
     for_variants = True
     once = True
     needs_processes = True
@@ -281,19 +284,25 @@ class IdleMemory(Workload):
         self.title = f"memory, {connections} idle visitors"
 
     def measure(self, session, seconds):
-        with session.swarm("idle", "--first", 1, "--connections", self.connections + 1) as swarm:
-            swarm.wait_for_line()
-            time.sleep(SETTLE_S)
-            base_kb = session.pss_kb()
+        with session.swarm("idle", "--connections", 1) as swarm:
+            base_kb = self.settled_pss_kb(session, swarm)
+            swarm.end_input()
+            swarm.wait_for_result()
+        with session.swarm("idle", "--first", self.WARM_UP, "--connections", self.WARM_UP + self.connections) as swarm:
+            warm_kb = self.settled_pss_kb(session, swarm)
             swarm.say("open the rest")
-            swarm.wait_for_line()
-            time.sleep(SETTLE_S)
-            held_kb = session.pss_kb()
+            held_kb = self.settled_pss_kb(session, swarm)
             swarm.end_input()
             swarm.wait_for_result()
         processes = len(session.contestant.roots())
-        return {"base_pss_kb": base_kb, "base_pss_kb_per_process": base_kb / processes,
-                "pss_bytes_per_visitor": (held_kb - base_kb) * 1024 / self.connections}
+        return {"base_pss_kb": base_kb, "base_pss_kb_per_process": base_kb / processes, "held_pss_kb": held_kb,
+                "pss_bytes_per_visitor": (held_kb - warm_kb) * 1024 / self.connections}
+
+    @staticmethod
+    def settled_pss_kb(session, swarm):
+        swarm.wait_for_line()
+        time.sleep(SETTLE_S)
+        return session.pss_kb()
 
 
 class Allocations(Workload):

@@ -76,6 +76,8 @@ Status Agent::start() {
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_timer_, kTickMs);
+  start_trim_.emplace(*loop_);
+  start_trim_->soon();
   log_info("agent started", {{"server", options_.server_text},
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
                              {"io", workers_[0]->loop_name()},
@@ -172,6 +174,7 @@ void Agent::on_welcome(const wire::Welcome& welcome) {
   }
   log_info("session established", {{"client", welcome.client()}, {"edge", edge_addresses_.front().text()}});
   register_again_ms_.clear();
+  start_trim_->soon();
   for (uint32_t index = 0; index < options_.tunnels.size(); ++index) {
     if (!tunnel_given_up_[index]) register_tunnel(index);
   }

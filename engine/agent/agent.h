@@ -26,6 +26,7 @@
 #include "net/resolver.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
+#include "runtime/start_trim.h"
 
 namespace natrp {
 
@@ -94,6 +95,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::map<uint32_t, Failures> failures_;
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
+  std::optional<StartTrim> start_trim_;
   std::minstd_rand random_;
   uint32_t backoff_ms_ = 0;
   uint64_t session_since_ms_ = 0;

@@ -52,6 +52,10 @@ inline constexpr uint32_t kBufferHoldMs = 10000;
 static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");
 static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");
 
+// --- After the start (runtime/start_trim.h) ------------------------------------------------------------------------
+inline constexpr uint32_t kStartTrimMs = 1000;  // the handshake of the first session is over by then
+inline constexpr unsigned kStartTrims = 2;      // the start itself, and the first session
+
 // --- COPY ↔ BULK ---------------------------------------------------------------------------------------------------
 inline constexpr size_t kBulkReadBytes = 16u << 10;  // three such reads in a row …
 inline constexpr unsigned kBulkReads = 3;

@@ -82,6 +82,7 @@ Status Edge::start() {
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_, kTickMs);
+  start_trim_.emplace(*loop_);
   return Done{};
 }
 
@@ -302,6 +303,7 @@ void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {
     if (registration->session() == session->id) by_session_[session->id.word] = registration.get();
   }
   count_sessions();
+  start_trim_->soon();
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], session] { role->open_session(session); });
   }
@@ -513,6 +515,7 @@ void Edge::on_signal(int) {
 
 int Edge::run() {
   say_ready();
+  start_trim_->soon();
   while (!stopped_) loop_->run_once(-1);
   stop();
   log_info("edge stopped", {});

@@ -28,6 +28,7 @@
 #include "loop/owned.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
+#include "runtime/start_trim.h"
 #include "runtime/worker.h"
 #include "store/store.h"
 
@@ -150,6 +151,7 @@ class Edge final : public EdgeControlPort {
   int64_t store_version_ = 0;
   std::map<std::string, int64_t> client_ids_;  // as the store had them when it last changed
   OwnedTimer<&Edge::on_tick> tick_{*this};
+  std::optional<StartTrim> start_trim_;
   Fd control_socket_;  // from listen() to start()
   std::string bound_;  // where the control port listens, for the log
   std::unordered_map<int64_t, std::weak_ptr<std::atomic<uint32_t>>> client_conns_;
