@@ -58,6 +58,7 @@ Status Agent::start() {
     setup.io = options_.io;
     setup.pump = options_.pump;
     setup.pipes_max = options_.pipes_max;
+    setup.brief_wait = options_.brief_wait;
     setup.conns = &conns_.shard(i);
     setup.make_role = [this, i](Worker& worker) {
       auto role = std::make_unique<AgentWorker>(worker, *this);

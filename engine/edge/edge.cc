@@ -128,6 +128,7 @@ Status Edge::start_workers() {
     setup.io = options_.io;
     setup.pump = options_.pump;
     setup.pipes_max = options_.pipes_max;
+    setup.brief_wait = options_.brief_wait;
     setup.conns = &conns_.shard(i);
     setup.make_role = [this, i](Worker& worker) {
       auto role = std::make_unique<EdgeWorker>(worker, *this, options_.natrp_grpc, worker_pointers_);

@@ -15,7 +15,7 @@
 // Thread   its loop's.
 // Memory   none.
 // Never    waits where no message came since the last wait (an idle loop sleeps, and so does one that only splices), or
-//          so many that the next ones are there already.
+//          so many that the next ones are there already; where the operator said --brief-wait off.
 #pragma once
 
 #include <sched.h>
@@ -30,11 +30,12 @@ namespace natrp {
 
 class BriefWait {
  public:
+  void set(bool on) { on_ = on; }
   // Before the loop sleeps. False: let it. receives: so far, into buffers.
   bool is_worth_it(uint64_t turn_ms, uint64_t receives) {
     const uint64_t came = receives - receives_;
     receives_ = receives;
-    if (came == 0 || came > kBriefWaitReceivesMax || turn_ms < rests_until_ms_) return false;
+    if (!on_ || came == 0 || came > kBriefWaitReceivesMax || turn_ms < rests_until_ms_) return false;
     if (to_pass_over_ == 0) return true;
     --to_pass_over_;
     return false;
@@ -82,6 +83,7 @@ class BriefWait {
   unsigned to_pass_over_ = 0;  // of these, still
   uint32_t rest_ms_ = 0;       // the last one
   uint64_t rests_until_ms_ = 0;
+  bool on_ = true;
 };
 
 }  // namespace natrp

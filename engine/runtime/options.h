@@ -27,6 +27,7 @@ struct EngineOptions {
   IoKind io = IoKind::kAuto;
   PumpKind pump = PumpKind::kAuto;
   unsigned pipes_max = 0;  // per worker; 0: computed from the kernel's budget
+  bool brief_wait = true;
   unsigned drain_seconds = 30;
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;

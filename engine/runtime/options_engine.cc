@@ -43,6 +43,10 @@ void add_engine_options(OptionTable& table, EngineOptions& options) {
   table.integer("pipes-max", 0, kPipesPerWorkerMax, "0",
                 "The most kernel pipes of one worker; 0 computes it from what the kernel grants.",
                 [&](int64_t n) { options.pipes_max = static_cast<unsigned>(n); });
+  table.on_off("brief-wait", "on",
+               "Whether a thread looks for an answer for some microseconds before it sleeps: less latency for processor "
+               "time that would idle.",
+               [&](bool on) { options.brief_wait = on; });
   table.integer(
       "drain-seconds", 0, 86400, "30",
       "After SIGTERM: how long running connections may take to finish. A second SIGTERM ends at once.",

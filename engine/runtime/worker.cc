@@ -41,6 +41,7 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   if (!made.ok()) return started(made.error());
   loop_ = std::move(made.value().loop);
   loop_name_ = loop_->name();
+  loop_->set_brief_wait(setup_.brief_wait);
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   // Where descriptors are few they bound the pipes, or bulk would take what accept and dial need; else the pool's own
   // budget does.

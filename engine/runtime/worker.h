@@ -38,6 +38,7 @@ struct WorkerSetup {
   IoKind io = IoKind::kAuto;
   PumpKind pump = PumpKind::kAuto;
   unsigned pipes_max = 0;
+  bool brief_wait = true;
   ConnShard* conns = nullptr;
   std::function<std::unique_ptr<WorkerRole>(Worker&)> make_role;
 };

@@ -32,6 +32,13 @@ TEST_F(BriefWaitTest, WithoutAMessageTheLoopSleeps) {
   EXPECT_FALSE(wait_.is_worth_it(1, receives_));
 }
 
+TEST_F(BriefWaitTest, WhereItIsOffTheLoopSleeps) {
+  wait_.set(false);
+  EXPECT_FALSE(after_message());
+  wait_.set(true);
+  EXPECT_TRUE(after_message());
+}
+
 TEST_F(BriefWaitTest, AfterManyMessagesTheLoopSleeps) {
   EXPECT_TRUE(wait_.is_worth_it(1, kBriefWaitReceivesMax));
   EXPECT_FALSE(wait_.is_worth_it(1, 2 * kBriefWaitReceivesMax + 1));

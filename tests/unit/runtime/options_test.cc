@@ -77,6 +77,7 @@ TEST_F(OptionsTest, AnEdgeServesWithNoFlagsAtAll) {
   EXPECT_EQ(options.grace_seconds, 60u);
   EXPECT_EQ(options.drain_seconds, 30u);
   EXPECT_EQ(options.pipes_max, 0u);
+  EXPECT_TRUE(options.brief_wait);
   EXPECT_FALSE(options.natrp_grpc);
   cpu_set_t cpus;
   ASSERT_EQ(sched_getaffinity(0, sizeof cpus, &cpus), 0);
@@ -111,6 +112,8 @@ TEST_F(OptionsTest, EveryFlagOfTheEdgeIsTaken) {
                              "0",
                              "--pipes-max",
                              "2",
+                             "--brief-wait",
+                             "off",
                              "--natrp-grpc",
                              "on"});
   ASSERT_TRUE(outcome.run) << outcome.end.text;
@@ -129,6 +132,7 @@ TEST_F(OptionsTest, EveryFlagOfTheEdgeIsTaken) {
   EXPECT_EQ(options.log_format, LogFormat::kJson);
   EXPECT_EQ(options.grace_seconds, 0u);
   EXPECT_EQ(options.pipes_max, 2u);
+  EXPECT_FALSE(options.brief_wait);
   EXPECT_TRUE(options.natrp_grpc);
 }
 
@@ -166,6 +170,7 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--grace-seconds", "soon"}, "soon"},
       {{"--pipes-max", "-1"}, "--pipes-max"},
       {{"--natrp-grpc", "yes"}, "on or off"},
+      {{"--brief-wait", "50"}, "on or off"},
       {{"--state", ""}, "--state"},
       {{"--frobnicate", "1"}, "--frobnicate"},
       {{"frobnicate"}, "frobnicate"},
