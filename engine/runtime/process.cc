@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -16,6 +17,8 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "net/conn.h"
+#include "relay/pair.h"
 
 namespace natrp {
 namespace {
@@ -25,6 +28,9 @@ namespace {
 uint64_t own_descriptors(unsigned workers) { return 32 + uint64_t{8} * workers; }
 
 constexpr uint64_t kFewVisitors = 128;
+// Rings, the resolvers' and the admin server's threads; of each worker its stack and the segments of its heap. 160 MiB
+// with two workers.
+uint64_t own_address_space(unsigned workers) { return (uint64_t{128} << 20) + (uint64_t{32} << 20) * workers; }
 const char kRaiseIt[] =
     "raise it with `ulimit -n 65536`, with LimitNOFILE= in the systemd unit, or with --ulimit nofile= of a container";
 
@@ -58,7 +64,9 @@ uint64_t raise_descriptor_limit() {
   return limit.rlim_cur;
 }
 
-Status check_descriptor_limit(unsigned workers) {
+namespace {
+
+Status check_descriptors(unsigned workers) {
   const uint64_t descriptors = raise_descriptor_limit();
   const std::string limit = "the limit of open files, " + std::to_string(descriptors) + ",";
   const uint64_t least = 2 * own_descriptors(workers);
@@ -74,6 +82,32 @@ Status check_descriptor_limit(unsigned workers) {
   return Done{};
 }
 
+// What the workers will map, mapped once for a try: they map it with the same flags, and could do nothing but end when
+// it is refused.
+Status check_address_space(unsigned workers) {
+  const uint64_t conns = conns_for_descriptors(raise_descriptor_limit(), workers);
+  const uint64_t loops = uint64_t{workers} + 1;  // the control thread has one
+  const uint64_t bytes = kBufferBytes * kBuffersMax * loops + conns * (sizeof(Conn) + sizeof(Pair)) * workers +
+                         own_address_space(workers);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory != MAP_FAILED) {
+    munmap(memory, bytes);
+    return Done{};
+  }
+  return Error::from_errno(
+      "the kernel refuses " + std::to_string(bytes >> 20) + " MiB of address space, which " + std::to_string(workers) +
+          " workers map (it is no memory until it is used): raise `ulimit -v`, set vm.overcommit_memory to 0 or 1, or "
+          "give fewer --workers",
+      errno);
+}
+
+}  // namespace
+
+Status check_process_limits(unsigned workers) {
+  if (Status descriptors = check_descriptors(workers); !descriptors.ok()) return descriptors;
+  return check_address_space(workers);
+}
+
 unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers) {
   return static_cast<unsigned>(std::clamp<uint64_t>(descriptors / 16 / workers, 1, kPipesPerWorkerMax));
 }
@@ -84,7 +118,7 @@ uint64_t session_descriptors(uint64_t descriptors) { return std::min<uint64_t>(d
 uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers) {
   const uint64_t pipes = uint64_t{2} * pipes_for_descriptors(descriptors, workers) * workers;
   const uint64_t taken = own_descriptors(workers) + session_descriptors(descriptors) + pipes;
-  // check_descriptor_limit() has seen to it that some are left; two are the least that carry a visitor.
+  // check_descriptors() has seen to it that some are left; two are the least that carry a visitor.
   const uint64_t left = descriptors > taken ? (descriptors - taken) / workers : 0;
   return static_cast<uint32_t>(std::clamp<uint64_t>(left, 2, kConnsPerWorkerMax));
 }

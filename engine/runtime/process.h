@@ -1,8 +1,9 @@
 // runtime/process.h
 //
-// The life of the process: signals as events of a loop, the descriptor limit, systemd's notification socket.
+// The life of the process: signals as events of a loop, the limits that it was started with, systemd's notification
+// socket.
 //
-// Thread   main, before any other thread starts (block_signals, check_descriptor_limit), and the control loop; the
+// Thread   main, before any other thread starts (block_signals, check_process_limits), and the control loop; the
 //          arithmetic of descriptors: any.
 #pragma once
 
@@ -22,9 +23,9 @@ void block_signals();
 // Raises RLIMIT_NOFILE to its hard limit and returns it.
 uint64_t raise_descriptor_limit();
 
-// The same, judged: an error when a daemon with so many workers cannot work with what it gets, a warning in the log
-// when it can, but for few visitors only.
-Status check_descriptor_limit(unsigned workers);
+// Whether a daemon with so many workers can work with what the process was given: descriptors (they are raised first, and
+// few of them are a warning in the log) and address space.
+Status check_process_limits(unsigned workers);
 
 // How the descriptors are shared out. conns: of each worker, one descriptor each. pipes: of each worker, two each. With
 // what the process itself needs they are never more than there are, so a full table is met before EMFILE.

@@ -172,6 +172,23 @@ def test_too_few_descriptors_are_refused_with_a_remedy(yard, name, count):
     assert_sentence(process.err, rf"open files, {count},", "ulimit -n", "LimitNOFILE")
 
 
+# Two workers and the control thread map a GiB each.
+@pytest.mark.parametrize("mib", [100, 1000, 2200, 3000, 3100, 3200, 3400, 3600])
+@pytest.mark.parametrize("name", ["natrp-engine", "natrp"])
+def test_too_little_address_space_is_refused_with_a_remedy_or_enough(yard, name, mib):
+    options = yard.edge_options(workers=2) if name == "natrp-engine" else {**AGENT, "workers": 2}
+    process = Process(name, [program(name), *flags(options)], yard.directory,
+                      prefix=["prlimit", f"--as={mib << 20}", "--"])
+    try:
+        if mib > 3200:
+            process.wait_for("edge ready|agent started")
+            return
+        assert process.wait_exit(15) == EXIT_REFUSED, process.describe()
+    finally:
+        process.kill()
+    assert_sentence(process.err, "MiB of address space", "ulimit -v", "--workers")
+
+
 def test_the_fewest_descriptors_carry_a_visitor_and_are_warned_about(yard):
     edge = yard.edge(workers=2, prefix=with_descriptors(96))
     service = yard.service()
