@@ -187,7 +187,11 @@ void EpollLoop::accept_some(Op& op) {
       if (op.cancelled || !op.in_flight) return;
       continue;
     }
-    if (errno == EAGAIN) return;
+    if (errno == EAGAIN) {
+      // epoll had no room for the listener (submit()), so nobody would tell of the next visitor.
+      if (!waiting(op.fd).registered) finish(op, -ENOMEM, false);
+      return;
+    }
     // The visitor went away while it waited: its loss, not ours.
     if (errno == ECONNABORTED || errno == EINTR || errno == EPERM || errno == EPROTO) continue;
     finish(op, -errno, false);

@@ -1,9 +1,13 @@
 #include "net/acceptor.h"
 
 #include <gtest/gtest.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/limits.h"
@@ -113,7 +117,39 @@ TEST_P(AcceptorTest, WithoutADescriptorItPausesAndTakesTheVisitorLater) {
   EXPECT_TRUE(comes(1));
 }
 
+// The descriptor of the epoll instance that was made last.
+int newest_epoll() {
+  int newest = -1;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    if (std::filesystem::read_symlink(entry.path(), gone) != "anon_inode:[eventpoll]") continue;
+    newest = std::max(newest, std::stoi(entry.path().filename()));
+  }
+  return newest;
+}
+
+// The ring needs no such room.
+class EpollAcceptorTest : public AcceptorTest {};
+
+TEST_P(EpollAcceptorTest, WhereEpollHasNoRoomForTheListenerItTriesAgain) {
+  // In its place already: epoll refuses it a second time, as it does beyond fs.epoll.max_user_watches.
+  const int epoll = newest_epoll();
+  epoll_event interest{};
+  ASSERT_EQ(epoll_ctl(epoll, EPOLL_CTL_ADD, listener.fd.get(), &interest), 0);
+  acceptor->start();
+  EXPECT_TRUE(run_until(*loop, [&] { return counters.get(Counter::kAcceptPauses) > 0; }));
+  const Fd visitor = loopback::connect_to(listener.address);
+  EXPECT_TRUE(comes(1)) << "a visitor that is there is taken without epoll";
+  ASSERT_EQ(epoll_ctl(epoll, EPOLL_CTL_DEL, listener.fd.get(), nullptr), 0);
+  run_for(*loop, 2 * kAcceptPauseMs);
+  const uint64_t pauses = counters.get(Counter::kAcceptPauses);
+  const Fd second = loopback::connect_to(listener.address);
+  EXPECT_TRUE(comes(2));
+  EXPECT_EQ(counters.get(Counter::kAcceptPauses), pauses) << "it is watched again";
+}
+
 INSTANTIATE_TEST_SUITE_P(Loops, AcceptorTest, testing::Values(IoKind::kUring, IoKind::kEpoll), loop_of);
+INSTANTIATE_TEST_SUITE_P(Loops, EpollAcceptorTest, testing::Values(IoKind::kEpoll), loop_of);
 
 }  // namespace
 }  // namespace natrp
