@@ -11,8 +11,8 @@
 
 namespace natrp {
 
-// Makes the folder and its parents (0700) when they are missing, and checks that files can be made in it. An
-// error names the folder, the reason and the remedy.
+// Makes the folder and its parents (0700) when they are missing, and checks that files can be made in it, and not by
+// everybody. An error names the folder, the reason and the remedy.
 Status make_state_dir(const std::string& dir);
 
 // The right to be the edge of this folder, as long as the Fd is open; the kernel gives it back when the

@@ -227,6 +227,22 @@ TEST_F(StoreTest, SaysThatAFileIsNoStore) {
   EXPECT_TRUE(mentions(store.error().message, "not a database")) << store.error().message;
 }
 
+TEST_F(StoreTest, RefusesAFolderThatEverybodyMayWriteTo) {
+  std::filesystem::create_directories(dir_);
+  for (const mode_t mode : {0707, 0777, 01777, 0702}) {
+    ASSERT_EQ(chmod(dir_.c_str(), mode), 0);
+    const auto store = Store::open(dir_);
+    ASSERT_FALSE(store.ok()) << std::oct << mode;
+    EXPECT_TRUE(mentions(store.error().message, "everybody may write")) << store.error().message;
+    EXPECT_FALSE(lock_state_dir(dir_).ok());
+    EXPECT_TRUE(std::filesystem::is_empty(dir_));
+  }
+  for (const mode_t mode : {0700, 0770, 0755}) {
+    ASSERT_EQ(chmod(dir_.c_str(), mode), 0);
+    EXPECT_TRUE(Store::open(dir_).ok()) << std::oct << mode;
+  }
+}
+
 TEST_F(StoreTest, SaysThatItMayNotWrite) {
   if (geteuid() == 0) {
     // root may write everywhere; as nobody it may not, until the end of the test.
