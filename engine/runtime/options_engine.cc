@@ -44,8 +44,8 @@ void add_engine_options(OptionTable& table, EngineOptions& options) {
                 "The most kernel pipes of one worker; 0 computes it from what the kernel grants.",
                 [&](int64_t n) { options.pipes_max = static_cast<unsigned>(n); });
   table.on_off("brief-wait", "on",
-               "Whether a thread looks for an answer for some microseconds before it sleeps: less latency for processor "
-               "time that would idle.",
+               "Whether a thread looks for an answer for some microseconds before it sleeps: less latency for time of "
+               "the processor that would idle.",
                [&](bool on) { options.brief_wait = on; });
   table.integer(
       "drain-seconds", 0, 86400, "30",

@@ -23,8 +23,8 @@ void block_signals();
 // Raises RLIMIT_NOFILE to its hard limit and returns it.
 uint64_t raise_descriptor_limit();
 
-// Whether a daemon with so many workers can work with what the process was given: descriptors (they are raised first, and
-// few of them are a warning in the log) and address space.
+// Whether a daemon with so many workers can work with what the process was given: descriptors (they are raised first,
+// and few of them are a warning in the log) and address space.
 Status check_process_limits(unsigned workers);
 
 // How the descriptors are shared out. conns: of each worker, one descriptor each. pipes: of each worker, two each. With
