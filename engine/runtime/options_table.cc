@@ -162,6 +162,13 @@ const Knob* OptionTable::find_key(std::string_view section, std::string_view key
   return nullptr;
 }
 
+const Knob* OptionTable::find_misplaced_key(std::string_view key) const {
+  for (const Knob& knob : knobs_) {
+    if (knob.in_file && knob.key() == key) return &knob;
+  }
+  return nullptr;
+}
+
 bool OptionTable::has_section(std::string_view section) const {
   return std::any_of(knobs_.begin(), knobs_.end(), [&](const Knob& knob) { return knob.section == section; });
 }

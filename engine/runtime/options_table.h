@@ -55,6 +55,8 @@ class OptionTable {
 
   const std::deque<Knob>& knobs() const { return knobs_; }
   const Knob* find_key(std::string_view section, std::string_view key) const;
+  // In whatever section it is.
+  const Knob* find_misplaced_key(std::string_view key) const;
   bool has_section(std::string_view section) const;
   // "; did you mean --workers?", or nothing when no flag resembles the word.
   std::string nearest_flag(std::string_view word) const;

@@ -54,7 +54,7 @@ class Reader {
       } else if (list_ != nullptr && list_->begin_element().find_key("", key) != nullptr) {
         report(line, "'" + key + "' belongs to a tunnel: write it below a line [[" + list_->key + "]]");
       } else {
-        report(line, unknown(key, table_.nearest_key("", key)));
+        report(line, unknown("", key));
       }
     }
     if (first_line_ == 0) return Done{};
@@ -62,8 +62,19 @@ class Reader {
   }
 
  private:
-  std::string unknown(const std::string& key, const std::string& nearest) const {
-    return "unknown key '" + key + "'" +
+  // A key that is written in another place than its own, as a sentence; empty: it is none.
+  std::string where_it_belongs(const std::string& key) const {
+    const Knob* knob = table_.find_misplaced_key(key);
+    if (knob == nullptr) return "";
+    return "'" + key + "' belongs " +
+           (knob->section.empty() ? "to the top of the file: write it above the first line in brackets"
+                                  : "to [" + knob->section + "]: write it below such a line");
+  }
+
+  std::string unknown(const std::string& section, const std::string& key) const {
+    if (const std::string misplaced = where_it_belongs(key); !misplaced.empty()) return misplaced;
+    const std::string nearest = table_.nearest_key(section, key);
+    return "unknown key '" + (section.empty() ? key : section + "." + key) + "'" +
            (nearest.empty() ? ": keys are the flags of --help, with '_' for '-'" : nearest);
   }
 
@@ -106,7 +117,7 @@ class Reader {
       if (knob != nullptr) {
         read_value(*knob, section + "." + key, value);
       } else {
-        report(name.source().begin.line, unknown(section + "." + key, table_.nearest_key(section, key)));
+        report(name.source().begin.line, unknown(section, key));
       }
     }
   }
@@ -133,8 +144,10 @@ class Reader {
         if (knob != nullptr) {
           read_value(*knob, key, value);
         } else {
+          const std::string misplaced = where_it_belongs(key);
           report(name.source().begin.line,
-                 "unknown key '" + key + "' of a " + list_->key + keys.nearest_key("", key));
+                 misplaced.empty() ? "unknown key '" + key + "' of a " + list_->key + keys.nearest_key("", key)
+                                   : misplaced);
         }
       }
       // What a refused key leaves unset is no second mistake, and would hide the first, which stands further down.

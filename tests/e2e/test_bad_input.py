@@ -210,6 +210,8 @@ def config(yard, text):
 
 EDGE_FILES = [
     ("an unknown key", 'workers = 1\n\nfrobnicate = true\n', 3, "frobnicate"),
+    ("a key of a section at the top", 'workers = 1\nnatrp_grpc = true\n', 2, r"natrp_grpc.*\[compat\]"),
+    ("a key of the top in a section", '[compat]\nnatrp_grpc = true\ndrain_seconds = 5\n', 3, "drain_seconds.*top"),
     ("a wrong type", 'drain_seconds = 5\nworkers = "one"\n', 2, "workers"),
     ("a value out of range", '\n\n\nworkers = -3\n', 4, "workers"),
     ("a bad choice", 'pump = "magic"\n', 1, "pump"),
@@ -228,6 +230,8 @@ def test_an_edge_names_the_file_the_line_and_the_key_of(yard, what, text, line, 
 AGENT_FILES = [
     ("an unknown key of a tunnel",
      '[[tunnel]]\nname = "a"\nlocal = "127.0.0.1:80"\nremote_prot = 1\n', 4, "remote_prot"),
+    ("a key of the top in a tunnel",
+     '[[tunnel]]\nname = "a"\nlocal = "127.0.0.1:80"\ndrain_seconds = 1\n', 4, "drain_seconds.*top"),
     ("a tunnel without an address", '[[tunnel]]\nname = "a"\n', 1, "local"),
     ("a port out of range", '[[tunnel]]\nname = "a"\nlocal = "127.0.0.1:80"\nremote_port = 70000\n', 4, "remote_port"),
     ("a wrong type", 'on_conflict = "refuse"\ntoken = 5\n', 2, "token"),
