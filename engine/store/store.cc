@@ -243,6 +243,25 @@ Status Store::rotate(std::string_view name, const TokenHash& token_hash,
   return Done{};
 }
 
+// One transaction: what is given back is what this call has made, also beside another natrpctl.
+Result<ClientRecord> Store::set_limits(std::string_view name, const LimitChange& change) {
+  Transaction transaction(db_.get());
+  if (!transaction.begun().ok()) return transaction.begun().error();
+  auto found = find_by_name(name);
+  if (!found.ok()) return found.error();
+  if (!found.value()) return no_such_client(name);
+  ClientRecord client = *std::move(found).value();
+  client.ports = change.ports.value_or(client.ports);
+  client.tunnels_max = change.tunnels_max.value_or(client.tunnels_max);
+  client.conns_max = change.conns_max.value_or(client.conns_max);
+  Statement statement(db_.get(), "UPDATE clients SET ports = ?, tunnels_max = ?, conns_max = ? WHERE id = ?");
+  statement.bind(1, client.ports).bind(2, int64_t{client.tunnels_max}).bind(3, int64_t{client.conns_max});
+  statement.bind(4, client.id);
+  if (Status status = run(statement); !status.ok()) return status.error();
+  if (Status status = transaction.commit(); !status.ok()) return status.error();
+  return client;
+}
+
 Result<std::optional<ClientRecord>> Store::find_by_token_hash(std::span<const uint8_t, 32> hash) {
   return find_by_hash(hash, false);
 }

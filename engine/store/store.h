@@ -39,6 +39,13 @@ struct ClientRecord {
   int64_t created_s = 0;     // Unix time
 };
 
+// What a client may have from now on; nullopt: as much as before.
+struct LimitChange {
+  std::optional<std::string> ports;
+  std::optional<uint32_t> tunnels_max;
+  std::optional<uint32_t> conns_max;
+};
+
 struct LeaseRecord {
   std::string client;
   std::string tunnel;
@@ -63,6 +70,9 @@ class Store {
   Status remove_client(std::string_view name);
   // New hashes for an existing client. plain: the new plain hash; nullopt takes the plain token away.
   Status rotate(std::string_view name, const TokenHash& token_hash, const std::optional<TokenHash>& plain);
+
+  // Changes what is given, and gives the client as it is now. Fails when there is no such client (ENOENT).
+  Result<ClientRecord> set_limits(std::string_view name, const LimitChange& change);
 
   // nullopt: no such client. Comparisons of hashes take the same time for every client.
   Result<std::optional<ClientRecord>> find_by_token_hash(std::span<const uint8_t, 32> hash);

@@ -134,6 +134,44 @@ TEST_F(StoreTest, ARotatedTokenReplacesBothFormerOnes) {
   EXPECT_FALSE(store.rotate("nobody", hash_of(4), std::nullopt).ok());
 }
 
+TEST_F(StoreTest, AChangeOfAClientsLimitsLeavesWhatItDoesNotName) {
+  Store store = open();
+  ClientRecord record = client("demo", 1);
+  record.plain_token_hash = hash_of(2);
+  record.ports = "443";
+  record.tunnels_max = 3;
+  record.conns_max = 100;
+  const int64_t id = store.add_client(record).value().id;
+  ASSERT_TRUE(store.add_client(client("other", 3)).ok());
+  LimitChange change;
+  change.conns_max = 5;
+  const ClientRecord now = store.set_limits("demo", change).value();
+  EXPECT_EQ(now.conns_max, 5u);
+  EXPECT_EQ(now.tunnels_max, 3u);
+  change = {};
+  change.ports = "";
+  change.tunnels_max = 0;
+  ASSERT_TRUE(store.set_limits("demo", change).ok());
+  const ClientRecord found = *store.find_by_token_hash(hash_of(1)).value();
+  EXPECT_EQ(found.id, id);
+  EXPECT_EQ(found.ports, "");
+  EXPECT_EQ(found.tunnels_max, 0u);
+  EXPECT_EQ(found.conns_max, 5u);
+  EXPECT_EQ(found.plain_token_hash, hash_of(2));
+  EXPECT_EQ(store.find_by_name("other").value()->conns_max, 0u);
+}
+
+TEST_F(StoreTest, LimitsOfAClientThatIsNotThereAreNotChanged) {
+  Store store = open();
+  ASSERT_TRUE(store.add_client(client("demo", 1)).ok());
+  LimitChange change;
+  change.conns_max = 5;
+  const auto set = store.set_limits("nobody", change);
+  ASSERT_FALSE(set.ok());
+  EXPECT_EQ(set.error().message, store.remove_client("nobody").error().message);
+  EXPECT_EQ(store.find_by_name("demo").value()->conns_max, 0u);
+}
+
 TEST_F(StoreTest, APortIsStickyToTheTunnelThatHadItLast) {
   Store store = open();
   ASSERT_TRUE(store.add_client(client("a", 1)).ok());
