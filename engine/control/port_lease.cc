@@ -225,6 +225,16 @@ std::vector<uint16_t> PortLeases::remove_client(const std::string& client) {
   return ports;
 }
 
+std::vector<uint16_t> PortLeases::take_away(const std::string& client, const PortSet& policy) {
+  std::vector<uint16_t> ports;
+  if (policy.empty()) return ports;
+  for (const auto& [port, lease] : leases_) {
+    if (lease.client == client && !policy.contains(port)) ports.push_back(port);
+  }
+  for (const uint16_t port : ports) drop(port);
+  return ports;
+}
+
 std::set<std::string> PortLeases::clients() const {
   std::set<std::string> names;
   for (const auto& [port, lease] : leases_) names.insert(lease.client);

@@ -84,6 +84,9 @@ class PortLeases {
   uint16_t release(const std::string& client, const std::string& tunnel, SlotId session);
   // The client was removed: frees all it has and forgets what it had. Gives the ports of its leases.
   std::vector<uint16_t> remove_client(const std::string& client);
+  // The client may have no other ports than these any more; empty: any. Frees its leases of others, whose listeners are
+  // closed: a port that the operator took from it is not kept for it. Gives their ports.
+  std::vector<uint16_t> take_away(const std::string& client, const PortSet& policy);
   // Makes room for one more tunnel of a client that may have most leases: frees those in grace that are in the way, the
   // oldest first. Its lease of tunnel itself is not in the way. Gives the ports.
   std::vector<uint16_t> make_room(const std::string& client, const std::string& tunnel, uint32_t most);

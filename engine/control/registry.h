@@ -66,11 +66,10 @@ class Registry {
   SlotId holder(const std::string& client, const std::string& tunnel) const;
   std::vector<SlotId> sessions_of(const std::string& client) const;
   size_t sessions() const { return sessions_.size(); }
-
- private:
-  // Of all sessions of a client.
+  // By all sessions of a client.
   size_t tunnels_held(const std::string& client) const;
 
+ private:
   struct Session {
     std::string client;
     std::string instance;

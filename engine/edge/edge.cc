@@ -26,6 +26,19 @@ constexpr unsigned kBindTries = 64;
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
 constexpr unsigned kRestartTries = 50;
 
+// Empty: any.
+Result<PortSet> policy_of(const ClientRecord& client) {
+  if (client.ports.empty()) return PortSet();
+  return PortSet::parse(client.ports);
+}
+
+bool have_same_limits(const ClientRecord& a, const ClientRecord& b) {
+  return a.ports == b.ports && a.tunnels_max == b.tunnels_max && a.conns_max == b.conns_max;
+}
+
+// As natrpctl prints it.
+std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_string(limit); }
+
 }  // namespace
 
 Edge::Edge(EdgeOptions options)
@@ -161,16 +174,29 @@ void Edge::load_leases(const std::vector<ClientRecord>& clients) {
                    [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
   // The store remembers a port for each tunnel that a client ever had. It could not have more of them at once than it
   // may: the last ones are kept for it, and the others are what they were to the edge before, its tunnels' last ports.
-  std::unordered_map<std::string, uint32_t> most;
-  for (const ClientRecord& client : clients) most[client.name] = client.tunnels_max;
-  std::unordered_map<std::string, uint32_t> left;
-  for (const LeaseRecord& lease : records) ++left[lease.client];
+  // So is a port that it may not have any more.
+  struct Limits {
+    PortSet ports;
+    uint32_t most = 0;
+    uint32_t left = 0;
+  };
+  std::unordered_map<std::string, Limits> limits;
+  for (const ClientRecord& client : clients) {
+    const auto policy = policy_of(client);
+    limits[client.name] = {policy.ok() ? policy.value() : PortSet(), client.tunnels_max};
+  }
+  const auto allowed = [&](const LeaseRecord& lease) {
+    const PortSet& ports = limits[lease.client].ports;
+    return ports.empty() || ports.contains(lease.port);
+  };
+  for (const LeaseRecord& lease : records) limits[lease.client].left += allowed(lease) ? 1 : 0;
   for (const LeaseRecord& lease : records) {
-    const uint32_t limit = most[lease.client];
-    if (left[lease.client]-- > limit && limit != 0) {
-      leases_.remember(lease.client, lease.tunnel, lease.port);
-    } else {
+    Limits& of = limits[lease.client];
+    const bool kept = allowed(lease) && (of.left-- <= of.most || of.most == 0);
+    if (kept) {
       leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
+    } else {
+      leases_.remember(lease.client, lease.tunnel, lease.port);
     }
   }
 }
@@ -225,6 +251,7 @@ void Edge::on_store_changed() {
   auto clients = store_->list_clients();
   if (!clients.ok()) return;
   store_version_ = version.value();
+  const std::vector<ClientRecord> changed = with_other_limits(clients.value());
   forget_removed_clients(clients.value());
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
@@ -232,7 +259,10 @@ void Edge::on_store_changed() {
     const auto found = std::find_if(clients.value().begin(), clients.value().end(),
                                     [&](const ClientRecord& client) { return client.id == registration.client_id(); });
     if (found != clients.value().end()) {
-      if (found->token_hash == registration.token_hash()) continue;
+      if (found->token_hash == registration.token_hash()) {
+        registration.set_client(*found);
+        continue;
+      }
       registration.refuse(wire::Refused::CLIENT_REMOVED,
                           "the edge's operator gave client '" + registration.client() +
                               "' a new token: this agent has the old one, ask for the new one",
@@ -245,22 +275,76 @@ void Edge::on_store_changed() {
                         true);
   }
   if (grpc_) grpc_->set_clients(std::move(clients).value());
+  for (const ClientRecord& client : changed) honour_limits(client);
+}
+
+std::vector<ClientRecord> Edge::with_other_limits(const std::vector<ClientRecord>& clients) const {
+  std::vector<ClientRecord> found;
+  for (const ClientRecord& client : clients) {
+    const auto before = clients_.find(client.name);
+    if (before == clients_.end() || before->second.id != client.id) continue;
+    if (!have_same_limits(before->second, client)) found.push_back(client);
+  }
+  return found;
+}
+
+// A session that holds what its client may not have any more ends: its agent comes back for what is left to it, and
+// is told by the usual rules of what is not. Visitors that flow are no part of that, they outlive sessions.
+void Edge::honour_limits(const ClientRecord& client) {
+  const auto policy = policy_of(client);
+  if (!policy.ok()) return log_error("a client's ports cannot be read", {{"client", client.name}});
+  const PortSet& ports = policy.value();
+  const std::string ports_text = ports.empty() ? "any" : ports.format_short();
+  client_conns(client);
+  log_info("a client may have other things than before", {{"client", client.name},
+                                                          {"ports", ports_text},
+                                                          {"tunnels_max", limit_text(client.tunnels_max)},
+                                                          {"conns_max", limit_text(client.conns_max)}});
+  const std::string changed = "the edge's operator changed what client '" + client.name + "' may have: ";
+  for (Registration* each : holders(client)) {
+    const auto port = ports.empty() ? std::nullopt : each->port_outside(ports);
+    if (!port) continue;
+    each->refuse(wire::Refused::PORT_NOT_ALLOWED,
+                 changed + "port " + std::to_string(*port) + " is not among its ports any more (" + ports_text + ")",
+                 false);
+  }
+  for (Registration* each : holders(client)) {
+    const size_t held = registry_.tunnels_held(client.name);
+    if (client.tunnels_max == 0 || held <= client.tunnels_max) break;
+    each->refuse(wire::Refused::TOO_MANY_TUNNELS,
+                 changed + std::to_string(client.tunnels_max) +
+                     (client.tunnels_max == 1 ? " tunnel" : " tunnels") + " at a time, and it has " +
+                     std::to_string(held),
+                 false);
+  }
+  for (const uint16_t port : leases_.take_away(client.name, ports)) {
+    log_info("lease free", {{"client", client.name}, {"port", static_cast<int>(port)}});
+  }
+}
+
+std::vector<Registration*> Edge::holders(const ClientRecord& client) {
+  std::vector<Registration*> found;
+  for (auto at = registrations_.rbegin(); at != registrations_.rend(); ++at) {
+    Registration& each = **at;
+    if (each.client_id() == client.id && each.tunnels() != 0 && !each.closing()) found.push_back(&each);
+  }
+  return found;
 }
 
 // Their leases and what they had last: nobody's. One that was added again under its name is another client.
 void Edge::forget_removed_clients(const std::vector<ClientRecord>& clients) {
-  std::map<std::string, int64_t> ids;
-  for (const ClientRecord& client : clients) ids[client.name] = client.id;
+  std::map<std::string, ClientRecord> now_there;
+  for (const ClientRecord& client : clients) now_there[client.name] = client;
   for (const std::string& name : leases_.clients()) {
-    const auto now = ids.find(name);
-    const auto before = client_ids_.find(name);
-    if (now != ids.end() && (before == client_ids_.end() || before->second == now->second)) continue;
+    const auto now = now_there.find(name);
+    const auto before = clients_.find(name);
+    if (now != now_there.end() && (before == clients_.end() || before->second.id == now->second.id)) continue;
     lease_writer_->forget_client(name);
     for (const uint16_t port : leases_.remove_client(name)) {
       log_info("lease ended with its client", {{"client", name}, {"port", static_cast<int>(port)}});
     }
   }
-  client_ids_ = std::move(ids);
+  clients_ = std::move(now_there);
   std::erase_if(client_conns_, [](const auto& each) { return each.second.expired(); });
 }
 
@@ -319,10 +403,11 @@ void Edge::count_sessions() {
   sessions_live_.store(by_session_.size() + (grpc_ ? grpc_->live() : 0), std::memory_order_relaxed);
 }
 
-ClientConns Edge::client_conns(int64_t client) {
-  auto& known = client_conns_[client];
-  ClientConns conns = known.lock();
-  if (!conns) known = conns = std::make_shared<std::atomic<uint32_t>>(0);
+std::shared_ptr<ClientConns> Edge::client_conns(const ClientRecord& client) {
+  auto& known = client_conns_[client.id];
+  auto conns = known.lock();
+  if (!conns) known = conns = std::make_shared<ClientConns>();
+  conns->max.store(client.conns_max, std::memory_order_relaxed);
   return conns;
 }
 
@@ -370,13 +455,17 @@ void Edge::listener_landed(int listener_fd) {
 
 // --- Leases -------------------------------------------------------------------------------------------------------
 
+bool Edge::may_have(const ClientRecord& client, uint16_t port) {
+  const auto policy = policy_of(client);
+  return !policy.ok() || policy.value().empty() || policy.value().contains(port);
+}
+
 namespace {
 
 Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
                                 SlotId session) {
   LeaseRequest request{client.name, tunnel, session, wanted, {}};
-  if (client.ports.empty()) return request;
-  auto policy = PortSet::parse(client.ports);
+  auto policy = policy_of(client);
   if (!policy.ok()) return Error{"the client's ports cannot be read"};
   request.policy = std::move(policy).value();
   return request;

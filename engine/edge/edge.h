@@ -92,8 +92,10 @@ class Edge final : public EdgeControlPort {
   void count_sessions();
   void forget(Registration& registration);
   void count(Counter counter) { control_counters_.add(counter); }
-  // By the store's id; the same for all who ask while one of them has it.
-  ClientConns client_conns(int64_t client);
+  // The same for all sessions of a client while one of them has it, and with its conns_max.
+  std::shared_ptr<ClientConns> client_conns(const ClientRecord& client);
+  // By the client's own ports.
+  static bool may_have(const ClientRecord& client, uint16_t port);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
   // For the tunnels of original natrp clients. letter: void(EdgeWorker&), run in each worker.
@@ -120,7 +122,11 @@ class Edge final : public EdgeControlPort {
   void watch_store();
   void on_store_op(Op& op);
   void on_store_changed();
+  std::vector<ClientRecord> with_other_limits(const std::vector<ClientRecord>& clients) const;
   void forget_removed_clients(const std::vector<ClientRecord>& clients);
+  void honour_limits(const ClientRecord& client);
+  // Of the client that hold a tunnel, the latest first.
+  std::vector<Registration*> holders(const ClientRecord& client);
   Result<Fd> listen_public(uint16_t port);
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
@@ -149,12 +155,12 @@ class Edge final : public EdgeControlPort {
   Fd store_events_;
   OwnedOp<&Edge::on_store_op> store_op_{*this};
   int64_t store_version_ = 0;
-  std::map<std::string, int64_t> client_ids_;  // as the store had them when it last changed
+  std::map<std::string, ClientRecord> clients_;  // as the store had them when it last changed
   OwnedTimer<&Edge::on_tick> tick_{*this};
   std::optional<StartTrim> start_trim_;
   Fd control_socket_;  // from listen() to start()
   std::string bound_;  // where the control port listens, for the log
-  std::unordered_map<int64_t, std::weak_ptr<std::atomic<uint32_t>>> client_conns_;
+  std::unordered_map<int64_t, std::weak_ptr<ClientConns>> client_conns_;  // by the store's id
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
   bool demand_pending_ = false;

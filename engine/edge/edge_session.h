@@ -20,21 +20,16 @@
 namespace natrp {
 
 struct EdgeSession {
-  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key, uint32_t most_conns,
-              ClientConns client_conns = std::make_shared<std::atomic<uint32_t>>(0))
-      : id(session_id),
-        client(std::move(client_name)),
-        checker(key),
-        conns_max(most_conns),
-        conns(std::move(client_conns)) {}
+  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key,
+              std::shared_ptr<ClientConns> client_conns = std::make_shared<ClientConns>())
+      : id(session_id), client(std::move(client_name)), checker(key), conns(std::move(client_conns)) {}
 
   const SlotId id;
   const std::string client;
   const TicketChecker checker;
   TicketWindow window;
-  const uint32_t conns_max;               // visitors of the client at a time, 0: no limit of its own
-  const ClientConns conns;
-  std::atomic<uint32_t>& conns_live{*conns};
+  const std::shared_ptr<ClientConns> conns;
+  std::atomic<uint32_t>& conns_live{conns->live};
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
   std::atomic<uint32_t> ready_max{kReadyChannelsHeld};  // one more ready channel is closed
 

@@ -256,9 +256,8 @@ void GrpcAgents::unready(GrpcChannel& channel) {
 
 void GrpcAgents::visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
   worker().counters().add(Counter::kVisitors);
-  const uint32_t before = client->conns_live.fetch_add(1, std::memory_order_relaxed);
+  const bool allowed = client->conns->enter();
   client->visitors.fetch_add(1, std::memory_order_relaxed);
-  const bool allowed = client->conns_max == 0 || before < client->conns_max;
   if (!allowed || draining_ || client->removed.load()) {
     client->conns_live.fetch_sub(1, std::memory_order_relaxed);
     worker().counters().add(Counter::kVisitorsRefused);

@@ -23,26 +23,32 @@
 
 namespace natrp {
 
-// How many visitors a client has, over all of its sessions: what its conns_max bounds.
-using ClientConns = std::shared_ptr<std::atomic<uint32_t>>;
+// A client's visitors, over all of its sessions: how many it has, and how many it may have. The control thread writes
+// max whenever the operator changes it, and workers ask for each visitor: both relaxed, nothing else hangs on it.
+struct ClientConns {
+  std::atomic<uint32_t> live{0};
+  std::atomic<uint32_t> max{0};  // 0: no limit
+
+  // One more. False: it is one too many, and leaves again.
+  bool enter() {
+    const uint32_t before = live.fetch_add(1, std::memory_order_relaxed);
+    const uint32_t most = max.load(std::memory_order_relaxed);
+    return most == 0 || before < most;
+  }
+};
 
 struct GrpcClient {
-  GrpcClient(int64_t store_id, std::string client_name, uint32_t most_conns, uint32_t tunnel_id,
-             ClientConns client_conns = std::make_shared<std::atomic<uint32_t>>(0))
-      : id(store_id),
-        name(std::move(client_name)),
-        conns_max(most_conns),
-        tunnel(tunnel_id),
-        conns(std::move(client_conns)) {}
+  GrpcClient(int64_t store_id, std::string client_name, uint32_t tunnel_id,
+             std::shared_ptr<ClientConns> client_conns = std::make_shared<ClientConns>())
+      : id(store_id), name(std::move(client_name)), tunnel(tunnel_id), conns(std::move(client_conns)) {}
 
   const int64_t id;  // the store's: never given again
   const std::string name;
-  const uint32_t conns_max;  // visitors at a time, 0: no limit of its own
-  const uint32_t tunnel;     // the edge's own number of its tunnel
+  const uint32_t tunnel;             // the edge's own number of its tunnel
   std::atomic<bool> leased{false};   // its public port is open
   std::atomic<bool> removed{false};  // it is not in the store any more
-  const ClientConns conns;
-  std::atomic<uint32_t>& conns_live{*conns};
+  const std::shared_ptr<ClientConns> conns;
+  std::atomic<uint32_t>& conns_live{conns->live};
   std::atomic<uint64_t> visitors{0};
 
   // Each cell is written by one worker. A worker that publishes what it has, and then looks what others have, finds

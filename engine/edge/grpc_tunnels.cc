@@ -27,8 +27,8 @@ void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
     const auto id = static_cast<uint64_t>(client.id);
     Tunnel& tunnel = tunnels_[id];
     if (!tunnel.shared) {
-      tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, client.conns_max, edge_.next_tunnel_id(),
-                                                   edge_.client_conns(client.id));
+      tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, edge_.next_tunnel_id(),
+                                                   edge_.client_conns(client));
     } else if (tunnel.client.token_hash != client.token_hash ||
                tunnel.client.plain_token_hash != client.plain_token_hash) {
       tokens->rotated.insert(id);
@@ -37,6 +37,7 @@ void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
     tokens->clients[client.token_hash] = tunnel.shared;
     if (client.plain_token_hash) tokens->clients[*client.plain_token_hash] = tunnel.shared;
     tunnel.client = std::move(client);
+    close_if_not_allowed(tunnel);
   }
   for (auto at = tunnels_.begin(); at != tunnels_.end();) {
     Tunnel& tunnel = at->second;
@@ -51,6 +52,14 @@ void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
   edge_.post_to_workers([tokens](EdgeWorker& role) {
     if (role.grpc() != nullptr) role.grpc()->set_tokens(tokens);
   });
+}
+
+// Its streams stay: a worker that has a ready one asks for another port at its next tick.
+void GrpcTunnels::close_if_not_allowed(Tunnel& tunnel) {
+  if (!tunnel.session.valid() || Edge::may_have(tunnel.client, tunnel.port)) return;
+  log_info("the port of a client of the original natrp is none of its ports any more, it closes",
+           {{"client", tunnel.client.name}, {"port", static_cast<int>(tunnel.port)}});
+  close(tunnel);
 }
 
 // --- A tunnel -----------------------------------------------------------------------------------------------------

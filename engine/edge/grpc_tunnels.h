@@ -59,6 +59,7 @@ class GrpcTunnels {
   };
   void open(Tunnel& tunnel);
   void close(Tunnel& tunnel);
+  void close_if_not_allowed(Tunnel& tunnel);
   void refuse(Tunnel& tunnel, const std::string& sentence);
   // Empty: the tunnel is the session's now.
   std::string take(Tunnel& tunnel);

@@ -92,7 +92,7 @@ void Registration::on_auth(const wire::Auth& auth) {
     return refuse(wire::Refused::TOO_MANY_SESSIONS, why, false);
   }
   session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
-                                           client_.conns_max, edge_.client_conns(client_.id));
+                                           edge_.client_conns(client_));
   edge_.registry().open_session(session_->id, client_.name, instance_, edge_.now_ms());
   edge_.open_session(session_);
   wire::Frame frame;
@@ -165,6 +165,13 @@ void Registration::on_register(const wire::Register& wanted) {
   }
   if (edge_.draining()) return refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
   if (take_tunnel(wanted, nullptr)) lease_tunnel(wanted);
+}
+
+std::optional<uint16_t> Registration::port_outside(const PortSet& ports) const {
+  for (const auto& [index, tunnel] : tunnels_) {
+    if (!ports.contains(tunnel.port)) return tunnel.port;
+  }
+  return std::nullopt;
 }
 
 // What the session has under the name, or contends for: nothing has two ports.
@@ -381,6 +388,9 @@ void Registration::refuse(wire::Refused::Code code, const std::string& message, 
   frame.mutable_refused()->set_final(final);
   channel_.send(frame);
   channel_.close(message);
+  // The agent may be back before this channel has landed, and is to be counted anew: what is held is taken over
+  // whatever the limit.
+  for (const auto& [index, tunnel] : tunnels_) edge_.registry().give_up_tunnel(session_->id, tunnel.name);
   close_ports();
 }
 

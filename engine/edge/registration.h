@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "base/port_set.h"
 #include "control/control_channel.h"
 #include "control/registry.h"
 #include "edge/edge_info.h"
@@ -32,12 +33,18 @@ class Registration final : public ControlChannelEvents {
   int64_t client_id() const { return client_.id; }
   // Of the token that it has shown.
   const TokenHash& token_hash() const { return client_.token_hash; }
+  // Of the same client with the same token: what it may have from now on. What it has stays.
+  void set_client(const ClientRecord& client) { client_ = client; }
+  // A live lease whose port is not in ports.
+  std::optional<uint16_t> port_outside(const PortSet& ports) const;
+  size_t tunnels() const { return tunnels_.size(); }
   SlotId session() const { return session_ ? session_->id : SlotId{}; }
   SessionInfo info() const;
   uint64_t last_heard_ms() const { return channel_.last_heard_ms(); }
   bool closing() const { return channel_.closing(); }
 
-  // Tells the agent and ends the session; its public ports close at once. final: the agent must stop (exit 2).
+  // Tells the agent and ends the session; its public ports close at once, and its tunnels are nobody's. final: the
+  // agent must stop (exit 2).
   void refuse(wire::Refused::Code code, const std::string& message, bool final);
   void close(const std::string& why) { channel_.close(why); }
   // Another session has the tunnel now. The agent is told, or its session ends when it has no other tunnel.

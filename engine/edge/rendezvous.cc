@@ -63,9 +63,8 @@ void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
   worker.counters().add(Counter::kVisitors);
   Session* session = find(tunnel.session->id);
   EdgeSession& shared = *tunnel.session;
-  const uint32_t before = shared.conns_live.fetch_add(1, std::memory_order_relaxed);
+  const bool allowed = shared.conns->enter() && session != nullptr;
   shared.visitors.fetch_add(1, std::memory_order_relaxed);
-  const bool allowed = session != nullptr && (shared.conns_max == 0 || before < shared.conns_max);
   Conn* conn =
       allowed ? worker.conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker.loop().turn_ms()) : nullptr;
   if (conn == nullptr) {

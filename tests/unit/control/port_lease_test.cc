@@ -195,6 +195,25 @@ TEST(PortLeases, ANarrowedPolicyTakesTheFormerPortAway) {
   EXPECT_EQ(answer.released, 20001);
 }
 
+TEST(PortLeases, WhatAClientMayNotHaveAnyMoreIsFreeAtOnce) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  lease(leases, request("a", "live", 1, 20000));
+  lease(leases, request("a", "kept", 2, 20001));
+  leases.session_lost(session(2), 0);
+  lease(leases, request("a", "stays", 1, 20002));
+  lease(leases, request("b", "web", 3, 20003));
+  EXPECT_TRUE(leases.take_away("a", PortSet()).empty()) << "no policy is any port";
+  EXPECT_EQ(leases.take_away("a", ports("20002,20004")), (std::vector<uint16_t>{20000, 20001}));
+  EXPECT_EQ(leases.find(20000), nullptr);
+  EXPECT_EQ(leases.find(20001), nullptr);
+  EXPECT_EQ(leases.find(20002)->state, LeaseState::kLive);
+  EXPECT_EQ(leases.find(20003)->state, LeaseState::kLive);
+  EXPECT_EQ(leases.session_lost(session(1), 0), std::vector<uint16_t>{20002});
+  // Its last ports are its own again when it may have them again.
+  EXPECT_EQ(lease(leases, request("a", "kept", 4, 0, "20002,20004")), 20004);
+  EXPECT_EQ(lease(leases, request("a", "live", 4)), 20000);
+}
+
 TEST(PortLeases, TheEndOfAnOldSessionDoesNotTouchWhatANewOneTookOver) {
   PortLeases leases(ports("20000-20009"), kGraceMs);
   const uint16_t port = lease(leases, request("a", "web", 1));

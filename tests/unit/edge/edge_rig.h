@@ -98,7 +98,7 @@ class EdgeRig final : public EdgeControlPort {
 
   // A session of today's protocol without any channel, and its public port in every worker.
   std::shared_ptr<EdgeSession> open_session() {
-    const auto session = std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, 0);
+    const auto session = std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{});
     for (unsigned i = 0; i < workers_.size(); ++i) {
       in_worker(i, [&] { roles_[i]->open_session(session); });
     }
@@ -114,7 +114,8 @@ class EdgeRig final : public EdgeControlPort {
   // A client whose token is its name, and whose port is open in every worker. send_buffer: of the edge's sockets
   // to its visitors, 0 for the kernel's choice.
   std::shared_ptr<GrpcClient> add_client(const std::string& name, uint32_t conns_max = 0, int send_buffer = 0) {
-    auto client = std::make_shared<GrpcClient>(next_id_, name, conns_max, static_cast<uint32_t>(100 + next_id_));
+    auto client = std::make_shared<GrpcClient>(next_id_, name, static_cast<uint32_t>(100 + next_id_));
+    client->conns->max.store(conns_max);
     ++next_id_;
     client->leased.store(true);
     tokens_.clients[sha256(bytes_of(name))] = client;

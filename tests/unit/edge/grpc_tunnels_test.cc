@@ -77,6 +77,23 @@ class GrpcTunnelsTest : public testing::TestWithParam<IoKind> {
   bool until(const std::function<bool()>& done) {
     return run_until([&] { turn_all(agents_, visitors_); }, done, 20000);
   }
+  // As natrpctl does, and the edge has acted on it: an edge that knows of a later change knows of this one, and answers
+  // when it is done with both. Takes a port for a moment.
+  void set_limits(const std::string& client, const LimitChange& change) {
+    add_client("later", std::to_string(port_ + 2));
+    GrpcSocket& later = connect_agent();
+    const int32_t id = open(later, "later");
+    ASSERT_TRUE(store_->set_limits(client, change).ok());
+    ASSERT_TRUE(store_->remove_client("later").ok());
+    ASSERT_TRUE(until([&] { return later.call(id).closed; }));
+    sessions();
+  }
+  // From port_ on.
+  void restart_with_ports(uint16_t count) {
+    options_.ports = PortSet::parse(std::to_string(port_) + "-" + std::to_string(port_ + count - 1)).value();
+    stop();
+    start();
+  }
   // A stream that its edge took. A client that the edge has not heard of yet is no client.
   int32_t open(GrpcSocket& agent, const std::string& token) {
     int32_t id = agent.open(token);
@@ -229,6 +246,48 @@ TEST_P(GrpcTunnelsTest, APortThatItsPolicyDoesNotAllowIsNotOpened) {
   EXPECT_GT(agent.call(id).fields["grpc-message"].size(), 20u) << "no sentence";
   EXPECT_EQ(edge_->sessions_live(), 0u);
   EXPECT_FALSE(port_open());
+}
+
+TEST_P(GrpcTunnelsTest, APortThatItsClientLosesClosesAndAVisitorFlowsOn) {
+  restart_with_ports(4);
+  add_client("client", std::to_string(port_));
+  GrpcSocket& agent = connect_agent();
+  const int32_t flowing = open(agent, "client");
+  ASSERT_TRUE(until([&] { return edge_->sessions_live() == 1; }));
+  Peer& visitor = visit();
+  visitor.say = "question";
+  ASSERT_TRUE(until([&] { return agent.heard(flowing) == "question"; }));
+  const int32_t ready = open(agent, "client");
+  const uint16_t lost = std::exchange(port_, static_cast<uint16_t>(port_ + 1));
+  set_limits("client", {std::to_string(port_), {}, {}});
+  ASSERT_TRUE(until([&] { return port_open(); }));
+  EXPECT_EQ(sessions().at(0).tunnels.at(0).port, port_);
+  EXPECT_FALSE(agent.call(ready).closed);
+  agent.say(flowing, "answer");
+  EXPECT_TRUE(until([&] { return visitor.heard == "answer"; }));
+  add_client("other", std::to_string(lost));
+  open(connect_agent(), "other");
+  EXPECT_TRUE(until([&] { return edge_->sessions_live() == 2; })) << "a port that it may not have was kept for it";
+}
+
+TEST_P(GrpcTunnelsTest, AClientsMostVisitorsAreChangedBesideItsStreams) {
+  restart_with_ports(4);
+  add_client("client", std::to_string(port_));
+  GrpcSocket& agent = connect_agent();
+  const int32_t first = open(agent, "client");
+  const int32_t second = open(agent, "client");
+  ASSERT_TRUE(until([&] { return edge_->sessions_live() == 1; }));
+  set_limits("client", {{}, {}, 1});
+  Peer& flowing = visit();
+  flowing.say = "question";
+  const auto heard = [&] { return agent.heard(first) + agent.heard(second); };
+  ASSERT_TRUE(until([&] { return heard() == "question"; }));
+  Peer& refused = visit();
+  EXPECT_TRUE(until([&] { return refused.was_reset; }));
+  set_limits("client", {{}, {}, 2});
+  visit().say = ", and another";
+  EXPECT_TRUE(until([&] { return heard().size() == 21; })) << heard();
+  EXPECT_FALSE(flowing.was_reset);
 }
 
 INSTANTIATE_TEST_SUITE_P(Loops, GrpcTunnelsTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);

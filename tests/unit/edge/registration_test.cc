@@ -6,7 +6,19 @@
 namespace natrp {
 namespace {
 
-class RegistrationTest : public LiveEdgeTest {};
+class RegistrationTest : public LiveEdgeTest {
+ protected:
+  // As natrpctl does, and the edge has acted on it: an edge that knows of a later change knows of this one, and answers
+  // when it is done with both.
+  void set_limits(const std::string& client, const LimitChange& change) {
+    add_client("later");
+    HandAgent& later = open_session("later");
+    ASSERT_TRUE(store_->set_limits(client, change).ok());
+    ASSERT_TRUE(store_->remove_client("later").ok());
+    ASSERT_TRUE(until([&] { return later.closed(); }));
+    ASSERT_TRUE(edge_->list_sessions().has_value());
+  }
+};
 
 // --- Failed services ------------------------------------------------------------------------------------------------
 
@@ -92,6 +104,127 @@ TEST_F(RegistrationTest, AClientAddedAgainUnderItsNameDoesNotInheritThePorts) {
   add_client("other");
   HandAgent& other = open_session("other");
   EXPECT_TRUE(until([&] { return lease(other, "web", port) == port; }, 3000));
+}
+
+TEST_F(RegistrationTest, AClientsMostVisitorsAreChangedBesideItsSession) {
+  ClientRecord client = client_record("client");
+  client.conns_max = 1;
+  add_client(client);
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  agent.heard.clear();
+  visit(port);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 1; }));
+  set_limits("client", {{}, {}, 3});
+  for (int i = 0; i < 2; ++i) visit(port);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 3; }));
+  EXPECT_EQ(count(Counter::kVisitorsRefused), 0u);
+  set_limits("client", {{}, {}, 2});
+  visit(port);
+  EXPECT_TRUE(until([&] { return count(Counter::kVisitorsRefused) == 1; }, 2000));
+  EXPECT_EQ(agent.refused(), nullptr) << agent.refused()->message();
+  EXPECT_FALSE(agent.closed());
+}
+
+TEST_F(RegistrationTest, AChangeThatConcernsNoLeaseEndsNoSession) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  ASSERT_EQ(lease(agent, "web", ports_[0]), ports_[0]);
+  set_limits("client", {std::to_string(ports_[0]), 1, {}});
+  EXPECT_EQ(lease(agent, "app", ports_[1], 1), 0);
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::TOO_MANY_TUNNELS);
+  set_limits("client", {{}, 2, {}});
+  EXPECT_EQ(lease(agent, "app", ports_[1], 1), 0);
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::PORT_NOT_ALLOWED);
+  set_limits("client", {"", {}, {}});
+  EXPECT_EQ(lease(agent, "app", ports_[1], 1), ports_[1]);
+  EXPECT_FALSE(agent.closed());
+  EXPECT_TRUE(listening(ports_[0]));
+}
+
+TEST_F(RegistrationTest, ASessionWithAPortThatItsClientLosesEndsAndThePortIsNotKept) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  ASSERT_EQ(lease(agent, "web", ports_[0]), ports_[0]);
+  ASSERT_EQ(lease(agent, "app", ports_[1], 1), ports_[1]);
+  HandAgent& gone = open_session("client", "another process.");
+  ASSERT_EQ(lease(gone, "old", ports_[2]), ports_[2]);
+  end(gone);
+  HandAgent& other = open_session("other");
+  agent.heard.clear();
+  set_limits("client", {std::to_string(ports_[1]) + "," + std::to_string(ports_[3]), {}, {}});
+  ASSERT_TRUE(until([&] { return agent.closed(); }, 3000));
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::PORT_NOT_ALLOWED);
+  EXPECT_FALSE(agent.refused()->final());
+  const std::string& said = agent.refused()->message();
+  EXPECT_NE(said.find("port " + std::to_string(ports_[0]) + " is not among its ports any more"), std::string::npos)
+      << said;
+  EXPECT_EQ(lease(other, "one", ports_[0], 0), ports_[0]) << "a port that it may not have was kept for it";
+  EXPECT_EQ(lease(other, "two", ports_[2], 1), ports_[2]) << "a port in grace that it may not have was kept for it";
+  HandAgent& again = open_session("client");
+  EXPECT_EQ(lease(again, "web"), ports_[3]);
+  EXPECT_EQ(lease(again, "app", 0, 1), ports_[1]);
+  EXPECT_FALSE(other.closed());
+}
+
+// The latest session goes, and no more than has to.
+TEST_F(RegistrationTest, OfAClientWithTooManyTunnelsTheLatestSessionEnds) {
+  add_client("client");
+  HandAgent& one = open_session("client", "one process here");
+  HandAgent& two = open_session("client", "another process.");
+  HandAgent& idle = open_session("client", "a third process.");
+  ASSERT_EQ(lease(one, "web", ports_[0]), ports_[0]);
+  ASSERT_EQ(lease(two, "app", ports_[1]), ports_[1]);
+  ASSERT_EQ(lease(two, "more", ports_[2], 1), ports_[2]);
+  two.heard.clear();
+  set_limits("client", {{}, 2, {}});
+  ASSERT_TRUE(until([&] { return two.refused() != nullptr; }, 3000));
+  EXPECT_EQ(two.refused()->code(), wire::Refused::TOO_MANY_TUNNELS);
+  EXPECT_FALSE(two.refused()->final());
+  EXPECT_NE(two.refused()->message().find("2 tunnels at a time, and it has 3"), std::string::npos)
+      << two.refused()->message();
+  // At once: its former session may not have landed yet.
+  HandAgent& again = open_session("client", "another process.");
+  EXPECT_EQ(lease(again, "app"), ports_[1]);
+  EXPECT_EQ(lease(again, "more", 0, 1), 0);
+  ASSERT_NE(again.refused(), nullptr);
+  EXPECT_EQ(again.refused()->code(), wire::Refused::TOO_MANY_TUNNELS);
+  EXPECT_TRUE(listening(ports_[0]));
+  EXPECT_FALSE(one.closed());
+  EXPECT_FALSE(idle.closed());
+}
+
+TEST_F(RegistrationTest, AnEdgeThatStartsKeepsNoPortForAClientThatMayNotHaveIt) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  ASSERT_EQ(lease(agent, "web", ports_[0]), ports_[0]);
+  ASSERT_EQ(lease(agent, "app", ports_[1], 1), ports_[1]);
+  end(agent);
+  stop();
+  LimitChange change;
+  change.ports = std::to_string(ports_[1]);
+  ASSERT_TRUE(store_->set_limits("client", change).ok());
+  start();
+  HandAgent& other = open_session("other");
+  EXPECT_EQ(lease(other, "one", ports_[0]), ports_[0]);
+  EXPECT_EQ(lease(other, "two", ports_[1], 1), 0) << "a port that it may have was not kept for it";
+}
+
+TEST_F(RegistrationTest, AChangedClientIsOneLineOfTheLog) {
+  add_client("client");
+  add_client("other");
+  HandAgent& agent = open_session("client");
+  ASSERT_NE(lease(agent, "web"), 0);
+  testing::internal::CaptureStderr();
+  set_limits("client", {{}, 7, 9});
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("client=client ports=any tunnels_max=7 conns_max=9"), std::string::npos) << log;
+  EXPECT_EQ(log.find("client=client"), log.rfind("client=client")) << log;
 }
 
 // --- Tunnels that are not given -------------------------------------------------------------------------------------
