@@ -1,4 +1,4 @@
-// natrpctl: adds, lists and removes the clients of an edge, through the files of its state folder. A running
+// natrpctl: adds, changes, lists and removes the clients of an edge, through the files of its state folder. A running
 // edge sees the change by itself.
 
 #include <algorithm>
@@ -62,6 +62,11 @@ void print_tokens(const Tokens& tokens) {
 std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_string(limit); }
 std::string ports_text(const std::string& ports) { return ports.empty() ? "any" : ports; }
 
+std::string limits_text(const ClientRecord& client) {
+  return "ports " + ports_text(client.ports) + ", tunnels " + limit_text(client.tunnels_max) +
+         ", visitors at once " + limit_text(client.conns_max);
+}
+
 Status add(const CtlOptions& options) {
   std::error_code unknown;  // a path that cannot be looked at cannot be made either: the next line says why
   const bool folder_was_there = std::filesystem::exists(options.state_dir, unknown);
@@ -75,13 +80,11 @@ Status add(const CtlOptions& options) {
   client.name = options.name;
   client.token_hash = tokens.join_hash;
   client.plain_token_hash = tokens.plain_hash;
-  client.ports = options.ports;
-  client.tunnels_max = options.tunnels_max;
-  client.conns_max = options.conns_max;
+  client.ports = options.ports.value_or("");
+  client.tunnels_max = options.tunnels_max.value_or(0);
+  client.conns_max = options.conns_max.value_or(0);
   if (const auto added = store.value().add_client(client); !added.ok()) return added.error();
-  std::cout << "Client '" << client.name << "' may open sessions: ports " << ports_text(client.ports)
-            << ", tunnels " << limit_text(client.tunnels_max) << ", visitors at once "
-            << limit_text(client.conns_max) << ".\n";
+  std::cout << "Client '" << client.name << "' may open sessions: " << limits_text(client) << ".\n";
   print_tokens(tokens);
   if (!folder_was_there) {
     std::cerr << "natrpctl: there was no folder " << options.state_dir
@@ -105,6 +108,16 @@ Status rotate(const CtlOptions& options) {
   }
   std::cout << "The former token of client '" << options.name << "' opens no session any more.\n";
   print_tokens(tokens);
+  return Done{};
+}
+
+Status set(const CtlOptions& options) {
+  auto store = Store::open(options.state_dir, Store::Missing::kRefuse);
+  if (!store.ok()) return store.error();
+  const auto client =
+      store.value().set_limits(options.name, {options.ports, options.tunnels_max, options.conns_max});
+  if (!client.ok()) return client.error();
+  std::cout << "Client '" << options.name << "' may have from now on: " << limits_text(client.value()) << ".\n";
   return Done{};
 }
 
@@ -165,6 +178,7 @@ Status list(const CtlOptions& options) {
 Status run(const CtlOptions& options) {
   switch (options.action) {
     case CtlAction::kClientAdd: return add(options);
+    case CtlAction::kClientSet: return set(options);
     case CtlAction::kClientList: return list(options);
     case CtlAction::kClientRemove: return remove(options);
     case CtlAction::kTokenRotate: return rotate(options);

@@ -60,15 +60,16 @@ struct AgentOptions : EngineOptions {
   std::vector<TunnelOptions> tunnels;  // at least one, each name once
 };
 
-enum class CtlAction : uint8_t { kClientAdd, kClientList, kClientRemove, kTokenRotate };
+enum class CtlAction : uint8_t { kClientAdd, kClientSet, kClientList, kClientRemove, kTokenRotate };
 
 struct CtlOptions {
   CtlAction action = CtlAction::kClientList;
   std::string state_dir;
-  std::string name;          // of the client
-  std::string ports;         // PortSet text; empty: any of the edge's
-  uint32_t tunnels_max = 0;  // 0: no limit
-  uint32_t conns_max = 0;    // 0: no limit
+  std::string name;  // of the client
+  // As the store has them; nullopt: not given.
+  std::optional<std::string> ports;     // PortSet text; empty: any of the edge's
+  std::optional<uint32_t> tunnels_max;  // 0: no limit
+  std::optional<uint32_t> conns_max;    // 0: no limit
   bool plain_token = false;
 };
 

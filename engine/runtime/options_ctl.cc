@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <limits>
+#include <string_view>
 
 #include "base/names.h"
 #include "runtime/options.h"
@@ -11,21 +12,29 @@ namespace natrp {
 namespace {
 
 constexpr const char* kName = "natrpctl";
+// No set of ports looks like it, and `client list` prints it.
+constexpr std::string_view kAnyPort = "any";
 
-OptionTable policy_table(CtlOptions& options) {
+// What a client may have. fallbacks: of a new one; where one is changed, what is not given stays as it is.
+OptionTable policy_table(CtlOptions& options, bool fallbacks) {
+  const auto fallback = [fallbacks](const char* text) { return fallbacks ? text : "as it is"; };
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   OptionTable table;
-  table.text("ports", "PORTS", "any of the edge's",
-             "The public ports the client may have, like 20000-20099,443.",
+  table.text("ports", "PORTS", fallback("any"),
+             "The public ports the client may have, like 20000-20099,443; any: all of the edge's.",
              [&](const std::string& text) -> Status {
+               if (text == kAnyPort) {
+                 options.ports = "";
+                 return Done{};
+               }
                const auto ports = PortSet::parse(text);
                if (!ports.ok()) return ports.error();
                options.ports = ports.value().format();
                return Done{};
              });
-  table.integer("tunnels-max", 0, kMost, "0", "The most tunnels at once; 0 is no limit.",
+  table.integer("tunnels-max", 0, kMost, fallback("0"), "The most tunnels at once; 0 is no limit.",
                 [&](int64_t n) { options.tunnels_max = static_cast<uint32_t>(n); });
-  table.integer("conns-max", 0, kMost, "0", "The most visitors at once; 0 is no limit.",
+  table.integer("conns-max", 0, kMost, fallback("0"), "The most visitors at once; 0 is no limit.",
                 [&](int64_t n) { options.conns_max = static_cast<uint32_t>(n); });
   return table;
 }
@@ -51,33 +60,38 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   CtlOptions& options = outcome.options;
   OptionTable shared;
   add_state_option(shared, options.state_dir);
-  const OptionTable policy = policy_table(options);
+  const OptionTable policy = policy_table(options, true);
+  const OptionTable change = policy_table(options, false);
 
   CLI::App app("Who may open sessions at an edge: clients and their tokens.", kName);
   app.footer(
       "client add NAME [--ports PORTS] [--tunnels-max N] [--conns-max N] [--plain-token]\n"
+      "client set NAME [--ports PORTS] [--tunnels-max N] [--conns-max N]\n"
       "client list\n"
       "client remove NAME\n"
       "token rotate NAME [--plain-token]\n\n"
       "Works beside a running edge, which honours a change at once, and beside a stopped one.\n"
-      "A token is printed once: the edge keeps only its SHA-256.");
+      "A token is printed once: the edge keeps only its SHA-256.\n"
+      "--ports any is all ports of the edge; 0 of --tunnels-max and --conns-max is no limit.");
   app.set_help_flag("-h,--help", "Print this help and exit.");  // each command inherits it, for itself
   app.set_version_flag("--version", version_text(kName), "Print the version and exit.");
   const BoundFlags shared_flags(app, shared);
 
-  CLI::App* client = app.add_subcommand("client", "Add, list and remove clients.");
+  CLI::App* client = app.add_subcommand("client", "Add, change, list and remove clients.");
   CLI::App* add = client->add_subcommand("add", "Add a client and print its join token, as the last word.");
+  CLI::App* set = client->add_subcommand("set", "Change what a client may have; its token stays as it is.");
   CLI::App* list =
       client->add_subcommand("list", "Show all clients, what they may have and the ports they had last.");
   CLI::App* remove = client->add_subcommand("remove", "Remove a client: its sessions end, its ports close.");
   CLI::App* token = app.add_subcommand("token", "Tokens of clients.");
   CLI::App* rotate =
       token->add_subcommand("rotate", "Print a token that replaces the client's, as the last word.");
-  for (CLI::App* command : {client, add, list, remove, token, rotate}) command->fallthrough();
-  for (CLI::App* command : {add, remove, rotate}) {
+  for (CLI::App* command : {client, add, set, list, remove, token, rotate}) command->fallthrough();
+  for (CLI::App* command : {add, set, remove, rotate}) {
     command->add_option("NAME", options.name, "The client's name.")->required();
   }
   const BoundFlags policy_flags(*add, policy);
+  const BoundFlags change_flags(*set, change);
   for (CLI::App* command : {add, rotate}) {
     command->add_flag("--plain-token", options.plain_token,
                       "Also make a plain token, for agents of the original natrp only.");
@@ -103,18 +117,23 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   }
 
   // Checked here and not by CLI11, which would say "a subcommand is required" to whoever mistyped one.
-  if (!add->parsed() && !list->parsed() && !remove->parsed() && !rotate->parsed()) {
+  if (!add->parsed() && !set->parsed() && !list->parsed() && !remove->parsed() && !rotate->parsed()) {
     outcome.end = refusal(kName, "no command is given: `natrpctl --help` shows the commands");
     return outcome;
   }
   Status status = shared_flags.apply();
   if (status.ok()) status = policy_flags.apply();
+  if (status.ok()) status = change_flags.apply();
   if (status.ok() && !list->parsed()) status = check_name("client", options.name);
+  if (status.ok() && set->parsed() && !options.ports && !options.tunnels_max && !options.conns_max) {
+    status = Error{"client set changes what it is given, and nothing is: give --ports, --tunnels-max or --conns-max"};
+  }
   if (!status.ok()) {
     outcome.end = refusal(kName, status.error().message);
     return outcome;
   }
   if (add->parsed()) options.action = CtlAction::kClientAdd;
+  if (set->parsed()) options.action = CtlAction::kClientSet;
   if (list->parsed()) options.action = CtlAction::kClientList;
   if (remove->parsed()) options.action = CtlAction::kClientRemove;
   if (rotate->parsed()) options.action = CtlAction::kTokenRotate;

@@ -506,6 +506,19 @@ TEST_F(OptionsTest, CtlReadsItsCommands) {
   EXPECT_EQ(rotated.options.state_dir, dir_);
 }
 
+TEST_F(OptionsTest, CtlSetHoldsWhatWasGivenAndNothingElse) {
+  const auto visitors = ctl({"client", "set", "demo", "--conns-max", "0"});
+  ASSERT_TRUE(visitors.run) << visitors.end.text;
+  EXPECT_EQ(visitors.options.action, CtlAction::kClientSet);
+  EXPECT_EQ(visitors.options.name, "demo");
+  EXPECT_EQ(visitors.options.conns_max, 0u);
+  EXPECT_EQ(visitors.options.tunnels_max, std::nullopt);
+  EXPECT_EQ(visitors.options.ports, std::nullopt);
+  EXPECT_EQ(ctl({"client", "set", "demo", "--ports", "5,3-4"}).options.ports, "3-5");
+  EXPECT_EQ(ctl({"client", "set", "demo", "--ports", "any"}).options.ports, "");
+  EXPECT_EQ(ctl({"client", "set", "demo", "--tunnels-max", "2", "--state", dir_}).options.tunnels_max, 2u);
+}
+
 TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
   const std::vector<std::pair<Words, std::string>> cases = {
       {{}, "--help"},
@@ -517,6 +530,13 @@ TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
       {{"client", "add", "new", "--ports", "x"}, "'x'"},
       {{"client", "add", "new", "--tunnels-max", "-1"}, "--tunnels-max"},
       {{"client", "add", "new", "--frobnicate"}, "--frobnicate"},
+      {{"client", "set"}, "NAME"},
+      {{"client", "set", "demo"}, "give --ports, --tunnels-max or --conns-max"},
+      {{"client", "set", "demo", "--ports", "9-3"}, "9-3"},
+      {{"client", "set", "demo", "--ports", "anyone"}, "'anyone'"},
+      {{"client", "set", "demo", "--conns-max", "-1"}, "--conns-max"},
+      {{"client", "set", "demo", "--plain-token"}, "--plain-token"},
+      {{"client", "set", "a b", "--conns-max", "1"}, "a b"},
       {{"token", "add", "x"}, "--help"},
       {{"client", "add", "a b"}, "a b"},
       {{"client", "list", "more"}, "more"},
@@ -533,6 +553,8 @@ TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
   EXPECT_EQ(ctl({"--help"}).end.exit_code, 0);
   EXPECT_NE(ctl({"--help"}).end.text.find("--tunnels-max"), std::string::npos);
   EXPECT_NE(ctl({"client", "add", "--help"}).end.text.find("The most visitors at once"), std::string::npos);
+  EXPECT_NE(ctl({"client", "set", "--help"}).end.text.find("any: all of the"), std::string::npos);
+  EXPECT_NE(ctl({"client", "set", "--help"}).end.text.find("Default: as it is."), std::string::npos);
   EXPECT_EQ(ctl({"--version"}).end.exit_code, 0);
 }
 
