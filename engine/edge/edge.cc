@@ -295,7 +295,7 @@ void Edge::honour_limits(const ClientRecord& client) {
   if (!policy.ok()) return log_error("a client's ports cannot be read", {{"client", client.name}});
   const PortSet& ports = policy.value();
   const std::string ports_text = ports.empty() ? "any" : ports.format_short();
-  client_conns(client);
+  client_conns_.of(client);
   log_info("a client may have other things than before", {{"client", client.name},
                                                           {"ports", ports_text},
                                                           {"tunnels_max", limit_text(client.tunnels_max)},
@@ -345,7 +345,7 @@ void Edge::forget_removed_clients(const std::vector<ClientRecord>& clients) {
     }
   }
   clients_ = std::move(now_there);
-  std::erase_if(client_conns_, [](const auto& each) { return each.second.expired(); });
+  client_conns_.tidy();
 }
 
 // --- Sessions -----------------------------------------------------------------------------------------------------
@@ -401,14 +401,6 @@ Registration* Edge::find_registration(SlotId session) {
 
 void Edge::count_sessions() {
   sessions_live_.store(by_session_.size() + (grpc_ ? grpc_->live() : 0), std::memory_order_relaxed);
-}
-
-std::shared_ptr<ClientConns> Edge::client_conns(const ClientRecord& client) {
-  auto& known = client_conns_[client.id];
-  auto conns = known.lock();
-  if (!conns) known = conns = std::make_shared<ClientConns>();
-  conns->max.store(client.conns_max, std::memory_order_relaxed);
-  return conns;
 }
 
 void Edge::session_over(SlotId session) {
@@ -571,6 +563,9 @@ void Edge::on_tick() {
   // The -wal file is written before a change is visible, so the event of the last write may come too early to see it.
   on_store_changed();
   lease_writer_->tick();
+  uint64_t refused = 0;
+  for (const auto& worker : workers_) refused += worker->counters().get(Counter::kVisitorsRefused);
+  client_conns_.tell_refused(now_ms(), refused);
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
     stopped_ = true;

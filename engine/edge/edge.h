@@ -18,6 +18,7 @@
 #include "control/port_lease.h"
 #include "control/registry.h"
 #include "control/tls_identity.h"
+#include "edge/client_conns.h"
 #include "edge/edge_info.h"
 #include "edge/edge_worker.h"
 #include "edge/grpc_tunnels.h"
@@ -92,8 +93,7 @@ class Edge final : public EdgeControlPort {
   void count_sessions();
   void forget(Registration& registration);
   void count(Counter counter) { control_counters_.add(counter); }
-  // The same for all sessions of a client while one of them has it, and with its conns_max.
-  std::shared_ptr<ClientConns> client_conns(const ClientRecord& client);
+  ClientConnsTable& client_conns() { return client_conns_; }
   // By the client's own ports.
   static bool may_have(const ClientRecord& client, uint16_t port);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
@@ -160,7 +160,7 @@ class Edge final : public EdgeControlPort {
   std::optional<StartTrim> start_trim_;
   Fd control_socket_;  // from listen() to start()
   std::string bound_;  // where the control port listens, for the log
-  std::unordered_map<int64_t, std::weak_ptr<ClientConns>> client_conns_;  // by the store's id
+  ClientConnsTable client_conns_;
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
   bool demand_pending_ = false;

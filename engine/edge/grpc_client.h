@@ -20,22 +20,9 @@
 
 #include "base/limits.h"
 #include "control/auth.h"
+#include "edge/client_conns.h"
 
 namespace natrp {
-
-// A client's visitors, over all of its sessions: how many it has, and how many it may have. The control thread writes
-// max whenever the operator changes it, and workers ask for each visitor: both relaxed, nothing else hangs on it.
-struct ClientConns {
-  std::atomic<uint32_t> live{0};
-  std::atomic<uint32_t> max{0};  // 0: no limit
-
-  // One more. False: it is one too many, and leaves again.
-  bool enter() {
-    const uint32_t before = live.fetch_add(1, std::memory_order_relaxed);
-    const uint32_t most = max.load(std::memory_order_relaxed);
-    return most == 0 || before < most;
-  }
-};
 
 struct GrpcClient {
   GrpcClient(int64_t store_id, std::string client_name, uint32_t tunnel_id,

@@ -28,7 +28,7 @@ void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
     Tunnel& tunnel = tunnels_[id];
     if (!tunnel.shared) {
       tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, edge_.next_tunnel_id(),
-                                                   edge_.client_conns(client));
+                                                   edge_.client_conns().of(client));
     } else if (tunnel.client.token_hash != client.token_hash ||
                tunnel.client.plain_token_hash != client.plain_token_hash) {
       tokens->rotated.insert(id);

@@ -201,6 +201,7 @@ def test_the_connections_of_a_client_are_counted(yard):
     rig = yard.rig(client=("--conns-max", "3"))
     kept = [rig.pair() for _ in range(3)]
     assert is_refused(rig.address), "a fourth visitor was let in"
+    rig.edge.process.wait_for(r"visitors were refused: their client has as many as it may .*conns_max=3 visitors=1")
     for visitor, service in kept:
         visitor.send(b"x")
         assert service.receive(1) == b"x"

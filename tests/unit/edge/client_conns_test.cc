@@ -1,0 +1,90 @@
+// A client's visitors: how many may come, and what the log says of those that may not.
+#include "edge/client_conns.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace natrp {
+namespace {
+
+ClientRecord client(int64_t id, const std::string& name, uint32_t conns_max) {
+  ClientRecord record;
+  record.id = id;
+  record.name = name;
+  record.conns_max = conns_max;
+  return record;
+}
+
+class ClientConnsTest : public testing::Test {
+ protected:
+  std::string told(uint64_t now_ms, uint64_t refused_by_all) {
+    testing::internal::CaptureStderr();
+    table.tell_refused(now_ms, refused_by_all);
+    return testing::internal::GetCapturedStderr();
+  }
+  static bool has(const std::string& log, const std::string& text) { return log.find(text) != std::string::npos; }
+  ClientConnsTable table;
+};
+
+TEST_F(ClientConnsTest, AllSessionsOfAClientCountTogetherAndANewLimitIsForAll) {
+  const auto one = table.of(client(1, "a", 1));
+  EXPECT_EQ(table.of(client(1, "a", 1)), one);
+  EXPECT_NE(table.of(client(2, "a", 1)), one) << "added again under its name: another client";
+  EXPECT_TRUE(one->enter());
+  EXPECT_FALSE(one->enter());
+  one->live.fetch_sub(1);
+  table.of(client(1, "a", 2));
+  EXPECT_TRUE(one->enter());
+  EXPECT_FALSE(one->enter());
+}
+
+TEST_F(ClientConnsTest, OneThatSomebodyHasIsNotForgotten) {
+  auto one = table.of(client(1, "a", 1));
+  one->live.store(5);
+  table.tidy();
+  EXPECT_EQ(table.of(client(1, "a", 1)), one);
+  one.reset();
+  table.tidy();
+  EXPECT_EQ(table.of(client(1, "a", 1))->live.load(), 0u);
+}
+
+TEST_F(ClientConnsTest, TheLogNamesEachClientThatIsAtItsLimitAndCountsTheRest) {
+  const auto busy = table.of(client(1, "busy", 1));
+  const auto idle = table.of(client(2, "idle", 0));
+  EXPECT_EQ(told(1000, 0), "");
+  for (int i = 0; i < 4; ++i) busy->enter();
+  idle->enter();
+  const std::string log = told(1000, 5);
+  EXPECT_TRUE(has(log, "client=busy conns_max=1 visitors=3")) << log;
+  EXPECT_FALSE(has(log, "idle")) << log;
+  EXPECT_TRUE(has(log, "no slot, no session or no place to wait for them visitors=2")) << log;
+  EXPECT_EQ(told(5000, 5), "");
+}
+
+TEST_F(ClientConnsTest, WhatComesWithinASecondIsToldWhenItIsOver) {
+  const auto busy = table.of(client(1, "busy", 1));
+  busy->enter();
+  busy->enter();
+  EXPECT_NE(told(1000, 1), "");
+  for (int i = 0; i < 7; ++i) busy->enter();
+  EXPECT_EQ(told(1250, 8), "");
+  EXPECT_TRUE(has(told(2000, 8), "visitors=7"));
+}
+
+// The client counts first, its worker a moment later.
+TEST_F(ClientConnsTest, AVisitorIsNotToldTwice) {
+  const auto busy = table.of(client(1, "busy", 1));
+  busy->enter();
+  busy->enter();
+  busy->enter();
+  EXPECT_TRUE(has(told(1000, 1), "visitors=2"));
+  EXPECT_EQ(told(3000, 2), "");
+  busy->enter();
+  const std::string log = told(5000, 3);
+  EXPECT_TRUE(has(log, "visitors=1")) << log;
+  EXPECT_FALSE(has(log, "no slot")) << log;
+}
+
+}  // namespace
+}  // namespace natrp
