@@ -20,29 +20,35 @@ std::shared_ptr<ClientConns> ClientConnsTable::of(const ClientRecord& client) {
 
 // Only this thread makes copies, so a last one stays the last.
 void ClientConnsTable::tidy() {
-  std::erase_if(by_client_, [](const auto& each) { return each.second.use_count() == 1; });
+  std::erase_if(by_client_, [](const auto& each) {
+    return each.second.use_count() == 1 && each.second->refused.load(std::memory_order_relaxed) == 0;
+  });
 }
 
-void ClientConnsTable::tell_refused(uint64_t now_ms, uint64_t refused_by_all) {
-  if (refused_by_all <= told_ || now_ms < tell_again_ms_) return;
+void ClientConnsTable::tell_refused(uint64_t now_ms, uint64_t refused, uint64_t timed_out) {
+  if (refused <= refused_told_ || now_ms < tell_again_ms_) return;
   tell_again_ms_ = now_ms + kTellMs;
   uint64_t by_limit = 0;
   for (const auto& [id, conns] : by_client_) {
-    const uint32_t refused = conns->refused.exchange(0, std::memory_order_relaxed);
-    if (refused == 0) continue;
-    by_limit += refused;
+    const uint32_t count = conns->refused.exchange(0, std::memory_order_relaxed);
+    if (count == 0) continue;
+    by_limit += count;
     log_warning("visitors were refused: their client has as many as it may",
                 {{"client", conns->client},
                  {"conns_max", conns->max.load(std::memory_order_relaxed)},
-                 {"visitors", refused}});
+                 {"visitors", count}});
   }
-  // A worker counts a visitor a moment after its client does.
-  const uint64_t refused = std::max(refused_by_all - told_, by_limit);
-  if (refused > by_limit) {
-    log_warning("visitors were refused: the edge had no slot, no session or no place to wait for them",
-                {{"visitors", refused - by_limit}});
+  // A worker counts a visitor a moment after its client does, and a reason a moment before the refusal.
+  const uint64_t untold = std::max(refused - refused_told_, by_limit);
+  const uint64_t late = std::min(timed_out - timed_out_told_, untold - by_limit);
+  const uint64_t others = untold - by_limit - late;
+  if (late > 0) log_warning("visitors were refused: no data channel came for them in time", {{"visitors", late}});
+  if (others > 0) {
+    log_warning("visitors were refused: the edge had no slot or no place to wait for them, or their session ended",
+                {{"visitors", others}});
   }
-  told_ += refused;
+  refused_told_ += untold;
+  timed_out_told_ += late;
 }
 
 }  // namespace natrp

@@ -41,13 +41,14 @@ class ClientConnsTable {
   std::shared_ptr<ClientConns> of(const ClientRecord& client);
   // Forgets those that no session has any more.
   void tidy();
-  // Once a second at most, so that a client at its limit under load does not flood the log. refused_by_all: what the
-  // workers have counted since the start, for whatever reason.
-  void tell_refused(uint64_t now_ms, uint64_t refused_by_all);
+  // Once a second at most, so that a client at its limit under load does not flood the log. What all workers have
+  // counted since the start: refused for whatever reason, and those among them for which no data channel came in time.
+  void tell_refused(uint64_t now_ms, uint64_t refused, uint64_t timed_out);
 
  private:
   std::unordered_map<int64_t, std::shared_ptr<ClientConns>> by_client_;  // the store's id
-  uint64_t told_ = 0;
+  uint64_t refused_told_ = 0;
+  uint64_t timed_out_told_ = 0;
   uint64_t tell_again_ms_ = 0;
 };
 

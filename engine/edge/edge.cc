@@ -261,6 +261,7 @@ void Edge::on_store_changed() {
     if (found != clients.value().end()) {
       if (found->token_hash == registration.token_hash()) {
         registration.set_client(*found);
+        client_conns_.of(*found);  // one that authenticated between two changes has brought its own
         continue;
       }
       registration.refuse(wire::Refused::CLIENT_REMOVED,
@@ -326,8 +327,10 @@ std::vector<Registration*> Edge::holders(const ClientRecord& client) {
   std::vector<Registration*> found;
   for (auto at = registrations_.rbegin(); at != registrations_.rend(); ++at) {
     Registration& each = **at;
-    if (each.client_id() == client.id && each.tunnels() != 0 && !each.closing()) found.push_back(&each);
+    if (each.client_id() == client.id && each.tunnels() != 0) found.push_back(&each);
   }
+  // What a session that is going anyway gives up, no other has to.
+  std::stable_partition(found.begin(), found.end(), [](const Registration* each) { return each->closing(); });
   return found;
 }
 
@@ -564,8 +567,12 @@ void Edge::on_tick() {
   on_store_changed();
   lease_writer_->tick();
   uint64_t refused = 0;
-  for (const auto& worker : workers_) refused += worker->counters().get(Counter::kVisitorsRefused);
-  client_conns_.tell_refused(now_ms(), refused);
+  uint64_t timed_out = 0;
+  for (const auto& worker : workers_) {
+    timed_out += worker->counters().get(Counter::kRendezvousTimeouts);
+    refused += worker->counters().get(Counter::kVisitorsRefused);
+  }
+  client_conns_.tell_refused(now_ms(), refused, timed_out);
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
     stopped_ = true;

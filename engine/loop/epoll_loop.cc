@@ -197,7 +197,8 @@ void EpollLoop::accept_some(Op& op) {
     finish(op, -errno, false);
     return;
   }
-  // More may wait; the listener is level-triggered, so the next turn reports it again.
+  // More may wait; the listener is level-triggered, so the next turn reports it again, where it is watched.
+  if (!waiting(op.fd).registered) enqueue(op);
 }
 
 void EpollLoop::attempt(Op& op) {

@@ -30,18 +30,6 @@ Status lock(int fd, const std::string& dir) {
                EWOULDBLOCK};
 }
 
-// Who may write here can put a key and clients of his own in the place of the edge's; a sticky bit keeps him from ours,
-// but not from making those that are not there yet. A group that was given the folder is its owner's choice.
-Status check_only_its_own_may_write(const std::string& dir) {
-  struct stat info;
-  if (stat(dir.c_str(), &info) != 0) return Error::from_errno("cannot look at the state folder " + dir, errno);
-  if ((info.st_mode & S_IWOTH) == 0) return Done{};
-  return Error{"everybody may write to the state folder " + dir +
-                   ", and so put a key or a client there: give a folder of the edge's own, like " + dir +
-                   "/natrp, with --state; or look what is in this one, and run `chmod o-w " + dir + "`",
-               EPERM};
-}
-
 }  // namespace
 
 Status make_state_dir(const std::string& dir) {
@@ -65,11 +53,26 @@ Status make_state_dir(const std::string& dir) {
     error.message += "; run as its owner, or give another folder with --state";
     return error;
   }
-  return check_only_its_own_may_write(dir);
+  return Done{};
+}
+
+// Who may write here can put a key and clients of his own in the place of the edge's; a sticky bit keeps him from ours,
+// but not from making those that are not there yet. A group that was given the folder is its owner's choice.
+Status check_not_everybodys(const std::string& dir) {
+  struct stat info;
+  if (stat(dir.c_str(), &info) != 0) return Error::from_errno("cannot look at the state folder " + dir, errno);
+  if ((info.st_mode & S_IWOTH) == 0) return Done{};
+  Error error{"everybody may write to the state folder " + dir +
+                  ", and so put a key or a client there: give a folder of the edge's own with --state",
+              EPERM};
+  // One with a sticky bit, like /tmp, is everybody's on purpose.
+  if ((info.st_mode & S_ISVTX) == 0) error.message += "; or look what is in this one, and run `chmod o-w " + dir + "`";
+  return error;
 }
 
 Result<Fd> lock_state_dir(const std::string& dir) {
   if (Status made = make_state_dir(dir); !made.ok()) return made.error();
+  if (Status ours = check_not_everybodys(dir); !ours.ok()) return ours.error();
   const std::string path = lock_path(dir);
   Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd.valid()) return Error::from_errno("cannot open " + path, errno);

@@ -11,9 +11,13 @@
 
 namespace natrp {
 
-// Makes the folder and its parents (0700) when they are missing, and checks that files can be made in it, and not by
-// everybody. An error names the folder, the reason and the remedy.
+// Makes the folder and its parents (0700) when they are missing, and checks that files can be made in it. An
+// error names the folder, the reason and the remedy.
 Status make_state_dir(const std::string& dir);
+
+// Fails where everybody may make files in the folder. Asked before a key or a client is put there; who only looks, or
+// takes a right away, is not kept from it.
+Status check_not_everybodys(const std::string& dir);
 
 // The right to be the edge of this folder, as long as the Fd is open; the kernel gives it back when the
 // process ends, however it ends. Fails when another edge has it.

@@ -18,9 +18,9 @@ ClientRecord client(int64_t id, const std::string& name, uint32_t conns_max) {
 
 class ClientConnsTest : public testing::Test {
  protected:
-  std::string told(uint64_t now_ms, uint64_t refused_by_all) {
+  std::string told(uint64_t now_ms, uint64_t refused, uint64_t timed_out = 0) {
     testing::internal::CaptureStderr();
-    table.tell_refused(now_ms, refused_by_all);
+    table.tell_refused(now_ms, refused, timed_out);
     return testing::internal::GetCapturedStderr();
   }
   static bool has(const std::string& log, const std::string& text) { return log.find(text) != std::string::npos; }
@@ -55,11 +55,19 @@ TEST_F(ClientConnsTest, TheLogNamesEachClientThatIsAtItsLimitAndCountsTheRest) {
   EXPECT_EQ(told(1000, 0), "");
   for (int i = 0; i < 4; ++i) busy->enter();
   idle->enter();
-  const std::string log = told(1000, 5);
+  const std::string log = told(1000, 9, 4);
   EXPECT_TRUE(has(log, "client=busy conns_max=1 visitors=3")) << log;
   EXPECT_FALSE(has(log, "idle")) << log;
-  EXPECT_TRUE(has(log, "no slot, no session or no place to wait for them visitors=2")) << log;
-  EXPECT_EQ(told(5000, 5), "");
+  EXPECT_TRUE(has(log, "no data channel came for them in time visitors=4")) << log;
+  EXPECT_TRUE(has(log, "or their session ended visitors=2")) << log;
+  EXPECT_EQ(told(5000, 9, 4), "");
+  EXPECT_TRUE(has(told(9000, 10, 5), "in time visitors=1"));
+}
+
+TEST_F(ClientConnsTest, NorOneOfWhichThereIsSomethingToTell) {
+  table.of(client(1, "gone", 1))->refused.store(2);
+  table.tidy();
+  EXPECT_TRUE(has(told(1000, 2), "client=gone conns_max=1 visitors=2"));
 }
 
 TEST_F(ClientConnsTest, WhatComesWithinASecondIsToldWhenItIsOver) {
