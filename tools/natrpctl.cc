@@ -59,7 +59,6 @@ void print_tokens(const Tokens& tokens) {
   std::cout << "Its join token, shown this once:\n" << tokens.join << '\n';
 }
 
-std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_string(limit); }
 std::string ports_text(const std::string& ports) { return ports.empty() ? "any" : ports; }
 
 std::string limits_text(const ClientRecord& client) {

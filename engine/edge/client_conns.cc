@@ -18,6 +18,13 @@ std::shared_ptr<ClientConns> ClientConnsTable::of(const ClientRecord& client) {
   return conns;
 }
 
+void ClientConnsTable::update(const std::vector<ClientRecord>& clients) {
+  for (const ClientRecord& client : clients) {
+    const auto at = by_client_.find(client.id);
+    if (at != by_client_.end()) at->second->max.store(client.conns_max, std::memory_order_relaxed);
+  }
+}
+
 // Only this thread makes copies, so a last one stays the last.
 void ClientConnsTable::tidy() {
   std::erase_if(by_client_, [](const auto& each) {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "store/store.h"
 
@@ -25,7 +26,7 @@ struct ClientConns {
   std::atomic<uint32_t> max{0};      // 0: no limit
   std::atomic<uint32_t> refused{0};  // by max, and not told yet
 
-  // One more. False: it is one too many, and leaves again.
+  // Counts one more; who counted it takes it out of live when it goes. False: one too many, so at once.
   bool enter() {
     const uint32_t before = live.fetch_add(1, std::memory_order_relaxed);
     const uint32_t most = max.load(std::memory_order_relaxed);
@@ -39,6 +40,8 @@ class ClientConnsTable {
  public:
   // The same for all sessions of a client while one of them has it, and with its conns_max.
   std::shared_ptr<ClientConns> of(const ClientRecord& client);
+  // The store has changed: the limits that it has now are for those who are there already, too.
+  void update(const std::vector<ClientRecord>& clients);
   // Forgets those that no session has any more.
   void tidy();
   // Once a second at most, so that a client at its limit under load does not flood the log. What all workers have

@@ -36,9 +36,6 @@ bool have_same_limits(const ClientRecord& a, const ClientRecord& b) {
   return a.ports == b.ports && a.tunnels_max == b.tunnels_max && a.conns_max == b.conns_max;
 }
 
-// As natrpctl prints it.
-std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_string(limit); }
-
 }  // namespace
 
 Edge::Edge(EdgeOptions options)
@@ -252,6 +249,7 @@ void Edge::on_store_changed() {
   if (!clients.ok()) return;
   store_version_ = version.value();
   const std::vector<ClientRecord> changed = with_other_limits(clients.value());
+  client_conns_.update(clients.value());
   forget_removed_clients(clients.value());
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
@@ -261,7 +259,6 @@ void Edge::on_store_changed() {
     if (found != clients.value().end()) {
       if (found->token_hash == registration.token_hash()) {
         registration.set_client(*found);
-        client_conns_.of(*found);  // one that authenticated between two changes has brought its own
         continue;
       }
       registration.refuse(wire::Refused::CLIENT_REMOVED,
@@ -296,7 +293,6 @@ void Edge::honour_limits(const ClientRecord& client) {
   if (!policy.ok()) return log_error("a client's ports cannot be read", {{"client", client.name}});
   const PortSet& ports = policy.value();
   const std::string ports_text = ports.empty() ? "any" : ports.format_short();
-  client_conns_.of(client);
   log_info("a client may have other things than before", {{"client", client.name},
                                                           {"ports", ports_text},
                                                           {"tunnels_max", limit_text(client.tunnels_max)},
@@ -566,6 +562,15 @@ void Edge::on_tick() {
   // The -wal file is written before a change is visible, so the event of the last write may come too early to see it.
   on_store_changed();
   lease_writer_->tick();
+  tell_refused();
+  if (draining_ && now_ms() >= drain_deadline_ms_) {
+    log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
+    stopped_ = true;
+  }
+  loop_->timers().arm(tick_, kTickMs);
+}
+
+void Edge::tell_refused() {
   uint64_t refused = 0;
   uint64_t timed_out = 0;
   for (const auto& worker : workers_) {
@@ -573,11 +578,6 @@ void Edge::on_tick() {
     refused += worker->counters().get(Counter::kVisitorsRefused);
   }
   client_conns_.tell_refused(now_ms(), refused, timed_out);
-  if (draining_ && now_ms() >= drain_deadline_ms_) {
-    log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
-    stopped_ = true;
-  }
-  loop_->timers().arm(tick_, kTickMs);
 }
 
 void Edge::on_signal(int) {

@@ -125,12 +125,13 @@ class Edge final : public EdgeControlPort {
   std::vector<ClientRecord> with_other_limits(const std::vector<ClientRecord>& clients) const;
   void forget_removed_clients(const std::vector<ClientRecord>& clients);
   void honour_limits(const ClientRecord& client);
-  // Of the client that hold a tunnel, the latest first.
+  // Of the client that hold a tunnel: those that are closing, then the latest first.
   std::vector<Registration*> holders(const ClientRecord& client);
   Result<Fd> listen_public(uint16_t port);
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
   void on_tick();
+  void tell_refused();
   void say_ready();
 
   EdgeOptions options_;

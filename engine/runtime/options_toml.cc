@@ -51,8 +51,6 @@ class Reader {
         read_list(node);
       } else if (table_.has_section(key) && !key.empty()) {
         read_section(key, node);
-      } else if (list_ != nullptr && list_->begin_element().find_key("", key) != nullptr) {
-        report(line, "'" + key + "' belongs to a tunnel: write it below a line [[" + list_->key + "]]");
       } else {
         report(line, unknown("", key));
       }
@@ -64,6 +62,9 @@ class Reader {
  private:
   // A key that is written in another place than its own, as a sentence; empty: it is none.
   std::string where_it_belongs(const std::string& key) const {
+    if (list_ != nullptr && list_->begin_element().find_key("", key) != nullptr) {
+      return "'" + key + "' belongs to a tunnel: write it below a line [[" + list_->key + "]]";
+    }
     const Knob* knob = table_.find_misplaced_key(key);
     if (knob == nullptr) return "";
     return "'" + key + "' belongs " +

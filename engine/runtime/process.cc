@@ -66,8 +66,7 @@ uint64_t raise_descriptor_limit() {
 
 namespace {
 
-Status check_descriptors(unsigned workers) {
-  const uint64_t descriptors = raise_descriptor_limit();
+Status check_descriptors(uint64_t descriptors, unsigned workers) {
   const std::string limit = "the limit of open files, " + std::to_string(descriptors) + ",";
   const uint64_t least = 2 * own_descriptors(workers);
   if (descriptors < least) {
@@ -84,8 +83,8 @@ Status check_descriptors(unsigned workers) {
 
 // What the workers will map, mapped once for a try: they map it with the same flags, and could do nothing but end when
 // it is refused.
-Status check_address_space(unsigned workers) {
-  const uint64_t conns = conns_for_descriptors(raise_descriptor_limit(), workers);
+Status check_address_space(uint64_t descriptors, unsigned workers) {
+  const uint64_t conns = conns_for_descriptors(descriptors, workers);
   const uint64_t loops = uint64_t{workers} + 1;  // the control thread has one
   const uint64_t bytes = kBufferBytes * kBuffersMax * loops + conns * (sizeof(Conn) + sizeof(Pair)) * workers +
                          own_address_space(workers);
@@ -104,8 +103,9 @@ Status check_address_space(unsigned workers) {
 }  // namespace
 
 Status check_process_limits(unsigned workers) {
-  if (Status descriptors = check_descriptors(workers); !descriptors.ok()) return descriptors;
-  return check_address_space(workers);
+  const uint64_t descriptors = raise_descriptor_limit();
+  if (Status enough = check_descriptors(descriptors, workers); !enough.ok()) return enough;
+  return check_address_space(descriptors, workers);
 }
 
 unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers) {

@@ -39,6 +39,9 @@ struct ClientRecord {
   int64_t created_s = 0;     // Unix time
 };
 
+// A limit as an operator reads it.
+inline std::string limit_text(uint32_t limit) { return limit == 0 ? "any" : std::to_string(limit); }
+
 // What a client may have from now on; nullopt: as much as before.
 struct LimitChange {
   std::optional<std::string> ports;

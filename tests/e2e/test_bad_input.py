@@ -181,7 +181,7 @@ def test_too_little_address_space_is_refused_with_a_remedy_or_enough(yard, name,
     options = yard.edge_options(workers=2) if name == "natrp-engine" else {**AGENT, "workers": 2}
     # Descriptors: each is a slot of the tables that are mapped.
     process = Process(name, [program(name), *flags(options)], yard.directory,
-                      prefix=["prlimit", "--nofile=1024:1024", f"--as={mib << 20}", "--"])
+                      prefix=[*with_descriptors(1024), "prlimit", f"--as={mib << 20}", "--"])
     try:
         if mib > 3200:
             process.wait_for("edge ready|agent started")

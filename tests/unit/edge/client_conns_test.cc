@@ -39,6 +39,13 @@ TEST_F(ClientConnsTest, AllSessionsOfAClientCountTogetherAndANewLimitIsForAll) {
   EXPECT_FALSE(one->enter());
 }
 
+TEST_F(ClientConnsTest, AChangeOfTheStoreReachesThoseThatAreThere) {
+  const auto one = table.of(client(1, "a", 1));
+  table.update({client(1, "a", 0), client(2, "not there", 1)});
+  EXPECT_TRUE(one->enter());
+  EXPECT_TRUE(one->enter());
+}
+
 TEST_F(ClientConnsTest, OneThatSomebodyHasIsNotForgotten) {
   auto one = table.of(client(1, "a", 1));
   one->live.store(5);
