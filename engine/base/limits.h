@@ -33,9 +33,12 @@ inline constexpr uint32_t kBriefWaitRestMs = 50;
 inline constexpr uint32_t kBriefWaitRestMaxMs = 1600;
 
 // --- Buffers of the message path -----------------------------------------------------------------------------------
-// A buffer is held from the receive until the send has landed; an idle pair holds none. 64 KiB is the read that
-// proves a streamer (kBulkFillBytes), so one buffer can show it. Only the touched pages of a buffer cost memory.
+// A buffer is held from the receive until the send has landed; an idle pair holds none. A read that fills it proves a
+// streamer (kBulkFillBytes). Only the touched pages of a buffer cost memory. It begins with a cache line for what is
+// sent before the bytes that were received (relay/chunks.h).
 inline constexpr size_t kBufferBytes = 64u << 10;
+inline constexpr size_t kBufferHeadBytes = 64;
+inline constexpr size_t kBufferRoomBytes = kBufferBytes - kBufferHeadBytes;
 // Offered to the kernel at any time: the ring hands them out in turn, so each costs a touched page. It begins small
 // and doubles when a batch of receives found none; more come from the reserve when slow receivers hold theirs.
 inline constexpr unsigned kBuffersOfferedFirst = 16;
@@ -59,11 +62,17 @@ inline constexpr unsigned kStartTrims = 2;      // the start itself, and the fir
 // --- COPY ↔ BULK ---------------------------------------------------------------------------------------------------
 inline constexpr size_t kBulkReadBytes = 16u << 10;  // three such reads in a row …
 inline constexpr unsigned kBulkReads = 3;
-inline constexpr size_t kBulkFillBytes = 64u << 10;  // … or one that filled this
+inline constexpr size_t kBulkFillBytes = kBufferRoomBytes;  // … or one that filled a buffer
 inline constexpr size_t kSmallMoveBytes = 4u << 10;  // three such moves in a row end BULK
 inline constexpr unsigned kSmallMoves = 3;
 inline constexpr uint32_t kBulkIdleMs = 1000;
 inline constexpr uint32_t kStallMs = 1000;           // no progress while the source has bytes → COPY for good
+
+// --- Chunks (relay/chunks.h) -----------------------------------------------------------------------------------------
+// A direction that moved so much goes on without chunks: what its visitor's channel costs is little beside it.
+inline constexpr uint64_t kChunkedBytesMax = 64u << 10;
+// An agent says that a channel is free a round trip after it was told of the visitor's end.
+inline constexpr uint32_t kChannelReturnMs = 10000;
 
 // --- Wake-ups of a worker (runtime/wake_policy.h) ------------------------------------------------------------------
 inline constexpr uint32_t kBulkPeriodMs = 100;

@@ -8,17 +8,16 @@
 namespace natrp {
 
 BufRing::~BufRing() {
-  if (memory_ != nullptr) munmap(memory_, bytes_each_ * kBuffersMax);
+  if (memory_ != nullptr) munmap(memory_, kBufferBytes * kBuffersMax);
 }
 
 void BufRing::setup(OfferFn offer, void* context) {
   NATRP_CHECK(memory_ == nullptr, "a BufRing is set up once");
-  bytes_each_ = kBufferBytes;
-  void* mapped = mmap(nullptr, bytes_each_ * kBuffersMax, PROT_READ | PROT_WRITE,
+  void* mapped = mmap(nullptr, kBufferBytes * kBuffersMax, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   NATRP_CHECK(mapped != MAP_FAILED, "address space for receive buffers");
   // Huge pages would make every touched buffer cost 2 MiB.
-  madvise(mapped, bytes_each_ * kBuffersMax, MADV_NOHUGEPAGE);
+  madvise(mapped, kBufferBytes * kBuffersMax, MADV_NOHUGEPAGE);
   memory_ = static_cast<unsigned char*>(mapped);
   reserve_.reserve(kBuffersMax);
   for (unsigned id = kBuffersMax; id > 0; --id) reserve_.push_back(static_cast<uint16_t>(id - 1));
@@ -56,7 +55,7 @@ void BufRing::trim() {
   for (size_t at = reserve_.size(); at > 0 && trimmed < kBuffersTrimmed; --at) {
     const uint16_t id = reserve_[at - 1];
     if (!is_touched_[id]) continue;
-    madvise(data(id), bytes_each_, MADV_DONTNEED);
+    madvise(data(id) - kBufferHeadBytes, kBufferBytes, MADV_DONTNEED);
     is_touched_[id] = false;
     --touched_;
     ++trimmed;

@@ -49,8 +49,8 @@ class BufRing {
   // How often a buffer was filled or taken.
   uint64_t uses() const { return uses_; }
 
-  unsigned char* data(uint16_t id) { return memory_ + static_cast<size_t>(id) * bytes_each_; }
-  size_t bytes_each() const { return bytes_each_; }
+  // Where received bytes go: kBufferRoomBytes, and kBufferHeadBytes before them that the holder may write to.
+  unsigned char* data(uint16_t id) { return memory_ + static_cast<size_t>(id) * kBufferBytes + kBufferHeadBytes; }
   unsigned held() const { return held_; }
   // Nothing is offered because everything is held: receives wait until a release.
   bool exhausted() const { return offer_ != nullptr ? offered_ == 0 : reserve_.empty(); }
@@ -61,7 +61,6 @@ class BufRing {
   unsigned spare_touched() const { return touched_ - held_ - offered_; }
 
   unsigned char* memory_ = nullptr;
-  size_t bytes_each_ = 0;
   std::vector<uint16_t> reserve_;
   unsigned offered_ = 0;
   unsigned offer_wanted_ = 0;

@@ -124,7 +124,7 @@ bool EpollLoop::perform(Op& op, int32_t& result) {
         result = -ENOBUFS;
         return true;
       }
-      const size_t want = op.len < buffers_.bytes_each() ? op.len : buffers_.bytes_each();
+      const size_t want = std::min<size_t>(op.len, kBufferRoomBytes);
       const ssize_t n = ::recv(op.fd, buffers_.data(id), want, MSG_DONTWAIT);
       result = n < 0 ? -errno : static_cast<int32_t>(n);
       op.buffer = id;

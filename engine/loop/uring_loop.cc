@@ -50,7 +50,7 @@ Status UringLoop::start() {
   buffers_.setup(
       [](void* self, uint16_t id) {
         auto& loop = *static_cast<UringLoop*>(self);
-        io_uring_buf_ring_add(loop.offered_, loop.buffers_.data(id), static_cast<unsigned>(loop.buffers_.bytes_each()),
+        io_uring_buf_ring_add(loop.offered_, loop.buffers_.data(id), static_cast<unsigned>(kBufferRoomBytes),
                               id, io_uring_buf_ring_mask(kBuffersOffered), 0);
         io_uring_buf_ring_advance(loop.offered_, 1);
       },

@@ -49,8 +49,7 @@ void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) 
     }
     pump.op.buffer = id;
     pump.holds = true;
-    const size_t room = context.loop.buffers().bytes_each();
-    const ssize_t n = context.loop.try_recv(source.fd, context.loop.buffers().data(id), room);
+    const ssize_t n = context.loop.try_recv(source.fd, context.loop.buffers().data(id), kBufferRoomBytes);
     if (n <= 0) pump_drop_buffer(context, pump);
     if (n == -EAGAIN) return pump_poll(context, pump, source.fd, POLLIN, true);
     if (n < 0) return pump_read_failed(pump);
@@ -62,7 +61,8 @@ void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) 
     if (pump_promote(context, pump, static_cast<size_t>(n))) return splice_pump_run(context, pump, source, sink);
     // A short read means an empty socket; a FIN behind it comes as an edge of its own. Not so on a unix socket, where a
     // read stops behind bytes that had a descriptor with them.
-    if (static_cast<size_t>(n) < room) return pump_poll(context, pump, source.fd, POLLIN, !source.is_unix());
+    const bool short_read = static_cast<size_t>(n) < kBufferRoomBytes;
+    if (short_read) return pump_poll(context, pump, source.fd, POLLIN, !source.is_unix());
   }
   // Its share of this turn is used up; others first.
   pump_poll(context, pump, source.fd, POLLIN, false);

@@ -79,7 +79,7 @@ bool sent(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
 void uring_pump_wait(RelayContext& context, Pump& pump, Conn& source) {
   pump.op.kind = OpKind::kRecvBuffer;
   pump.op.fd = source.fd;
-  pump.op.len = static_cast<uint32_t>(kBufferBytes);
+  pump.op.len = static_cast<uint32_t>(kBufferRoomBytes);
   pump.sending = false;
   context.loop.submit(pump.op);
 }

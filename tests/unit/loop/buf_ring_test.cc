@@ -43,11 +43,11 @@ TEST(BufRing, BuffersDoNotOverlap) {
   BufRing buffers;
   buffers.setup(nullptr, nullptr);
   for (uint16_t id : {0, 1, 2, 4095}) {
-    for (size_t at : {size_t{0}, buffers.bytes_each() - 1}) buffers.data(id)[at] = static_cast<unsigned char>(id + 1);
+    for (size_t at : {size_t{0}, kBufferRoomBytes - 1}) buffers.data(id)[at] = static_cast<unsigned char>(id + 1);
   }
   for (uint16_t id : {0, 1, 2, 4095}) {
     EXPECT_EQ(buffers.data(id)[0], static_cast<unsigned char>(id + 1));
-    EXPECT_EQ(buffers.data(id)[buffers.bytes_each() - 1], static_cast<unsigned char>(id + 1));
+    EXPECT_EQ(buffers.data(id)[kBufferRoomBytes - 1], static_cast<unsigned char>(id + 1));
   }
 }
 

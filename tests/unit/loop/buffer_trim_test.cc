@@ -49,9 +49,9 @@ class BufferTrimTest : public LoopSuite {
   }
 
   size_t resident_pages() {
-    const size_t bytes = loop->buffers().bytes_each() * kBuffersMax;
+    const size_t bytes = kBufferBytes * kBuffersMax;
     std::vector<unsigned char> pages(bytes / kPageBytes);
-    loopback::must(mincore(loop->buffers().data(0), bytes, pages.data()) == 0, "mincore");
+    loopback::must(mincore(loop->buffers().data(0) - kBufferHeadBytes, bytes, pages.data()) == 0, "mincore");
     return static_cast<size_t>(std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
   }
   static std::string message(unsigned number) { return "message " + std::to_string(number) + std::string(500, '.'); }
