@@ -4,6 +4,12 @@
 
 namespace natrp {
 
+void Conn::renew(uint64_t now_ms) {
+  bytes_received.store(0, std::memory_order_relaxed);
+  opened_ms.store(now_ms, std::memory_order_relaxed);
+  tunnel.store(0, std::memory_order_relaxed);
+}
+
 void Conn::set_peer(const Address& peer, ConnRole role) {
   uint64_t high = 0;
   uint64_t low = 0;

@@ -10,11 +10,12 @@
 namespace natrp {
 namespace {
 
-// False: the sink is full or broken.
+// False: the sink is full or broken, or these were the last bytes.
 bool flush(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   while (pump.pending > 0) {
     const ssize_t n =
-        context.loop.try_send(sink.fd, context.loop.buffers().data(pump.op.buffer) + pump.offset, pump.pending);
+        context.loop.try_send(sink.fd, context.loop.buffers().data(pump.op.buffer) + pump.offset - pump.header_left,
+                              pump.pending + pump.header_left);
     if (n == -EAGAIN) {
       pump_poll(context, pump, sink.fd, POLLOUT, true);
       return false;
@@ -23,12 +24,12 @@ bool flush(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
       pump_write_failed(pump, sink, static_cast<int>(-n));
       return false;
     }
-    pump.offset = static_cast<uint16_t>(pump.offset + n);
-    pump.pending -= static_cast<uint32_t>(n);
-    pump_count(context, pump, source, static_cast<size_t>(n));
+    pump_sent(context, pump, source, static_cast<size_t>(n));
   }
   pump_drop_buffer(context, pump);
-  return true;
+  if (!pump.end_came) return true;
+  pump_eof(pump, source);
+  return false;
 }
 
 }  // namespace
@@ -57,6 +58,10 @@ void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) 
     pump.offset = 0;
     pump.pending = static_cast<uint32_t>(n);
     moved += static_cast<size_t>(n);
+    if (!pump_received(context, pump, source)) {
+      if (pump.status != PumpStatus::kFlowing) return;
+      return pump_poll(context, pump, source.fd, POLLIN, false);
+    }
     if (!flush(context, pump, source, sink)) return;
     if (pump_promote(context, pump, static_cast<size_t>(n))) return splice_pump_run(context, pump, source, sink);
     // A short read means an empty socket; a FIN behind it comes as an edge of its own. Not so on a unix socket, where a

@@ -25,19 +25,20 @@ const char* end_reason_text(EndReason reason) {
     case EndReason::kFrontReset: return "the visitor's side reset";
     case EndReason::kBackReset: return "the service's side reset";
     case EndReason::kChannelLost: return "the data channel ended before a visitor came";
-    case EndReason::kChannelSpoke: return "the data channel sent bytes before a visitor came";
+    case EndReason::kChannelSpoke: return "the data channel sent what is not our protocol";
     case EndReason::kSessionEnded: return "the session ended";
     case EndReason::kDrainDeadline: return "the drain ended";
     case EndReason::kPeerSilent: return "peer silent";
     case EndReason::kFailed: return "failed";
     case EndReason::kBufferReclaimed: return "buffer reclaimed";
     case EndReason::kMoved: return "moved to another worker";
+    case EndReason::kReturned: return "both sides ended their streams, and the data channel is free";
   }
   return "unknown";
 }
 
-PairTable::PairTable(RelayContext& context, uint32_t capacity, OnEnd on_end, OnEnd on_unready, void* owner_context)
-    : context_(context), on_end_(on_end), on_unready_(on_unready), owner_context_(owner_context), capacity_(capacity) {
+PairTable::PairTable(RelayContext& context, uint32_t capacity, const Events& events, void* owner)
+    : context_(context), events_(events), owner_(owner), capacity_(capacity) {
   void* memory = mmap(nullptr, static_cast<size_t>(capacity) * sizeof(Pair), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   NATRP_CHECK(memory != MAP_FAILED, "address space for the pairs");
@@ -80,13 +81,15 @@ void PairTable::release(Pair& pair) {
   if (pair.front != Pair::kNoConn) context_.counters.sub(Counter::kPairsLive);
 }
 
-Pair* PairTable::start(Conn& front, Conn& back, uint32_t owner) {
+Pair* PairTable::start(Conn& front, Conn& back, uint32_t owner, bool chunks) {
   Pair* pair = claim();
   if (pair == nullptr) return nullptr;
   pair->front = context_.conns.index_of(front);
   context_.counters.add(Counter::kPairsLive);
   pair->back = context_.conns.index_of(back);
   pair->owner = owner;
+  NATRP_CHECK(!chunks || context_.kind != PumpKind::kSplice, "who forces splice has said that it takes no chunks");
+  pair->up.unwraps = pair->down.wraps = chunks;
   began_to_flow(*pair);
   pump_start(context_, pair->up, front);
   pump_start(context_, pair->down, back);
@@ -100,11 +103,15 @@ Pair* PairTable::start_waiting(Conn& back, uint32_t owner) {
   pair->back = context_.conns.index_of(back);
   pair->owner = owner;
   pair->state = PairState::kWaiting;
-  // Not in splice mode: a waiting pair is in no sweep.
-  pair->down.status = PumpStatus::kFlowing;
-  pair->down.mode = context_.kind == PumpKind::kSplice ? PumpMode::kCopy : pump_copy_mode(context_, pair->down);
-  pump_wait(context_, pair->down, back);
+  wait_for_channel(*pair);
   return pair;
+}
+
+void PairTable::wait_for_channel(Pair& pair) {
+  // Not in splice mode: a waiting pair is in no sweep.
+  pair.down.status = PumpStatus::kFlowing;
+  pair.down.mode = context_.kind == PumpKind::kSplice ? PumpMode::kCopy : pump_copy_mode(context_, pair.down);
+  pump_wait(context_, pair.down, pair.back_conn());
 }
 
 void PairTable::began_to_flow(Pair& pair) {
@@ -113,10 +120,12 @@ void PairTable::began_to_flow(Pair& pair) {
   if (!patrol_timer_.armed()) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
 }
 
-void PairTable::attach_front(Pair& pair, Conn& front) {
+void PairTable::attach_front(Pair& pair, Conn& front, bool chunks) {
   NATRP_CHECK(pair.state == PairState::kWaiting && !pair.in_ready, "a visitor meets a ready channel once");
   pair.front = context_.conns.index_of(front);
   context_.counters.add(Counter::kPairsLive);
+  NATRP_CHECK(!chunks || context_.kind != PumpKind::kSplice, "spliced bytes are in no chunks");
+  pair.up.wraps = pair.down.unwraps = chunks;
   began_to_flow(pair);
   pair.down.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
   pump_start(context_, pair.up, front);
@@ -129,7 +138,7 @@ void PairTable::end(Pair& pair, EndReason reason, bool reset_front, bool reset_b
     return;
   }
   if (pair.in_ready) {
-    on_unready_(owner_context_, pair);
+    events_.on_unready(owner_, pair);
     pair.in_ready = false;
   }
   pair.reason = reason;
@@ -148,7 +157,7 @@ void PairTable::move_out(Pair& pair) {
 void PairTable::end_all(EndReason reason, bool force) {
   for (uint32_t i = 0; i < touched_; ++i) {
     Pair& pair = slots_[i];
-    if (pair.state == PairState::kWaiting) end(pair, reason, false, false);
+    if (pair.state == PairState::kWaiting || pair.state == PairState::kReturning) end(pair, reason, false, false);
     if (!force) continue;
     if (pair.state == PairState::kFlowing) end(pair, reason, true, true);
     // One that waits to reset does not wait any longer.
@@ -171,7 +180,8 @@ void PairTable::on_op(Op& op) {
     return teardown_step(table, pair);
   }
   if (pair.state == PairState::kWaiting) return table.on_waiting(pair, pump);
-  if (pump.watching) return table.on_watch(pair, pump);
+  if (pair.state == PairState::kReturning) return table.on_returning(pair, pump);
+  if (pump.status == PumpStatus::kEof) return pump.sending ? table.on_end_sent(pair, pump) : table.on_watch(pair, pump);
   if (pump.demote) {
     // Its poll was cancelled to leave BULK; if readiness was faster, the next mode will see the bytes.
     pump.demote = false;
@@ -208,20 +218,30 @@ void PairTable::settle(Pair& pair, Pump& pump) {
     case PumpStatus::kEof: return on_eof(pair, pump);
     case PumpStatus::kSourceReset: return on_source_reset(pair, pump);
     case PumpStatus::kSinkBroken: return on_sink_broken(pair, pump);
+    case PumpStatus::kNonsense: return end(pair, EndReason::kChannelSpoke, true, true);
     case PumpStatus::kFailed: return end(pair, EndReason::kFailed, true, true);
   }
 }
 
 void PairTable::on_eof(Pair& pair, Pump& pump) {
   Pump& other = pair.other(pump);
-  // The second end: closing the sink sends its FIN.
-  if (other.status == PumpStatus::kEof) return end(pair, EndReason::kCompleted, false, false);
   if (other.status == PumpStatus::kSinkBroken) {
     // Its sink is our source, which ended cleanly before it broke: a reset of the other side all the same.
     return on_source_reset(pair, pump);
   }
+  if (pump.free_came && (pair.channel_in_front() || other.status != PumpStatus::kEof)) {
+    // FREE before our END, or of an edge: not our protocol, and the visitor's next bytes would be somebody else's.
+    return end(pair, EndReason::kChannelSpoke, true, true);
+  }
+  if (!pump.wraps || tell_end(pair, pump)) end_told(pair, pump);
+}
+
+void PairTable::end_told(Pair& pair, Pump& pump) {
+  const Pump& other = pair.other(pump);
+  if (other.status == PumpStatus::kSinkBroken) return on_source_reset(pair, pump);
+  if (other.is_over()) return finish(pair);
   // FIN as FIN, behind the bytes before it. ENOTCONN: the sink was reset meanwhile; its own reader will say so.
-  (void)context_.loop.shutdown_write(pair.sink(pump).fd);
+  if (!pump.wraps) (void)context_.loop.shutdown_write(pair.sink(pump).fd);
   // Nobody reads the source any more, and it may still be reset: watch it. Most pairs end a moment later, so the sweep
   // begins the watch: on the spot, it was 2.7 % of the cost of a short visitor.
   pump.watching = true;
@@ -231,6 +251,8 @@ void PairTable::on_eof(Pair& pair, Pump& pump) {
 
 void PairTable::on_watch(Pair& pair, Pump& pump) {
   pump.watching = false;
+  // Its end is told already (finish), perhaps with FREE: what came faster than the cancel comes too late to matter.
+  if (pair.other(pump).is_over()) return finish(pair);
   if (pump.op.result == -ECANCELED) return;
   if ((pump.op.result & POLLERR) != 0 || pair.source(pump).peer_reset) return on_source_reset(pair, pump);
   // HUP without an error: a unix service that closed. As with a TCP service that did, the other direction finds out
@@ -396,10 +418,12 @@ void PairTable::sweep_bulk(Pair& pair, Pump& pump) {
 // --- The patrol: what no op would ever tell ------------------------------------------------------------------------
 
 void PairTable::on_patrol() {
+  bool any = with_visitor_ > 0;
   for (uint32_t i = 0; i < touched_; ++i) {
     if (slots_[i].state == PairState::kFlowing) patrol(slots_[i]);
+    if (slots_[i].state == PairState::kReturning) any |= returns_in_time(slots_[i]);
   }
-  if (with_visitor_ > 0) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
+  if (any) context_.loop.timers().arm(patrol_timer_, kPatrolMs);
 }
 
 void PairTable::patrol(Pair& pair) {
@@ -407,13 +431,14 @@ void PairTable::patrol(Pair& pair) {
   for (Pump* pump : {&pair.up, &pair.down}) {
     // Its op waits for the sink, and nobody watches the source. A sink that takes nothing for so long after the source
     // was reset gets the reset without the bytes before it.
-    const bool blocked = pump->status == PumpStatus::kFlowing && pump->pending > 0;
+    const bool blocked = (pump->status == PumpStatus::kFlowing && pump->pending > 0) ||
+                         (pump->status == PumpStatus::kEof && pump->sending);
     if (!blocked || !sink_took_nothing(pair, *pump, kResetDrainTimeoutMs)) continue;
     // The kernel tells a reset once: perhaps the other pump, which writes to that socket, has heard of it.
     const Conn& source = pair.source(*pump);
     if (source.peer_reset || context_.loop.is_reset(source.fd)) return on_source_reset(pair, *pump);
   }
-  const bool holds = pair.up.pending > 0 || pair.down.pending > 0;
+  const bool holds = pair.up.pending > 0 || pair.down.pending > 0 || pair.up.sending || pair.down.sending;
   const uint32_t idle_ms = std::min(now - pair.up.progress_ms, now - pair.down.progress_ms);
   if (!holds && idle_ms > kPatrolRecentMs) return;
   const bool front = is_silent(pair.front_conn());

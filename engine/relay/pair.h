@@ -8,9 +8,11 @@
 // Life     waiting (a ready data channel: back only) ──attach_front──▶ flowing ──eof──▶ half closed ──eof──▶ ending
 //             └───────────── reset, error, deadline, drain ────────────────────────────────────────▲
 //          ending: teardown stops both pumps, lands their ops, closes, releases the slots (relay/teardown)
+//          in chunks: half closed ──eof──▶ returning (edge: back only, until FREE) ──▶ ending, but for its channel,
+//          which on_end gets (pair_return.cc)
 // Thread   the worker that owns both conns. Nothing here is locked.
 // Memory   a slot of the worker's PairTable, 128 bytes; starting a pair allocates nothing.
-// Never    closes a socket (teardown does), looks at a byte, knows its role, moves to another worker.
+// Never    closes a socket (teardown does), looks at a byte (relay/chunks does), moves to another worker.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +22,7 @@
 
 namespace natrp {
 
-enum class PairState : uint8_t { kFree, kWaiting, kFlowing, kEnding, kResetting };
+enum class PairState : uint8_t { kFree, kWaiting, kFlowing, kReturning, kEnding, kResetting };
 
 enum class EndReason : uint8_t {
   kNone,
@@ -28,13 +30,14 @@ enum class EndReason : uint8_t {
   kFrontReset,       // the visitor's side reset
   kBackReset,        // the service's side reset
   kChannelLost,      // a ready data channel ended before a visitor came
-  kChannelSpoke,     // a ready data channel sent bytes before a visitor came: not our protocol
+  kChannelSpoke,     // a data channel sent what is not our protocol, or bytes before a visitor came
   kSessionEnded,     // a ready data channel whose session is over
   kDrainDeadline,    // still flowing when the drain ended
   kPeerSilent,       // the other host answers nothing any more, though bytes are under way
   kFailed,           // the kernel could not go on (no memory)
   kBufferReclaimed,  // it held a buffer without moving a byte when no other pair could have one
   kMoved,            // a ready data channel that went to another worker
+  kReturned,         // both sides ended their streams, and the data channel can carry another visitor
 };
 const char* end_reason_text(EndReason reason);
 
@@ -55,6 +58,8 @@ struct Pair {
   bool reset_back : 1 = false;
   bool in_haste : 1 = false;     // waits to reset, and the sweep's short interval is for it
   bool moving : 1 = false;       // the back descriptor is handed over instead of closed
+  bool keeps_channel : 1 = false;  // the data channel is handed over with its slot
+  bool returning : 1 = false;    // its visitor is gone, and its channel may come back
   uint8_t tag = 0;               // the role's own mark
 
   static constexpr uint32_t kNoConn = ~0u;
@@ -63,6 +68,9 @@ struct Pair {
   Conn& back_conn() { return context->conns.at(back); }
   Conn& source(const Pump& pump) { return pump.down ? back_conn() : front_conn(); }
   Conn& sink(const Pump& pump) { return pump.down ? front_conn() : back_conn(); }
+  // True at the agent: the data channel is in front of the service. At the edge it is behind the visitor.
+  bool channel_in_front() const { return context->conns.at(front).role() == ConnRole::kDataChannel; }
+  Conn& channel() { return channel_in_front() ? front_conn() : back_conn(); }
 };
 static_assert(sizeof(Pair) == 128, "a pair and its two conns are 256 bytes");
 
@@ -78,21 +86,30 @@ struct PairList {
 // and the state machine that reacts to what the pumps report.
 class PairTable {
  public:
-  // on_end(context, pair): the pair is over; runs right before its slot is free, its conns already closed and
+  // on_end(owner, pair): the pair is over; runs right before its slot is free, its conns already closed and
   // released (or handed over, when moving). reason, owner and tag are still there.
-  // on_unready(context, pair): a pair marked in_ready is ending: take it out of the list of ready channels.
-  using OnEnd = void (*)(void* owner_context, Pair& pair);
-  PairTable(RelayContext& context, uint32_t capacity, OnEnd on_end, OnEnd on_unready, void* owner_context);
+  // on_unready(owner, pair): a pair marked in_ready is ending: take it out of the list of ready channels.
+  // on_visitor_gone(owner, pair): edge, with chunks only: the visitor's socket is closed and released, and the pair
+  // goes on without it until its channel comes back, or not (on_end). False: it shall not be waited for.
+  // may_keep_channel(owner, pair): agent, with chunks only: shall the pair's channel be kept when it is over?
+  // on_end with kReturned: the data channel (front at the agent, back at the edge) is the callee's, with its slot.
+  struct Events {
+    void (*on_end)(void* owner, Pair& pair);
+    void (*on_unready)(void* owner, Pair& pair);
+    bool (*on_visitor_gone)(void* owner, Pair& pair) = nullptr;
+    bool (*may_keep_channel)(void* owner, const Pair& pair) = nullptr;
+  };
+  PairTable(RelayContext& context, uint32_t capacity, const Events& events, void* owner);
   ~PairTable();
   PairTable(const PairTable&) = delete;
   PairTable& operator=(const PairTable&) = delete;
 
   // Starts a whole pair: both pumps begin to wait. nullptr: no slot.
-  Pair* start(Conn& front, Conn& back, uint32_t owner);
+  Pair* start(Conn& front, Conn& back, uint32_t owner, bool chunks = false);
   // A ready data channel: the down pump begins to wait, so its end is noticed and its first byte comes at no cost.
   Pair* start_waiting(Conn& back, uint32_t owner);
   // The visitor came. What its channel must be told before the visitor's bytes was sent already.
-  void attach_front(Pair& pair, Conn& front);
+  void attach_front(Pair& pair, Conn& front, bool chunks = false);
   // Ends a pair: both sides are closed, reset where asked. on_end follows, perhaps inside this call: the caller does
   // not touch the pair afterwards. A ready channel leaves its list first (on_unready).
   void end(Pair& pair, EndReason reason, bool reset_front, bool reset_back);
@@ -118,6 +135,7 @@ class PairTable {
  private:
   friend void teardown_begin(PairTable& table, Pair& pair);
   friend void teardown_step(PairTable& table, Pair& pair);
+  friend bool teardown_visitor(PairTable& table, Pair& pair);
   static void on_op(Op& op);
   void on_patrol();
   void began_to_flow(Pair& pair);
@@ -129,6 +147,15 @@ class PairTable {
   void release(Pair& pair);
   void settle(Pair& pair, Pump& pump);
   void on_eof(Pair& pair, Pump& pump);
+  bool tell_end(Pair& pair, Pump& pump);
+  void on_end_sent(Pair& pair, Pump& pump);
+  void end_told(Pair& pair, Pump& pump);
+  void finish(Pair& pair);
+  bool can_return(Pair& pair) const;
+  void hand_back(Pair& pair);
+  void on_returning(Pair& pair, Pump& pump);
+  bool returns_in_time(Pair& pair);
+  void wait_for_channel(Pair& pair);
   void on_source_reset(Pair& pair, Pump& pump);
   void on_sink_broken(Pair& pair, Pump& pump);
   void on_watch(Pair& pair, Pump& pump);
@@ -142,9 +169,8 @@ class PairTable {
   void arm_sweep(uint64_t delay_ms);  // at the latest then
 
   RelayContext& context_;
-  OnEnd on_end_;
-  OnEnd on_unready_;
-  void* owner_context_;
+  const Events events_;
+  void* const owner_;
   Pair* slots_ = nullptr;
   uint32_t capacity_;
   uint32_t touched_ = 0;

@@ -2,10 +2,12 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "relay/chunks.h"
 #include "relay/pair.h"
 
 namespace natrp {
@@ -80,6 +82,30 @@ void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
   pump.suspect = false;
 }
 
+bool pump_received(RelayContext& context, Pump& pump, Conn& source) {
+  if (pump.wraps) chunk_wrap(pump, context.loop.buffers().data(pump.op.buffer), source);
+  if (!pump.unwraps) return true;
+  const bool ours = chunk_unwrap(pump, context.loop.buffers().data(pump.op.buffer));
+  if (ours && pump.pending > 0) return true;
+  pump.pending = 0;
+  pump_drop_buffer(context, pump);
+  if (!ours) {
+    pump.status = PumpStatus::kNonsense;
+  } else if (pump.end_came) {
+    pump_eof(pump, source);
+  }
+  return false;
+}
+
+void pump_sent(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
+  const size_t of_header = std::min<size_t>(bytes, pump.header_left);
+  pump.header_left = static_cast<uint8_t>(pump.header_left - of_header);
+  bytes -= of_header;
+  pump.offset = static_cast<uint16_t>(pump.offset + bytes);
+  pump.pending -= static_cast<uint32_t>(bytes);
+  pump_count(context, pump, source, bytes);
+}
+
 void pump_drop_buffer(RelayContext& context, Pump& pump) {
   context.loop.buffers().release(pump.op.buffer);
   pump.holds = false;
@@ -112,7 +138,9 @@ void pump_write_failed(Pump& pump, Conn& sink, int error) {
 }
 
 void pump_eof(Pump& pump, const Conn& source) {
-  pump.status = source.peer_reset ? PumpStatus::kSourceReset : PumpStatus::kEof;
+  // A FIN where END was due: what came is not all.
+  const bool cut = pump.unwraps && !pump.end_came;
+  pump.status = source.peer_reset || cut ? PumpStatus::kSourceReset : PumpStatus::kEof;
 }
 
 namespace {
@@ -127,6 +155,7 @@ bool enter_splice(RelayContext& context, Pump& pump) {
 }  // namespace
 
 bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
+  if (pump.wraps || pump.unwraps) return false;
   if (context.kind == PumpKind::kSplice && !pump.copies_for_good) {
     return enter_splice(context, pump);
   }

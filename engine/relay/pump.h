@@ -44,6 +44,7 @@ enum class PumpStatus : uint8_t {
   kEof,          // the source ended, and every byte before is in the sink's socket
   kSourceReset,  // the source was reset, and every byte before is in the sink's socket
   kSinkBroken,   // the sink takes no more bytes: its peer is gone
+  kNonsense,     // the source is a channel that does not speak our protocol
   kFailed,       // the kernel could not move bytes that both peers were ready for (no memory)
 };
 
@@ -54,22 +55,32 @@ struct Pump {
     uint16_t offset = 0;  // COPY, URING: where in the buffer the pending bytes begin
     uint16_t pipe;        // SPLICE: the pipe that holds them
   };
-  PumpMode mode = PumpMode::kCopy;
-  PumpStatus status = PumpStatus::kIdle;
-  uint8_t big_reads : 4 = 0;
-  uint8_t small_moves : 4 = 0;
+  uint16_t chunk_left = 0;  // relay/chunks: what is left of the chunk that came last
+  PumpMode mode : 2 = PumpMode::kCopy;
+  PumpStatus status : 3 = PumpStatus::kIdle;
+  uint8_t big_reads : 3 = 0;
+  uint8_t small_moves : 3 = 0;
   bool down : 1 = false;       // from back to front
   bool holds : 1 = false;      // owns a buffer (COPY, URING) or a pipe (SPLICE)
   bool copies_for_good : 1 = false;  // splice failed on it once
   bool demote : 1 = false;     // its poll was cancelled to change the mode
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
   bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will from the next sweep on
-  bool sending : 1 = false;    // URING: the op in flight is the send
+  bool sending : 1 = false;    // URING: the op in flight is the send; after eof: that of END
   bool doubts_sink : 1 = false;  // URING: a send was short; the sink counts as reset until the next says otherwise
   bool suspect : 1 = false;    // SPLICE: the sweep saw bytes whose readiness had not come; twice is a stall
+  bool wraps : 1 = false;      // its bytes go into chunks
+  bool unwraps : 1 = false;    // its bytes come out of chunks
+  bool half_header : 1 = false;  // chunk_left is the first byte of a header
+  bool end_came : 1 = false;   // unwraps: END
+  bool free_came : 1 = false;  // unwraps: FREE
+  bool free_told : 1 = false;  // wraps, at the agent: FREE was sent, or is with the END that is
+  uint8_t header_left : 2 = 0;  // bytes of a chunk's header to send before the pending ones
   uint32_t progress_ms = 0;    // turn time of the last byte, wraps after 49 days
 
   bool landed() const { return !op.in_flight; }
+  // Its source ended, and its sink has been told.
+  bool is_over() const { return status == PumpStatus::kEof && !sending; }
 };
 static_assert(sizeof(Pump) == 48, "two pumps and the pair's own state share 128 bytes");
 
@@ -98,10 +109,15 @@ void pump_release(RelayContext& context, Pump& pump);
 // Shared by the modes.
 void pump_poll(RelayContext& context, Pump& pump, int fd, uint32_t mask, bool drained);
 void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
+// The pending bytes have come into the buffer: chunks are made or taken apart. False: nothing is left to send; the next
+// bytes are due, or status is no longer kFlowing.
+bool pump_received(RelayContext& context, Pump& pump, Conn& source);
+// Of the pending bytes and what precedes them so many are in the sink's socket.
+void pump_sent(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
 void pump_drop_buffer(RelayContext& context, Pump& pump);
 void pump_read_failed(Pump& pump);
 void pump_write_failed(Pump& pump, Conn& sink, int error);
-void pump_eof(Pump& pump, const Conn& source);
+void pump_eof(Pump& pump, const Conn& source);  // by a FIN or by END
 // COPY → BULK after reads that look like a stream. True: the mode is SPLICE now.
 bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes);
 void pump_demote(RelayContext& context, Pump& pump);

@@ -30,6 +30,16 @@ void teardown_begin(PairTable& table, Pair& pair) {
   teardown_step(table, pair);
 }
 
+bool teardown_visitor(PairTable& table, Pair& pair) {
+  table.leave_sweep(pair);
+  close_conn(table.context_, pair.front_conn(), false);
+  --table.with_visitor_;
+  table.context_.counters.sub(Counter::kPairsLive);
+  pair.front = Pair::kNoConn;
+  pair.returning = true;
+  return table.events_.on_visitor_gone(table.owner_, pair);
+}
+
 void teardown_step(PairTable& table, Pair& pair) {
   if (!pair.up.landed() || !pair.down.landed()) return;
   RelayContext& context = table.context_;
@@ -57,16 +67,16 @@ void teardown_step(PairTable& table, Pair& pair) {
     table.leave_sweep(pair);
   }
   if (has_front) {
-    close_conn(context, pair.front_conn(), pair.reset_front);
+    if (!pair.keeps_channel) close_conn(context, pair.front_conn(), pair.reset_front);
     --table.with_visitor_;
   }
   if (pair.moving) {
     // The descriptor goes on to another worker; on_end reads it before the slot is released.
-    table.on_end_(table.owner_context_, pair);
+    table.events_.on_end(table.owner_, pair);
     context.conns.release(pair.back_conn());
   } else {
-    close_conn(context, pair.back_conn(), pair.reset_back);
-    table.on_end_(table.owner_context_, pair);
+    if (!pair.keeps_channel || has_front) close_conn(context, pair.back_conn(), pair.reset_back);
+    table.events_.on_end(table.owner_, pair);
   }
   table.release(pair);
 }

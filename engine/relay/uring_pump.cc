@@ -17,8 +17,8 @@ namespace {
 void send_pending(RelayContext& context, Pump& pump, Conn& sink) {
   pump.op.kind = OpKind::kSend;
   pump.op.fd = sink.fd;
-  pump.op.data = context.loop.buffers().data(pump.op.buffer) + pump.offset;
-  pump.op.len = pump.pending;
+  pump.op.data = context.loop.buffers().data(pump.op.buffer) + pump.offset - pump.header_left;
+  pump.op.len = pump.pending + pump.header_left;
   pump.sending = true;
   context.loop.submit(pump.op);
 }
@@ -26,26 +26,26 @@ void send_pending(RelayContext& context, Pump& pump, Conn& sink) {
 // The buffer is empty again. True: the next receive is due.
 bool all_sent(RelayContext& context, Pump& pump, Conn& source, Conn& sink, size_t read_bytes) {
   pump_drop_buffer(context, pump);
+  if (pump.end_came) {
+    pump_eof(pump, source);
+    return false;
+  }
   if (!pump_promote(context, pump, read_bytes)) return true;
   splice_pump_run(context, pump, source, sink);
   return false;
 }
 
-void count_sent(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
-  pump.offset = static_cast<uint16_t>(pump.offset + bytes);
-  pump.pending -= static_cast<uint32_t>(bytes);
-  pump_count(context, pump, source, bytes);
-}
-
 // A send on the spot; what does not fit follows as an op. True: the next receive is due.
 bool send_now(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   const size_t read_bytes = pump.pending;
-  const ssize_t n = context.loop.try_send(sink.fd, context.loop.buffers().data(pump.op.buffer), read_bytes);
+  const ssize_t n =
+      context.loop.try_send(sink.fd, context.loop.buffers().data(pump.op.buffer) + pump.offset - pump.header_left,
+                            read_bytes + pump.header_left);
   if (n < 0 && n != -EAGAIN && n != -EINTR) {
     pump_write_failed(pump, sink, static_cast<int>(-n));
     return false;
   }
-  if (n > 0) count_sent(context, pump, source, static_cast<size_t>(n));
+  if (n > 0) pump_sent(context, pump, source, static_cast<size_t>(n));
   if (pump.pending == 0) return all_sent(context, pump, source, sink, read_bytes);
   send_pending(context, pump, sink);
   return false;
@@ -59,7 +59,7 @@ bool sent(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
     pump_write_failed(pump, sink, -n);
     return false;
   }
-  if (n > 0) count_sent(context, pump, source, static_cast<size_t>(n));
+  if (n > 0) pump_sent(context, pump, source, static_cast<size_t>(n));
   if (pump.pending > 0) {
     // Short: an error followed, and the kernel has forgotten it (a ring's send with WAITALL reports the bytes instead).
     // The next send says so again, but a receive from this socket may be faster and would see a clean end.
@@ -94,6 +94,10 @@ void uring_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink)
     pump.holds = true;
     pump.offset = 0;
     pump.pending = static_cast<uint32_t>(n);
+    if (!pump_received(context, pump, source)) {
+      if (pump.status == PumpStatus::kFlowing) uring_pump_wait(context, pump, source);
+      return;
+    }
     if (context.kind == PumpKind::kUring || context.loop.worth_batching()) return send_pending(context, pump, sink);
     if (send_now(context, pump, source, sink)) uring_pump_wait(context, pump, source);
     return;

@@ -54,8 +54,14 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
   relay_.reset(new RelayContext{*loop_, *setup_.conns, *pipes_, counters_, setup_.pump});
   pairs_ = std::make_unique<PairTable>(
       *relay_, setup_.conns->capacity(),
-      [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_end(pair); },
-      [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_unready(pair); }, this);
+      PairTable::Events{
+          .on_end = [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_end(pair); },
+          .on_unready = [](void* self, Pair& pair) { static_cast<Worker*>(self)->role_->on_pair_unready(pair); },
+          .on_visitor_gone =
+              [](void* self, Pair& pair) { return static_cast<Worker*>(self)->role_->on_visitor_gone(pair); },
+          .may_keep_channel =
+              [](void* self, const Pair& pair) { return static_cast<Worker*>(self)->role_->may_keep_channel(pair); }},
+      this);
   role_ = setup_.make_role(*this);
   started(made.value().reason);
   uint32_t conns_live = 0;

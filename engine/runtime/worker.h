@@ -30,6 +30,10 @@ class WorkerRole {
   virtual void on_pair_end(Pair& pair) = 0;
   // A ready data channel is ending: take it out of its list.
   virtual void on_pair_unready(Pair& pair) = 0;
+  // Edge: a visitor is over. Whether its pair shall wait for its data channel to come back.
+  virtual bool on_visitor_gone(Pair&) { return false; }
+  // Agent: whether the data channel of a pair that is over shall be kept for the next visitor.
+  virtual bool may_keep_channel(const Pair&) { return false; }
 };
 
 struct WorkerSetup {

@@ -57,6 +57,7 @@ class SimLoop final : public Loop {
 
   int make_socket(size_t window);
   SimSocket& socket(int fd) { return sockets_[static_cast<size_t>(fd - kFirstFd)]; }
+  size_t sockets() const { return sockets_.size(); }
   uint64_t random(uint64_t below) { return below == 0 ? 0 : generator_() % below; }
   size_t in_flight() const { return in_flight_.size(); }
   // A contract that the engine broke, as a sentence; empty when it broke none.

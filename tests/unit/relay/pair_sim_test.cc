@@ -83,8 +83,11 @@ std::string run_seed(uint64_t seed, bool lose_a_byte) {
   RelayContext context{loop, conns, pipes, counters, static_cast<PumpKind>(loop.random(4))};
   std::vector<EndReason> reasons;
   auto pairs = std::make_unique<PairTable>(
-      context, 16, [](void* out, Pair& pair) { static_cast<std::vector<EndReason>*>(out)->push_back(pair.reason); },
-      [](void*, Pair&) {}, &reasons);
+      context, 16,
+      PairTable::Events{
+          .on_end = [](void* out, Pair& pair) { static_cast<std::vector<EndReason>*>(out)->push_back(pair.reason); },
+          .on_unready = [](void*, Pair&) {}},
+      &reasons);
   const size_t kSizes[] = {1, 100, 5000, 40'000, 200'000};
   std::vector<FarEnd> ends(2 * (1 + loop.random(3)));
   for (size_t i = 0; i < ends.size(); ++i) {
@@ -196,8 +199,9 @@ struct SimRig {
   explicit SimRig(PumpKind kind)
       : context{loop, conns, pipes, counters, kind},
         pairs(context, 16,
-              [](void* self, Pair& pair) { static_cast<SimRig*>(self)->reasons.push_back(pair.reason); },
-              [](void*, Pair&) {}, this) {}
+              {.on_end = [](void* self, Pair& pair) { static_cast<SimRig*>(self)->reasons.push_back(pair.reason); },
+               .on_unready = [](void*, Pair&) {}},
+              this) {}
   ~SimRig() {
     pairs.end_all(EndReason::kDrainDeadline, true);
     for (int i = 0; i < 1000 && pairs.live() > 0; ++i) loop.run_once(0);

@@ -90,7 +90,7 @@ struct Rig {
         loop(std::move(made)),
         pipes(counters, pipes_max, 1),
         context{*loop, shard, pipes, counters, kind},
-        pairs(context, 2048, on_end, on_unready, this) {
+        pairs(context, 2048, {.on_end = on_end, .on_unready = on_unready}, this) {
     ended.reserve(4096);
     std::signal(SIGPIPE, SIG_IGN);  // as the programs do: splice(2) into a reset socket raises it
   }
