@@ -140,6 +140,7 @@ void Agent::on_secure() {
   hello.mutable_hello()->set_protocol_version(1);
   hello.mutable_hello()->set_software("natrp " + kVersion);
   hello.mutable_hello()->set_instance_id(instance_.data(), instance_.size());
+  hello.mutable_hello()->set_chunks(options_.pump != PumpKind::kSplice);
   channel_->send(hello);
   wire::Frame auth;
   auth.mutable_auth()->set_secret(token_.secret.data(), token_.secret.size());

@@ -26,7 +26,11 @@ class AgentWorker final : public WorkerRole {
     check_idle();
   }
 
-  void on_pair_end(Pair&) override { check_idle(); }
+  void on_pair_end(Pair& pair) override {
+    if (pair.reason == EndReason::kReturned) opener_.returned(pair.front_conn(), pair.tag);
+    check_idle();
+  }
+  bool may_keep_channel(const Pair& pair) override { return opener_.wants_back(pair.tag); }
   void on_pair_unready(Pair&) override {}
 
  private:

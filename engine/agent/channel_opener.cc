@@ -1,5 +1,6 @@
 #include "agent/channel_opener.h"
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/check.h"
@@ -11,6 +12,8 @@ namespace {
 
 // After a dial of the edge failed, the next ones wait: the session itself will notice a dead edge.
 constexpr uint32_t kRefillPauseMs = 200;
+constexpr uint32_t kTopUpMs = 100;
+constexpr uint32_t kSurplusKept = 8;
 
 }  // namespace
 
@@ -21,6 +24,7 @@ ChannelOpener::~ChannelOpener() {
   ending_ = true;
   close_session();
   worker_.loop().timers().disarm(refill_timer_);
+  worker_.loop().timers().disarm(top_up_timer_);
   channels_.for_each([](Channel& channel) {
     if (channel.state == State::kDiallingService) channel.dial->cancel();
   });
@@ -30,6 +34,7 @@ ChannelOpener::~ChannelOpener() {
 void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
                                  std::shared_ptr<const ServiceAddresses> services) {
   session_ = std::move(session);
+  ++session_tag_;
   services_ = std::move(services);
   ready_wanted_ = 0;
 }
@@ -38,6 +43,7 @@ void ChannelOpener::close_session() {
   session_.reset();
   ready_wanted_ = 0;
   worker_.loop().timers().disarm(refill_timer_);
+  worker_.loop().timers().disarm(top_up_timer_);
   channels_.for_each([this](Channel& channel) {
     switch (channel.state) {
       case State::kDiallingEdge: channel.dial->cancel(); break;
@@ -49,21 +55,65 @@ void ChannelOpener::close_session() {
 
 void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
   if (!session_) return;
+  const bool more = ready > ready_wanted_;
   ready_wanted_ = ready;
   // Extra ones are dialled beside those that are under way for earlier visitors.
   for (uint32_t i = 0; i < extra; ++i) open_one();
+  if (more && !refill_timer_.armed()) fill();
   refill();
+}
+
+void ChannelOpener::fill() {
+  while (unused_ < ready_wanted_) open_one();
 }
 
 void ChannelOpener::refill() {
   if (!session_ || refill_timer_.armed()) return;
-  while (unused_ < ready_wanted_) open_one();
+  // Channels of short visitors come back sooner than new ones are dialled. The upper half of what is wanted waits for
+  // them for a moment.
+  while (unused_ < (ready_wanted_ + 1) / 2) open_one();
+  if (unused_ < ready_wanted_ && !top_up_timer_.armed()) {
+    returned_ = 0;
+    worker_.loop().timers().arm(top_up_timer_, kTopUpMs);
+  }
+}
+
+void ChannelOpener::top_up() {
+  if (!session_ || refill_timer_.armed()) return;
+  // As many again will come back in the next moment.
+  for (uint32_t missing = unused_ + returned_; missing < ready_wanted_; ++missing) open_one();
+  refill();
+}
+
+bool ChannelOpener::wants_back(uint8_t tag) const {
+  // Some more than are wanted: where one is wanted, the next was dialled when it got its visitor.
+  return session_ && tag == session_tag_ && unused_ < ready_wanted_ + std::min(ready_wanted_, kSurplusKept);
+}
+
+void ChannelOpener::returned(Conn& conn, uint8_t tag) {
+  if (!session_ || tag != session_tag_) {
+    worker_.loop().close(conn.fd, false);
+    return worker_.conns().release(conn);
+  }
+  Channel& channel = channels_.take(*this);
+  ++unused_;
+  ++returned_;
+  channel.session = session_;
+  channel.state = State::kReady;
+  channel.carried = true;
+  channel.conn = &conn;
+  channel.got = 0;
+  conn.renew(worker_.loop().turn_ms());
+  worker_.counters().add(Counter::kChannelsReady);
+  worker_.counters().add(Counter::kChannelsReturned);
+  receive_start(channel);
 }
 
 void ChannelOpener::open_one() {
   Channel& channel = channels_.take(*this);
   ++unused_;
   channel.session = session_;
+  channel.carried = false;
   channel.state = State::kDiallingEdge;
   channel.dial->start(session_->edge, kEdgeDialTimeoutMs, {.piggyback_acks = true});
 }
@@ -127,9 +177,11 @@ void ChannelOpener::on_op(Op& op) {
   // would take the end of our channel for that of an empty answer.
   if (channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
-    self.worker_.loop().timers().arm(self.refill_timer_, kRefillPauseMs);
+    // One that carried a visitor may end for that visitor's sake: no reason to hold the others up.
+    if (!channel.carried) self.worker_.loop().timers().arm(self.refill_timer_, kRefillPauseMs);
   }
   self.drop(channel);
+  self.refill();
 }
 
 // --- Towards the service ------------------------------------------------------------------------------------------
@@ -141,8 +193,14 @@ void ChannelOpener::started(Channel& channel) {
   channel.state = State::kDiallingService;
   ++dialling_services_;
   const auto start = parse_start(channel.bytes);
-  if (!start.ok() || ending_) return drop(channel);
+  // Spliced bytes can not be taken out of chunks; Hello has said so.
+  const bool speaks = start.ok() && !(start.value().chunks && worker_.relay().kind == PumpKind::kSplice);
+  if (!speaks || ending_) {
+    drop(channel);
+    return refill();
+  }
   channel.tunnel_index = start.value().tunnel_index;
+  channel.chunks = start.value().chunks;
   channel.conn->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
   if (channel.tunnel_index >= services_->services.size() ||
       services_->services[channel.tunnel_index].addresses.empty()) {
@@ -160,12 +218,16 @@ void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
     return drop(channel);
   }
   Conn* service = worker_.conns().claim(fd, peer_address(fd), ConnRole::kService, worker_.loop().turn_ms());
-  Pair* pair = service != nullptr ? worker_.pairs().start(*channel.conn, *service, channel.tunnel_index) : nullptr;
+  Pair* pair = nullptr;
+  if (service != nullptr) {
+    pair = worker_.pairs().start(*channel.conn, *service, channel.tunnel_index, channel.chunks);
+  }
   if (pair == nullptr) {
     worker_.loop().close(fd, true);
     if (service != nullptr) worker_.conns().release(*service);
     return fail_service(channel, EMFILE);
   }
+  pair->tag = channel.session == session_ ? session_tag_ : session_tag_ - 1;
   // Connected and reset already: what it said before still flows, and its end is no clean one.
   service->peer_reset = error != 0;
   service->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
@@ -182,7 +244,10 @@ void ChannelOpener::fail_service(Channel& channel, int error) {
 void ChannelOpener::drop(Channel& channel) {
   if (channel.state == State::kReady) worker_.counters().sub(Counter::kChannelsReady);
   if (channel.state != State::kDiallingService) --unused_;
-  worker_.loop().close(channel.conn->fd, true);
+  // One that carried a visitor may still have bytes for it under way, which a reset would throw away. Behind a FIN they
+  // arrive, and a Start that crosses it meets a reset all the same: END was due (relay/chunks.h).
+  const bool reset = channel.state != State::kReady || !channel.carried;
+  worker_.loop().close(channel.conn->fd, reset);
   worker_.conns().release(*channel.conn);
   free_channel(channel);
 }

@@ -4,6 +4,8 @@
 // its visitor comes.
 //
 // Life of a channel   dialling the edge ─▶ showing its ticket ─▶ ready ──Start──▶ dialling the service ─▶ Pair
+//                                                                  ▲                                       │
+//                                                                  └── returned(): it carried a short visitor
 //                     every failure: closed (with a RST once a visitor is on it), and counted
 // Thread   its worker's.
 // Memory   one record per channel that is not yet a pair, from a pool.
@@ -50,6 +52,10 @@ class ChannelOpener {
   void set_services(std::shared_ptr<const ServiceAddresses> services) { services_ = std::move(services); }
   // Hold `ready` unused channels from now on, and dial `extra` at once.
   void demand(uint32_t ready, uint32_t extra);
+  // Whether a data channel that is free again shall stay. tag: of its session, in Pair::tag.
+  bool wants_back(uint8_t tag) const;
+  // conn: a data channel that carried a visitor and is free again; owned here. The edge has been told.
+  void returned(Conn& conn, uint8_t tag);
   // Visitors whose service is being dialled: no pair yet, and not to be forgotten by a drain.
   uint32_t dialling_services() const { return dialling_services_; }
 
@@ -68,6 +74,8 @@ class ChannelOpener {
     Conn* conn = nullptr;
     uint32_t got = 0;
     uint32_t tunnel_index = 0;
+    bool chunks = false;
+    bool carried = false;  // a visitor before
     State state = State::kDiallingEdge;
     std::array<uint8_t, kStartBytes> bytes{};
   };
@@ -76,7 +84,9 @@ class ChannelOpener {
   static void on_dialled(void* channel, int fd, int error);
   static void on_op(Op& op);
   void open_one();
+  void fill();
   void refill();
+  void top_up();
   void edge_dialled(Channel& channel, int fd, int error);
   void receive_start(Channel& channel);
   void started(Channel& channel);
@@ -93,9 +103,12 @@ class ChannelOpener {
   uint32_t ready_wanted_ = 0;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t dialling_services_ = 0;
+  uint32_t returned_ = 0;   // channels that came back since refill() looked last
+  uint8_t session_tag_ = 0; // changes with the session
   bool ending_ = false;     // no pair begins any more
   std::function<void()> on_dials_over_;
   OwnedTimer<&ChannelOpener::refill> refill_timer_{*this};
+  OwnedTimer<&ChannelOpener::top_up> top_up_timer_{*this};
 };
 
 }  // namespace natrp

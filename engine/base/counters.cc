@@ -30,6 +30,7 @@ constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_channels_opened_total", "data channels that became ready", false},
     {"natrp_channels_lost_total", "ready data channels that ended before a visitor came", false},
     {"natrp_channels_moved_total", "ready data channels moved to another worker", false},
+    {"natrp_channels_returned_total", "data channels that came back after a visitor, for the next one", false},
     {"natrp_channels_surplus_total", "data channels closed because more were ready than the edge has use or room for",
      false},
     {"natrp_conns_live", "conns that hold a slot of the table", true},

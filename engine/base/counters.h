@@ -39,6 +39,7 @@ enum class Counter : uint8_t {
   kChannelsOpened,
   kChannelsLost,
   kChannelsMoved,
+  kChannelsReturned,
   kChannelsSurplus,
   kConnsLive,     // gauge
   kPairsLive,     // gauge

@@ -11,14 +11,17 @@ namespace {
 
 constexpr uint8_t kVersion = 1;
 constexpr size_t kAddressAt = 12;
-constexpr size_t kReservedAt = 28;
+constexpr size_t kFlagsAt = 28;
+constexpr size_t kReservedAt = 29;
+constexpr uint8_t kChunks = 1;
 
 }  // namespace
 
-StartBytes encode_start(uint32_t tunnel_index, const sockaddr* visitor) {
+StartBytes encode_start(uint32_t tunnel_index, const sockaddr* visitor, bool chunks) {
   StartBytes out{};
   std::memcpy(out.data(), "NTRS", 4);
   out[4] = kVersion;
+  if (chunks) out[kFlagsAt] = kChunks;
   const uint32_t index = htonl(tunnel_index);
   std::memcpy(out.data() + 8, &index, sizeof index);
   if (visitor == nullptr) return out;
@@ -57,7 +60,9 @@ Result<StartFields> parse_start(std::span<const uint8_t> start) {
   if (start[5] != 0 && start[5] != 4 && start[5] != 6) {
     return Error{"a Start names the address family " + std::to_string(start[5]) + "; 4, 6 and 0 are known"};
   }
+  if ((start[kFlagsAt] & ~kChunks) != 0) return Error{"a Start has a flag that this agent does not know: update it"};
   StartFields fields;
+  fields.chunks = start[kFlagsAt] == kChunks;
   uint32_t index;
   uint16_t port;
   std::memcpy(&index, start.data() + 8, sizeof index);

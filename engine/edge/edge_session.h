@@ -21,14 +21,19 @@ namespace natrp {
 
 struct EdgeSession {
   EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key,
-              std::shared_ptr<ClientConns> client_conns = std::make_shared<ClientConns>())
-      : id(session_id), client(std::move(client_name)), checker(key), conns(std::move(client_conns)) {}
+              std::shared_ptr<ClientConns> client_conns = std::make_shared<ClientConns>(), bool in_chunks = false)
+      : id(session_id),
+        client(std::move(client_name)),
+        checker(key),
+        conns(std::move(client_conns)),
+        chunks(in_chunks) {}
 
   const SlotId id;
   const std::string client;
   const TicketChecker checker;
   TicketWindow window;
   const std::shared_ptr<ClientConns> conns;
+  const bool chunks;  // its agent understands relay/chunks
   std::atomic<uint32_t>& conns_live{conns->live};
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
   std::atomic<uint32_t> ready_max{kReadyChannelsHeld};  // one more ready channel is closed

@@ -120,6 +120,12 @@ void EdgeWorker::on_pair_end(Pair& pair) {
 
 void EdgeWorker::on_pair_unready(Pair& pair) { rendezvous_.on_pair_unready(pair); }
 
+bool EdgeWorker::on_visitor_gone(Pair& pair) {
+  const bool may_return = rendezvous_.on_visitor_gone(pair);
+  check_idle();
+  return may_return;
+}
+
 void EdgeWorker::when_idle(std::function<void()> done) {
   if (grpc_) grpc_->drain();
   idle_waiters_.add(std::move(done));

@@ -63,6 +63,7 @@ class EdgeWorker final : public WorkerRole {
 
   void on_pair_end(Pair& pair) override;
   void on_pair_unready(Pair& pair) override;
+  bool on_visitor_gone(Pair& pair) override;
 
   Worker& worker() { return worker_; }
   EdgeControlPort& control() { return control_; }

@@ -64,6 +64,7 @@ void Registration::on_hello(const wire::Hello& hello) {
   }
   if (hello.instance_id().size() != 16) return protocol_error("an instance id that has not 16 bytes");
   instance_ = hello.instance_id();
+  chunks_ = hello.chunks();
   software_ = cut_text(hello.software(), 64);
 }
 
@@ -92,7 +93,7 @@ void Registration::on_auth(const wire::Auth& auth) {
     return refuse(wire::Refused::TOO_MANY_SESSIONS, why, false);
   }
   session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
-                                           edge_.client_conns().of(client_));
+                                           edge_.client_conns().of(client_), chunks_);
   edge_.registry().open_session(session_->id, client_.name, instance_, edge_.now_ms());
   edge_.open_session(session_);
   wire::Frame frame;

@@ -101,6 +101,7 @@ class Registration final : public ControlChannelEvents {
   bool garbage_ = false;  // it spoke, and before its session no word of ours
   std::string software_;
   std::string instance_;
+  bool chunks_ = false;  // its agent understands them (relay/chunks.h)
   std::shared_ptr<EdgeSession> session_;
   std::map<uint32_t, Tunnel> tunnels_;  // by the agent's index
   std::map<uint32_t, std::unique_ptr<Contest>> contests_;

@@ -51,7 +51,7 @@ void Rendezvous::forget_if_over(uint32_t index) {
 void Rendezvous::publish(Session& session) {
   auto& place = session.shared->places[edge_.worker().index()];
   place.ready.store(session.ready.size, std::memory_order_relaxed);
-  place.flowing.store(session.pairs - session.ready.size, std::memory_order_relaxed);
+  place.flowing.store(session.pairs - session.ready.size - session.returning, std::memory_order_relaxed);
 }
 
 void Rendezvous::left(Session& session) { session.shared->conns_live.fetch_sub(1, std::memory_order_relaxed); }
@@ -82,13 +82,14 @@ void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
 void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index, uint64_t deadline_ms) {
   Worker& worker = edge_.worker();
   const Address peer = visitor.peer();
-  const StartBytes start = encode_start(tunnel_index, peer.valid() ? peer.get() : nullptr);
+  const bool chunks = session.shared->chunks && worker.relay().kind != PumpKind::kSplice;
+  const StartBytes start = encode_start(tunnel_index, peer.valid() ? peer.get() : nullptr, chunks);
   Conn& channel = pair.back_conn();
   channel.tunnel.store(visitor.tunnel.load(std::memory_order_relaxed), std::memory_order_relaxed);
-  // Nothing was ever sent on this socket, so 64 bytes fit. A call on the spot and not a borrowed buffer: a thousand
-  // visitors in one turn would touch a thousand buffers for nothing.
+  // Nothing that was sent on this socket is on its way any more, so 64 bytes fit. A call on the spot and not a borrowed
+  // buffer: a thousand visitors in one turn would touch a thousand buffers for nothing.
   const ssize_t n = worker.loop().try_send(channel.fd, start.data(), start.size());
-  if (n == static_cast<ssize_t>(start.size())) return worker.pairs().attach_front(pair, visitor);
+  if (n == static_cast<ssize_t>(start.size())) return worker.pairs().attach_front(pair, visitor, chunks);
   // The channel broke this very moment, and nobody has noticed yet. Its visitor waits for the next one.
   worker.pairs().end(pair, EndReason::kChannelLost, false, true);
   park(session, visitor, tunnel_index, deadline_ms);
@@ -154,13 +155,13 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   publish(*session);
 }
 
-// Beside what its session may hold, a ready channel needs a slot here for the visitor that it will meet: channels that
-// took all of them would keep every visitor out, for as long as they are there.
+// Beside what its session may hold, a ready channel needs a slot here for the visitor that it will meet, and so does
+// one that may come back: channels that took all of them would keep every visitor out, for as long as they are there.
 bool Rendezvous::may_be_ready(const Session& session) const {
   Worker& worker = edge_.worker();
   const uint32_t free_slots = worker.conns().capacity() - worker.conns().live();
-  return free_slots > worker.counters().get(Counter::kChannelsReady) &&
-         ready_everywhere(session) < session.shared->ready_max.load(std::memory_order_relaxed);
+  return free_slots > worker.counters().get(Counter::kChannelsReady) + returning_ &&
+         ready_everywhere(session) + session.returning < session.shared->ready_max.load(std::memory_order_relaxed);
 }
 
 uint32_t Rendezvous::ready_everywhere(const Session& session) const {
@@ -206,12 +207,32 @@ void Rendezvous::on_pair_end(Pair& pair) {
     edge_.peer_worker(to).mailbox().post([role = edge_.peer(to), fd = pair.back_conn().fd, id = session.shared->id] {
       role->take_channel(fd, id);
     });
-  } else if (pair.reason != EndReason::kSessionEnded) {
+  } else if (pair.reason != EndReason::kSessionEnded && !pair.returning) {
     edge_.worker().counters().add(Counter::kChannelsLost);
   }
   --session.pairs;
+  if (pair.returning) {
+    --session.returning;
+    --returning_;
+  }
   publish(session);
+  const SlotId id = session.shared->id;
   forget_if_over(pair.owner);
+  if (pair.reason != EndReason::kReturned) return;
+  edge_.worker().counters().add(Counter::kChannelsReturned);
+  Conn& conn = pair.back_conn();
+  conn.renew(edge_.worker().loop().turn_ms());
+  channel(conn, id);
+}
+
+bool Rendezvous::on_visitor_gone(Pair& pair) {
+  Session& session = *sessions_.at(pair.owner);
+  left(session);
+  const bool may_return = may_be_ready(session);
+  ++session.returning;
+  ++returning_;
+  publish(session);
+  return may_return;
 }
 
 }  // namespace natrp

@@ -49,6 +49,8 @@ class Rendezvous {
 
   void on_pair_end(Pair& pair);
   void on_pair_unready(Pair& pair);
+  // Whether its channel may come back.
+  bool on_visitor_gone(Pair& pair);
 
  private:
   // What this worker knows of a session. Stays until its last pair is over.
@@ -59,6 +61,7 @@ class Rendezvous {
     ParkedQueue parked;
     PairList ready;
     uint32_t pairs = 0;
+    uint32_t returning = 0;  // of these: no visitor any more, and their channels may come back
     bool closed = false;
   };
 
@@ -74,6 +77,7 @@ class Rendezvous {
 
   EdgeWorker& edge_;
   std::unordered_map<uint32_t, std::unique_ptr<Session>> sessions_;  // by index of the session's SlotId
+  uint32_t returning_ = 0;  // of all sessions
   ParkedVisitors parked_;
 };
 

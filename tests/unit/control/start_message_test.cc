@@ -57,12 +57,21 @@ TEST(StartMessage, AVisitorWithoutAnInternetAddressIsUnknown) {
   expect_visitor(encode_start(3, reinterpret_cast<const sockaddr*>(&local)), 3, "unknown");
 }
 
+TEST(StartMessage, SaysWhetherChunksFollow) {
+  const StartBytes without = encode_start(3, nullptr);
+  const StartBytes with = encode_start(3, nullptr, true);
+  EXPECT_FALSE(parse_start(without).value().chunks);
+  EXPECT_TRUE(parse_start(with).value().chunks);
+  EXPECT_EQ(without[28], 0);
+  EXPECT_EQ(with[28], 1);
+}
+
 TEST(StartMessage, RefusesAnotherLengthMagicVersionFamilyOrReservedByte) {
   const StartBytes good = start_of_v4("192.0.2.7", 1, 1);
   EXPECT_FALSE(parse_start(std::span(good).first(63)));
-  for (const size_t at : {0, 3, 4, 5, 28, 63}) {
+  for (const size_t at : {0, 3, 4, 5, 28, 29, 63}) {
     StartBytes start = good;
-    start[at] ^= 1;
+    start[at] ^= at == 28 ? 2 : 1;  // 1 is a flag that is known
     EXPECT_FALSE(parse_start(start)) << "byte " << at;
   }
 }

@@ -96,9 +96,21 @@ class EdgeRig final : public EdgeControlPort {
     return sum;
   }
 
+  // All data channels that are there, as the admin's API tells of them.
+  std::vector<ConnView> channels() const {
+    std::vector<ConnView> out;
+    conns_.for_each([&](const ConnView& view) {
+      if (view.role == ConnRole::kDataChannel) out.push_back(view);
+    });
+    return out;
+  }
+
   // A session of today's protocol without any channel, and its public port in every worker.
-  std::shared_ptr<EdgeSession> open_session() {
-    const auto session = std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{});
+  std::shared_ptr<EdgeSession> open_session(bool in_chunks = false, uint32_t conns_max = 0) {
+    const auto conns = std::make_shared<ClientConns>();
+    conns->max.store(conns_max);
+    const auto session =
+        std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, conns, in_chunks);
     for (unsigned i = 0; i < workers_.size(); ++i) {
       in_worker(i, [&] { roles_[i]->open_session(session); });
     }

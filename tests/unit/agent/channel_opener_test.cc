@@ -1,0 +1,370 @@
+// The agent's data channels: how many are dialled and when, which are kept, and how they end. A real worker; its edge
+// and its service are made by hand.
+#include "agent/channel_opener.h"
+
+#include <gtest/gtest.h>
+#include <sys/ioctl.h>
+
+#include <csignal>
+#include <deque>
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+
+#include "agent/agent_worker.h"
+#include "base/limits.h"
+#include "control/start_message.h"
+#include "loop/loop_of.h"
+#include "loop/recorder.h"
+#include "relay/chunk_text.h"
+#include "relay/rig.h"
+
+namespace natrp {
+namespace {
+
+constexpr uint32_t kPatienceMs = 5000;
+constexpr uint32_t kRefillPauseMs = 200;  // as in channel_opener.cc
+
+class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentControlPort {
+ protected:
+  void SetUp() override { make(PumpKind::kAuto); }
+  void make(PumpKind pump) {
+    std::signal(SIGPIPE, SIG_IGN);
+    stop();
+    conns = std::make_unique<ConnTable>();
+    WorkerSetup setup;
+    setup.io = GetParam();
+    setup.pump = pump;
+    setup.conns = &conns->add_shard(1024);
+    setup.make_role = [this](Worker& its) {
+      auto made = std::make_unique<AgentWorker>(its, *this);
+      role = made.get();
+      return made;
+    };
+    worker = std::make_unique<Worker>(std::move(setup));
+    auto started = worker->start();
+    if (!started.ok()) {
+      worker.reset();
+      GTEST_SKIP() << started.error().message;
+    }
+    edge = loopback::listener();
+    service = loopback::listener();
+    open_session();
+  }
+  void TearDown() override { stop(); }
+  void stop() {
+    if (!worker) return;
+    worker->stop();
+    EXPECT_EQ(conns->shard(0).live(), 0u) << "a slot is left";
+    worker.reset();
+  }
+  void service_failed(uint32_t, int) override {}
+
+  void in_worker(std::function<void()> f) {
+    std::promise<void> done;
+    worker->mailbox().post([&] {
+      f();
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
+  void open_session() {
+    const auto services = std::make_shared<ServiceAddresses>();
+    services->services.push_back({"tunnel", "service", {service.address}});
+    const auto session =
+        std::make_shared<AgentSession>(SlotId::make(0, 1, 1), TicketKey{}, std::vector<Address>{edge.address});
+    in_worker([&] { role->opener().open_session(session, services); });
+  }
+  void close_session() {
+    in_worker([&] { role->opener().close_session(); });
+  }
+  void demand(uint32_t ready, uint32_t extra = 0) {
+    in_worker([&] { role->opener().demand(ready, extra); });
+  }
+  uint64_t count(Counter counter) const { return worker->counters().get(counter); }
+
+  static void accept_all(const loopback::Listener& listener, std::deque<Peer>& peers) {
+    for (;;) {
+      Fd fd(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      if (!fd.valid()) return;
+      peers.emplace_back().fd = std::move(fd);
+    }
+  }
+  // The edge and the service act until done().
+  bool until(const std::function<bool()>& done, uint32_t patience_ms = kPatienceMs) {
+    const auto turn = [&] {
+      const size_t known = channels.size();
+      accept_all(edge, channels);
+      if (edge_closes) {
+        for (size_t i = known; i < channels.size(); ++i) channels[i].fd.reset();
+      }
+      accept_all(service, services);
+      for (auto* peers : {&channels, &services}) {
+        for (Peer& peer : *peers) peer.turn();
+      }
+      ::poll(nullptr, 0, 1);
+    };
+    return run_until(turn, done, patience_ms);
+  }
+  // A channel that waits for a Start. With its ticket all is heard that it has to say.
+  bool wait_channels(size_t so_many) {
+    return until([&] {
+      return channels.size() == so_many && channels.back().heard.size() >= kHelloBytes;
+    });
+  }
+  static std::string start(bool chunks = true) {
+    const StartBytes bytes = encode_start(0, nullptr, chunks);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  // A visitor that has said all and ended, on a channel that waits; what its service is asked through.
+  Peer& visit(Peer& channel) {
+    const size_t known = services.size();
+    channel.heard.clear();
+    channel.say += start() + chunk_of("request") + kEndText;
+    EXPECT_TRUE(until([&] { return services.size() > known && services[known].ended; }));
+    if (services.size() == known) services.emplace_back();
+    EXPECT_EQ(services[known].heard, "request");
+    return services[known];
+  }
+  static void answer(Peer& asked) {
+    asked.say = "answer";
+    asked.closes = true;
+  }
+  // … whose channel is free when it is over.
+  void exchange(Peer& channel) {
+    answer(visit(channel));
+    EXPECT_TRUE(until([&] { return channel.heard == chunk_of("answer") + kEndText + kFreeText; }));
+  }
+
+  std::unique_ptr<ConnTable> conns;
+  std::unique_ptr<Worker> worker;
+  AgentWorker* role = nullptr;
+  loopback::Listener edge;
+  loopback::Listener service;
+  bool edge_closes = false;    // what it has just accepted
+  std::deque<Peer> channels;   // the edge's ends of all that were dialled
+  std::deque<Peer> services;   // the service's ends
+};
+
+// --- How many are dialled, and when -------------------------------------------------------------------------------
+
+TEST_P(ChannelOpenerTest, ExtraOnesAreDialledBesideThoseThatAreReady) {
+  demand(3);
+  ASSERT_TRUE(wait_channels(3));
+  demand(3, 2);
+  EXPECT_TRUE(wait_channels(5));
+}
+
+TEST_P(ChannelOpenerTest, ARaisedDemandIsDialledAtOnceAndInFull) {
+  demand(2);
+  ASSERT_TRUE(wait_channels(2));
+  in_worker([&] {
+    role->opener().demand(16, 0);
+    role->opener().demand(2, 0);  // what is not dialled by now never will be
+  });
+  EXPECT_TRUE(wait_channels(16));
+}
+
+TEST_P(ChannelOpenerTest, AnEdgeThatClosesFreshChannelsIsDialledAgainBehindAPause) {
+  edge_closes = true;
+  const uint64_t begin = now_ms();
+  demand(4);
+  ASSERT_TRUE(until([&] { return channels.size() > 8; }));
+  // Four at once, and as many behind each pause at most.
+  EXPECT_GE(now_ms() - begin, kRefillPauseMs);
+  edge_closes = false;
+  const size_t closed = channels.size();
+  EXPECT_TRUE(until([&] {
+    size_t open = 0;
+    for (size_t i = closed; i < channels.size(); ++i) open += channels[i].fd.valid() && !channels[i].over() ? 1 : 0;
+    return open == 4;
+  }));
+}
+
+TEST_P(ChannelOpenerTest, ResetsOfChannelsThatCameBackDoNotStopTheRefill) {
+  demand(8);
+  ASSERT_TRUE(wait_channels(8));
+  unsigned pauses = 0;
+  for (size_t i = 0; i < 48; ++i) {
+    const uint64_t begin = now_ms();
+    ASSERT_TRUE(until([&] { return channels.size() > i && channels[i].heard.size() == kHelloBytes; })) << i;
+    if (now_ms() - begin > kRefillPauseMs / 2) ++pauses;
+    exchange(channels[i]);
+    ASSERT_FALSE(HasFailure()) << i;
+    loopback::reset(channels[i].fd);
+  }
+  // With the pause behind each, only the half that is wanted were dialled every 200 ms.
+  EXPECT_LT(pauses, 4u);
+}
+
+TEST_P(ChannelOpenerTest, AShortVisitorNowAndThenDoesNotKeepThePoolAtHalf) {
+  demand(16);
+  ASSERT_TRUE(wait_channels(16));
+  for (size_t i = 0; i < 10; ++i) visit(channels[i]);  // these stay
+  ASSERT_FALSE(HasFailure());
+  Peer& shortly = channels[10];
+  const auto free_now = [&] { return channels.size() - 10; };
+  const uint64_t begin = now_ms();
+  while (free_now() < 13 && now_ms() - begin < kPatienceMs) {
+    exchange(shortly);
+    ASSERT_FALSE(HasFailure());
+    until([&] { return free_now() >= 13; }, 60);
+  }
+  EXPECT_GE(free_now(), 13u) << "well above half, while visitors come";
+  EXPECT_TRUE(until([&] { return free_now() == 16; })) << "all of them in the end, not " << free_now();
+}
+
+// --- Which are kept -----------------------------------------------------------------------------------------------
+
+TEST_P(ChannelOpenerTest, AChannelThatCameBackServesTheNextVisitor) {
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  for (int round = 0; round < 3; ++round) exchange(channels[0]);
+  EXPECT_EQ(count(Counter::kChannelsReturned), 3u);
+  EXPECT_EQ(channels.size(), 2u) << "one was dialled while the first was busy";
+}
+
+TEST_P(ChannelOpenerTest, TwiceAsManyAreKeptAsAreWantedAndTheOthersEndByFin) {
+  demand(2, 8);
+  ASSERT_TRUE(wait_channels(8));
+  std::vector<Peer*> asked;
+  for (size_t i = 0; i < 8; ++i) asked.push_back(&visit(channels[i]));
+  ASSERT_TRUE(wait_channels(10));
+  for (size_t i = 0; i < 8; ++i) {
+    answer(*asked[i]);
+    Peer& channel = channels[i];
+    ASSERT_TRUE(until([&] { return channel.heard.ends_with(kEndText) || channel.heard.ends_with(kFreeText); }));
+    const bool kept = i < 2;
+    EXPECT_EQ(channel.heard, chunk_of("answer") + kEndText + (kept ? kFreeText : "")) << i;
+    if (!kept) {
+      EXPECT_TRUE(until([&] { return channel.over(); })) << i;
+      EXPECT_TRUE(channel.ended) << i;
+    }
+  }
+  EXPECT_EQ(count(Counter::kChannelsReturned), 2u);
+  EXPECT_FALSE(channels[0].over() || channels[1].over());
+}
+
+TEST_P(ChannelOpenerTest, NoMoreThanEightAreKeptBesideTheManyThatAreWanted) {
+  demand(10, 20);
+  ASSERT_TRUE(wait_channels(20));
+  std::vector<Peer*> asked;
+  for (size_t i = 0; i < 20; ++i) asked.push_back(&visit(channels[i]));
+  ASSERT_TRUE(wait_channels(30));
+  for (size_t i = 0; i < 20; ++i) {
+    answer(*asked[i]);
+    Peer& channel = channels[i];
+    const bool kept = i < 8;
+    ASSERT_TRUE(until([&] { return kept ? channel.heard.ends_with(kFreeText) : channel.over(); })) << i;
+  }
+  EXPECT_EQ(count(Counter::kChannelsReturned), 8u);
+}
+
+TEST_P(ChannelOpenerTest, AChannelOfASessionThatEndedIsNotKept) {
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  Peer& asked = visit(channels[0]);
+  ASSERT_TRUE(wait_channels(2));
+  close_session();
+  answer(asked);
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_TRUE(channels[0].ended);
+  EXPECT_EQ(channels[0].heard, chunk_of("answer") + kEndText);
+  EXPECT_EQ(count(Counter::kChannelsReturned), 0u);
+}
+
+TEST_P(ChannelOpenerTest, AChannelOfTheFormerSessionIsNotKeptForTheNewOne) {
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  Peer& asked = visit(channels[0]);
+  ASSERT_TRUE(wait_channels(2));
+  close_session();
+  open_session();
+  demand(4);
+  ASSERT_TRUE(wait_channels(6));
+  answer(asked);
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_TRUE(channels[0].ended);
+  EXPECT_EQ(channels[0].heard, chunk_of("answer") + kEndText);
+  EXPECT_EQ(count(Counter::kChannelsReturned), 0u);
+}
+
+// --- The end ------------------------------------------------------------------------------------------------------
+
+class AnswerUnderWay : public ChannelOpenerTest {
+ protected:
+  // A channel that came back, whose edge has not read the answer: most of it is still the agent's to send.
+  void come_back() {
+    const int few = 2048;
+    setsockopt(edge.fd.get(), SOL_SOCKET, SO_RCVBUF, &few, sizeof few);
+    demand(1);
+    ASSERT_TRUE(wait_channels(1));
+    Peer& asked = visit(channels[0]);
+    channels[0].hear_at_once = 0;
+    said = random_bytes(random, 30'000);
+    asked.say = said;
+    asked.closes = true;
+    ASSERT_TRUE(until([&] { return count(Counter::kChannelsReturned) == 1; }));
+    int arrived = 0;
+    ASSERT_EQ(::ioctl(channels[0].fd.get(), FIONREAD, &arrived), 0);
+    ASSERT_LT(static_cast<size_t>(arrived), said.size() / 2);
+  }
+  void expect_all_of_it() {
+    Peer& channel = channels[0];
+    channel.hear_at_once = 1 << 20;
+    EXPECT_TRUE(until([&] { return channel.over(); }));
+    EXPECT_TRUE(channel.ended);
+    EXPECT_TRUE(channel.heard.ends_with(kEndText + kFreeText));
+    EXPECT_TRUE(bytes_of_chunks(channel.heard) == said) << channel.heard.size() << " of " << said.size();
+  }
+  std::mt19937 random{1};
+  std::string said;
+};
+
+TEST_P(AnswerUnderWay, ArrivesWholeWhenTheSessionEnds) {
+  ASSERT_NO_FATAL_FAILURE(come_back());
+  close_session();
+  expect_all_of_it();
+}
+
+TEST_P(AnswerUnderWay, ArrivesWholeWhenTheAgentEnds) {
+  ASSERT_NO_FATAL_FAILURE(come_back());
+  stop();
+  expect_all_of_it();
+}
+
+// --- Starts -------------------------------------------------------------------------------------------------------
+
+TEST_P(ChannelOpenerTest, AnAgentThatForcesSpliceRefusesAStartInChunks) {
+  make(PumpKind::kSplice);
+  if (IsSkipped()) return;
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  channels[0].say = start() + chunk_of("request") + kEndText;
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_TRUE(channels[0].was_reset);
+  EXPECT_TRUE(services.empty());
+}
+
+TEST_P(ChannelOpenerTest, AVisitorWithoutChunksIsServedAndItsChannelEndsByFinWithIt) {
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  Peer& channel = channels[0];
+  channel.heard.clear();
+  channel.say = start(false) + "request";
+  channel.closes = true;
+  ASSERT_TRUE(until([&] { return services.size() == 1 && services[0].ended; }));
+  EXPECT_EQ(services[0].heard, "request");
+  answer(services[0]);
+  EXPECT_TRUE(until([&] { return channel.over(); }));
+  EXPECT_EQ(channel.heard, "answer");
+  EXPECT_TRUE(channel.ended);
+  EXPECT_EQ(count(Counter::kChannelsReturned), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, ChannelOpenerTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
+INSTANTIATE_TEST_SUITE_P(Loops, AnswerUnderWay, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
+
+}  // namespace
+}  // namespace natrp
