@@ -12,7 +12,9 @@ namespace {
 
 // After a dial of the edge failed, the next ones wait: the session itself will notice a dead edge.
 constexpr uint32_t kRefillPauseMs = 200;
+// What is missing of the upper half is dialled so late, less what came back meanwhile.
 constexpr uint32_t kTopUpMs = 100;
+// Beside as many as are wanted, at most; docs/protocol.md, section 9.
 constexpr uint32_t kSurplusKept = 8;
 
 }  // namespace
@@ -59,19 +61,19 @@ void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
   ready_wanted_ = ready;
   // Extra ones are dialled beside those that are under way for earlier visitors.
   for (uint32_t i = 0; i < extra; ++i) open_one();
-  if (more && !refill_timer_.armed()) fill();
+  if (more && !refill_timer_.armed()) dial_up_to(ready_wanted_);
   refill();
 }
 
-void ChannelOpener::fill() {
-  while (unused_ < ready_wanted_) open_one();
+void ChannelOpener::dial_up_to(uint32_t unused) {
+  while (unused_ < unused) open_one();
 }
 
 void ChannelOpener::refill() {
   if (!session_ || refill_timer_.armed()) return;
   // Channels of short visitors come back sooner than new ones are dialled. The upper half of what is wanted waits for
   // them for a moment.
-  while (unused_ < (ready_wanted_ + 1) / 2) open_one();
+  dial_up_to((ready_wanted_ + 1) / 2);
   if (unused_ < ready_wanted_ && !top_up_timer_.armed()) {
     returned_ = 0;
     worker_.loop().timers().arm(top_up_timer_, kTopUpMs);
@@ -81,7 +83,7 @@ void ChannelOpener::refill() {
 void ChannelOpener::top_up() {
   if (!session_ || refill_timer_.armed()) return;
   // As many again will come back in the next moment.
-  for (uint32_t missing = unused_ + returned_; missing < ready_wanted_; ++missing) open_one();
+  if (returned_ < ready_wanted_) dial_up_to(ready_wanted_ - returned_);
   refill();
 }
 
@@ -173,8 +175,7 @@ void ChannelOpener::on_op(Op& op) {
   if ((op.result == -EAGAIN || op.result == -EINTR) && channel.session == self.session_) {
     return self.receive_start(channel);
   }
-  // The edge closed it, or the session is over. A reset, because a Start may be on its way: behind a FIN, its visitor
-  // would take the end of our channel for that of an empty answer.
+  // The edge closed it, or the session is over.
   if (channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
     // One that carried a visitor may end for that visitor's sake: no reason to hold the others up.
@@ -244,8 +245,10 @@ void ChannelOpener::fail_service(Channel& channel, int error) {
 void ChannelOpener::drop(Channel& channel) {
   if (channel.state == State::kReady) worker_.counters().sub(Counter::kChannelsReady);
   if (channel.state != State::kDiallingService) --unused_;
-  // One that carried a visitor may still have bytes for it under way, which a reset would throw away. Behind a FIN they
-  // arrive, and a Start that crosses it meets a reset all the same: END was due (relay/chunks.h).
+  // A reset, because a Start may be on its way: behind a FIN, its visitor would take the end of our channel for that of
+  // an empty answer. But one that carried a visitor may still have bytes for it under way, which a reset would throw
+  // away. Behind a FIN they arrive, and a Start that crosses it ends in a reset all the same: END was due
+  // (relay/chunks.h).
   const bool reset = channel.state != State::kReady || !channel.carried;
   worker_.loop().close(channel.conn->fd, reset);
   worker_.conns().release(*channel.conn);

@@ -84,7 +84,7 @@ class ChannelOpener {
   static void on_dialled(void* channel, int fd, int error);
   static void on_op(Op& op);
   void open_one();
-  void fill();
+  void dial_up_to(uint32_t unused);
   void refill();
   void top_up();
   void edge_dialled(Channel& channel, int fd, int error);
@@ -103,7 +103,7 @@ class ChannelOpener {
   uint32_t ready_wanted_ = 0;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t dialling_services_ = 0;
-  uint32_t returned_ = 0;   // channels that came back since refill() looked last
+  uint32_t returned_ = 0;   // channels that came back since top_up_timer_ was armed
   uint8_t session_tag_ = 0; // changes with the session
   bool ending_ = false;     // no pair begins any more
   std::function<void()> on_dials_over_;

@@ -13,9 +13,8 @@ namespace {
 // False: the sink is full or broken, or these were the last bytes.
 bool flush(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   while (pump.pending > 0) {
-    const ssize_t n =
-        context.loop.try_send(sink.fd, context.loop.buffers().data(pump.op.buffer) + pump.offset - pump.header_left,
-                              pump.pending + pump.header_left);
+    const auto unsent = pump_unsent(context, pump);
+    const ssize_t n = context.loop.try_send(sink.fd, unsent.data(), unsent.size());
     if (n == -EAGAIN) {
       pump_poll(context, pump, sink.fd, POLLOUT, true);
       return false;

@@ -97,6 +97,11 @@ bool pump_received(RelayContext& context, Pump& pump, Conn& source) {
   return false;
 }
 
+std::span<unsigned char> pump_unsent(RelayContext& context, const Pump& pump) {
+  return {context.loop.buffers().data(pump.op.buffer) + pump.offset - pump.header_left,
+          pump.pending + pump.header_left};
+}
+
 void pump_sent(RelayContext& context, Pump& pump, Conn& source, size_t bytes) {
   const size_t of_header = std::min<size_t>(bytes, pump.header_left);
   pump.header_left = static_cast<uint8_t>(pump.header_left - of_header);

@@ -14,6 +14,8 @@
 // Never    has two ops in flight, reads while it holds unsent bytes, allocates, closes a socket.
 #pragma once
 
+#include <span>
+
 #include "base/counters.h"
 #include "base/limits.h"
 #include "loop/loop.h"
@@ -112,7 +114,9 @@ void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
 // The pending bytes have come into the buffer: chunks are made or taken apart. False: nothing is left to send; the next
 // bytes are due, or status is no longer kFlowing.
 bool pump_received(RelayContext& context, Pump& pump, Conn& source);
-// Of the pending bytes and what precedes them so many are in the sink's socket.
+// The pending bytes in the buffer, behind what is left of their chunk's header.
+std::span<unsigned char> pump_unsent(RelayContext& context, const Pump& pump);
+// Of these so many are in the sink's socket.
 void pump_sent(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
 void pump_drop_buffer(RelayContext& context, Pump& pump);
 void pump_read_failed(Pump& pump);

@@ -17,8 +17,9 @@ namespace {
 void send_pending(RelayContext& context, Pump& pump, Conn& sink) {
   pump.op.kind = OpKind::kSend;
   pump.op.fd = sink.fd;
-  pump.op.data = context.loop.buffers().data(pump.op.buffer) + pump.offset - pump.header_left;
-  pump.op.len = pump.pending + pump.header_left;
+  const auto unsent = pump_unsent(context, pump);
+  pump.op.data = unsent.data();
+  pump.op.len = static_cast<uint32_t>(unsent.size());
   pump.sending = true;
   context.loop.submit(pump.op);
 }
@@ -38,9 +39,8 @@ bool all_sent(RelayContext& context, Pump& pump, Conn& source, Conn& sink, size_
 // A send on the spot; what does not fit follows as an op. True: the next receive is due.
 bool send_now(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
   const size_t read_bytes = pump.pending;
-  const ssize_t n =
-      context.loop.try_send(sink.fd, context.loop.buffers().data(pump.op.buffer) + pump.offset - pump.header_left,
-                            read_bytes + pump.header_left);
+  const auto unsent = pump_unsent(context, pump);
+  const ssize_t n = context.loop.try_send(sink.fd, unsent.data(), unsent.size());
   if (n < 0 && n != -EAGAIN && n != -EINTR) {
     pump_write_failed(pump, sink, static_cast<int>(-n));
     return false;
