@@ -57,6 +57,16 @@ class PairReturnTest : public testing::TestWithParam<Kinds> {
   }
 
   std::mt19937 random{1};
+  // A visitor at the edge alone comes and goes; its channel is waited for.
+  void end_but_for_free(Peer& agent, Peer& visitor) {
+    chain->open_channel_of(agent);
+    chain->visit(visitor);
+    visitor.closes = true;
+    agent.say = kEndText;
+    const unsigned gone = chain->visitors_gone;
+    ASSERT_TRUE(chain->until({&agent, &visitor}, [&] { return chain->visitors_gone > gone && visitor.over(); }));
+  }
+
   std::unique_ptr<Chain> chain;
 };
 
@@ -384,12 +394,7 @@ TEST_P(PairReturnTest, AChannelThatSaysAnythingButFreeInsteadIsResetAndItsVisito
                                       kFreeText + chunk_of("somebody else's")}) {
     Peer agent;
     Peer visitor;
-    chain->open_channel_of(agent);
-    chain->visit(visitor);
-    visitor.closes = true;
-    agent.say = kEndText;
-    const unsigned gone = chain->visitors_gone;
-    ASSERT_TRUE(chain->until({&agent, &visitor}, [&] { return chain->visitors_gone > gone && visitor.over(); }));
+    ASSERT_NO_FATAL_FAILURE(end_but_for_free(agent, visitor));
     EXPECT_TRUE(visitor.ended);
     EXPECT_EQ(chain->pairs.with_visitor(), 0u);
     EXPECT_EQ(chain->pairs.live(), 1u) << "it waits for FREE";
@@ -511,12 +516,7 @@ TEST_P(PairReturnTest, ADrainDoesNotWaitForAChannelThatReturns) {
   for (const bool force : {false, true}) {
     Peer agent;
     Peer visitor;
-    chain->open_channel_of(agent);
-    chain->visit(visitor);
-    visitor.closes = true;
-    agent.say = kEndText;
-    const unsigned gone = chain->visitors_gone;
-    ASSERT_TRUE(chain->until({&agent, &visitor}, [&] { return chain->visitors_gone > gone && visitor.over(); }));
+    ASSERT_NO_FATAL_FAILURE(end_but_for_free(agent, visitor));
     ASSERT_EQ(chain->pairs.live(), 1u);
     chain->pairs.end_all(EndReason::kDrainDeadline, force);
     ASSERT_TRUE(chain->until({}, [&] { return chain->pairs.live() == 0; }));
