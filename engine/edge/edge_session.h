@@ -41,6 +41,7 @@ struct EdgeSession {
   // Where its ready channels and its waiting visitors are: a hint for the other workers, each cell written by one.
   struct alignas(64) Place {
     std::atomic<uint32_t> ready{0};
+    std::atomic<uint32_t> returning{0};  // no visitor any more, and their channels may come back
     std::atomic<uint32_t> parked{0};
     std::atomic<uint32_t> flowing{0};  // visitors that have a channel
   };

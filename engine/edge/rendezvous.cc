@@ -51,6 +51,7 @@ void Rendezvous::forget_if_over(uint32_t index) {
 void Rendezvous::publish(Session& session) {
   auto& place = session.shared->places[edge_.worker().index()];
   place.ready.store(session.ready.size, std::memory_order_relaxed);
+  place.returning.store(session.returning, std::memory_order_relaxed);
   place.flowing.store(session.pairs - session.ready.size - session.returning, std::memory_order_relaxed);
 }
 
@@ -161,15 +162,16 @@ bool Rendezvous::may_be_ready(const Session& session) const {
   Worker& worker = edge_.worker();
   const uint32_t free_slots = worker.conns().capacity() - worker.conns().live();
   return free_slots > worker.counters().get(Counter::kChannelsReady) + returning_ &&
-         ready_everywhere(session) + session.returning < session.shared->ready_max.load(std::memory_order_relaxed);
+         ready_or_returning(session) < session.shared->ready_max.load(std::memory_order_relaxed);
 }
 
-uint32_t Rendezvous::ready_everywhere(const Session& session) const {
-  uint32_t ready = 0;
+uint32_t Rendezvous::ready_or_returning(const Session& session) const {
+  uint32_t channels = 0;
   for (unsigned i = 0; i < edge_.workers(); ++i) {
-    ready += session.shared->places[i].ready.load(std::memory_order_relaxed);
+    const auto& place = session.shared->places[i];
+    channels += place.ready.load(std::memory_order_relaxed) + place.returning.load(std::memory_order_relaxed);
   }
-  return ready;
+  return channels;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {

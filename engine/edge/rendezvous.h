@@ -61,7 +61,7 @@ class Rendezvous {
     ParkedQueue parked;
     PairList ready;
     uint32_t pairs = 0;
-    uint32_t returning = 0;  // of these: no visitor any more, and their channels may come back
+    uint32_t returning = 0;  // of these: EdgeSession::Place
     bool closed = false;
   };
 
@@ -70,7 +70,7 @@ class Rendezvous {
   void left(Session& session);
   Pair* pop_ready(Session& session);
   bool may_be_ready(const Session& session) const;
-  uint32_t ready_everywhere(const Session& session) const;
+  uint32_t ready_or_returning(const Session& session) const;
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);
   void publish(Session& session);
