@@ -59,14 +59,17 @@ void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
   if (!session_) return;
   const bool more = ready > ready_wanted_;
   ready_wanted_ = ready;
+  // The edge has none ready for these visitors. Where we have some that came back, theirs is why. That some are merely
+  // getting a Start at this moment is soon seen: they are not unused any more.
+  held_up_ = std::min(held_up_ + extra, unused_carried_);
   // Extra ones are dialled beside those that are under way for earlier visitors.
   for (uint32_t i = 0; i < extra; ++i) open_one();
   if (more && !refill_timer_.armed()) dial_up_to(ready_wanted_);
   refill();
 }
 
-void ChannelOpener::dial_up_to(uint32_t unused) {
-  while (unused_ < unused) open_one();
+void ChannelOpener::dial_up_to(uint32_t count) {
+  while (at_hand() < count) open_one();
 }
 
 void ChannelOpener::refill() {
@@ -74,7 +77,7 @@ void ChannelOpener::refill() {
   // Channels of short visitors come back sooner than new ones are dialled. The upper half of what is wanted waits for
   // them for a moment.
   dial_up_to((ready_wanted_ + 1) / 2);
-  if (unused_ < ready_wanted_ && !top_up_timer_.armed()) {
+  if (at_hand() < ready_wanted_ && !top_up_timer_.armed()) {
     returned_ = 0;
     worker_.loop().timers().arm(top_up_timer_, kTopUpMs);
   }
@@ -87,9 +90,16 @@ void ChannelOpener::top_up() {
   refill();
 }
 
+void ChannelOpener::no_longer_unused(const Channel& channel) {
+  --unused_;
+  if (!channel.carried) return;
+  --unused_carried_;
+  held_up_ = std::min(held_up_, unused_carried_);
+}
+
 bool ChannelOpener::wants_back(uint8_t tag) const {
   // Some more than are wanted: where one is wanted, the next was dialled when it got its visitor.
-  return session_ && tag == session_tag_ && unused_ < ready_wanted_ + std::min(ready_wanted_, kSurplusKept);
+  return session_ && tag == session_tag_ && at_hand() < ready_wanted_ + std::min(ready_wanted_, kSurplusKept);
 }
 
 void ChannelOpener::returned(Conn& conn, uint8_t tag) {
@@ -99,6 +109,7 @@ void ChannelOpener::returned(Conn& conn, uint8_t tag) {
   }
   Channel& channel = channels_.take(*this);
   ++unused_;
+  ++unused_carried_;
   ++returned_;
   channel.session = session_;
   channel.state = State::kReady;
@@ -136,7 +147,7 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
   }
   if (fd < 0 || over || channel.conn == nullptr) {
     if (fd >= 0) worker_.loop().close(fd, false);
-    --unused_;
+    no_longer_unused(channel);
     free_channel(channel);
     if (!over) worker_.loop().timers().arm(refill_timer_, kRefillPauseMs);
     return;
@@ -188,7 +199,7 @@ void ChannelOpener::on_op(Op& op) {
 // --- Towards the service ------------------------------------------------------------------------------------------
 
 void ChannelOpener::started(Channel& channel) {
-  --unused_;
+  no_longer_unused(channel);
   worker_.counters().sub(Counter::kChannelsReady);
   worker_.counters().add(Counter::kVisitors);
   channel.state = State::kDiallingService;
@@ -244,7 +255,7 @@ void ChannelOpener::fail_service(Channel& channel, int error) {
 
 void ChannelOpener::drop(Channel& channel) {
   if (channel.state == State::kReady) worker_.counters().sub(Counter::kChannelsReady);
-  if (channel.state != State::kDiallingService) --unused_;
+  if (channel.state != State::kDiallingService) no_longer_unused(channel);
   // A reset, because a Start may be on its way: behind a FIN, its visitor would take the end of our channel for that of
   // an empty answer. But one that carried a visitor may still have bytes for it under way, which a reset would throw
   // away. Behind a FIN they arrive, and a Start that crosses it ends in a reset all the same: END was due

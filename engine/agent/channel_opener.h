@@ -50,7 +50,7 @@ class ChannelOpener {
   // Ready channels and dials end; pairs flow on.
   void close_session();
   void set_services(std::shared_ptr<const ServiceAddresses> services) { services_ = std::move(services); }
-  // Hold `ready` unused channels from now on, and dial `extra` at once.
+  // Hold `ready` unused channels from now on, and dial `extra` at once: for visitors for whom the edge has none.
   void demand(uint32_t ready, uint32_t extra);
   // Whether a data channel that is free again shall stay. tag: of its session, in Pair::tag.
   bool wants_back(uint8_t tag) const;
@@ -84,7 +84,9 @@ class ChannelOpener {
   static void on_dialled(void* channel, int fd, int error);
   static void on_op(Op& op);
   void open_one();
-  void dial_up_to(uint32_t unused);
+  uint32_t at_hand() const { return unused_ - held_up_; }
+  void no_longer_unused(const Channel& channel);
+  void dial_up_to(uint32_t at_hand);
   void refill();
   void top_up();
   void edge_dialled(Channel& channel, int fd, int error);
@@ -102,6 +104,10 @@ class ChannelOpener {
   RecordPool<Channel, &Channel::pool_link> channels_{kRecordsKept};
   uint32_t ready_wanted_ = 0;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
+  uint32_t unused_carried_ = 0;  // of these: came back
+  // Of these: not ready at the edge, though FREE was sent. What they carried still waits there for a visitor that reads
+  // slowly, or not at all, and FREE waits behind it.
+  uint32_t held_up_ = 0;
   uint32_t dialling_services_ = 0;
   uint32_t returned_ = 0;   // channels that came back since top_up_timer_ was armed
   uint8_t session_tag_ = 0; // changes with the session

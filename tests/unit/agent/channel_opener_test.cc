@@ -246,6 +246,29 @@ TEST_P(ChannelOpenerTest, TwiceAsManyAreKeptAsAreWantedAndTheOthersEndByFin) {
   EXPECT_FALSE(channels[0].over() || channels[1].over());
 }
 
+// Their visitors read slowly, or not at all: what they were sent, and FREE behind it, waits at the edge.
+TEST_P(ChannelOpenerTest, ChannelsThatTheEdgeDoesNotHaveBackAreMadeUpFor) {
+  demand(2);
+  ASSERT_TRUE(wait_channels(2));
+  Peer& one = visit(channels[0]);
+  Peer& other = visit(channels[1]);
+  ASSERT_TRUE(wait_channels(4));
+  answer(one);
+  answer(other);
+  ASSERT_TRUE(until([&] { return count(Counter::kChannelsReturned) == 2; }));
+  visit(channels[2]);
+  visit(channels[3]);
+  for (size_t i = 4; i < 6; ++i) {
+    demand(2, 1);
+    ASSERT_TRUE(wait_channels(i + 1));
+    visit(channels[i]);
+  }
+  EXPECT_TRUE(wait_channels(8)) << channels.size();
+  // The visitors have read at last.
+  exchange(channels[0]);
+  exchange(channels[1]);
+}
+
 TEST_P(ChannelOpenerTest, NoMoreThanEightAreKeptBesideTheManyThatAreWanted) {
   demand(10, 20);
   ASSERT_TRUE(wait_channels(20));
