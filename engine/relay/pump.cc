@@ -150,7 +150,11 @@ void pump_eof(Pump& pump, const Conn& source) {
 
 namespace {
 
-bool enter_splice(RelayContext& context, Pump& pump) {
+bool enter_splice(RelayContext& context, Pump& pump, Conn& source) {
+  if (source.role() == ConnRole::kDataChannel && !source.receive_bounded) {
+    source.receive_bounded = true;
+    context.loop.bound_receive_buffer(source.fd);
+  }
   pump.mode = PumpMode::kSplice;
   pump.op.result = 0;  // a readiness that came was for the read before
   context.pairs->watch_bulk(pump);
@@ -159,10 +163,10 @@ bool enter_splice(RelayContext& context, Pump& pump) {
 
 }  // namespace
 
-bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
+bool pump_promote(RelayContext& context, Pump& pump, Conn& source, size_t read_bytes) {
   if (pump.wraps || pump.unwraps) return false;
   if (context.kind == PumpKind::kSplice && !pump.copies_for_good) {
-    return enter_splice(context, pump);
+    return enter_splice(context, pump, source);
   }
   if (context.kind != PumpKind::kAuto || pump.copies_for_good) return false;
   if (read_bytes < kBulkReadBytes) {
@@ -173,7 +177,7 @@ bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
   pump.big_reads = 0;
   pump.small_moves = 0;
   context.counters.add(Counter::kPromotions);
-  return enter_splice(context, pump);
+  return enter_splice(context, pump, source);
 }
 
 void pump_demote(RelayContext& context, Pump& pump) {
