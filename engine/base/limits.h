@@ -16,6 +16,7 @@ inline constexpr unsigned kWorkersMax = 64;
 inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
+inline constexpr int kListenBacklog = 4096;         // connected, not accepted yet; net.core.somaxconn since 5.4
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
 // … of a stream beside messages (runtime/wake_policy.h): the next message waits behind it, some 20 µs of splice or copy

@@ -20,7 +20,6 @@ namespace {
 
 constexpr uint32_t kTickMs = 250;
 static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that another program holds leaves most of it");
-constexpr int kBacklog = 4096;
 // How often a wanted `any` port may turn out to be another process's before the agent is told.
 constexpr unsigned kBindTries = 64;
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
@@ -98,13 +97,13 @@ Status Edge::start() {
 
 Result<Fd> Edge::listen_control() {
   const SocketOptions control_options{.piggyback_acks = true};
-  auto listener = listen_on(options_.bind, control_options, kBacklog);
+  auto listener = listen_on(options_.bind, control_options, kListenBacklog);
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
   // has to wait that moment, not to fail.
   for (unsigned tries = 0;
        !listener.ok() && listener.error().errno_value == EADDRINUSE && tries < kRestartTries; ++tries) {
     loop_->run_once(20);
-    listener = listen_on(options_.bind, control_options, kBacklog);
+    listener = listen_on(options_.bind, control_options, kListenBacklog);
   }
   return listener;
 }
@@ -479,7 +478,7 @@ Edge::LeasedPort refusal_of(uint16_t port, const Error& error) {
 }  // namespace
 
 Result<Fd> Edge::listen_public(uint16_t port) {
-  return listen_on(options_.public_bind.with_port(port), {.keepalive = Keepalive::kSlow}, kBacklog);
+  return listen_on(options_.public_bind.with_port(port), {.keepalive = Keepalive::kSlow}, kListenBacklog);
 }
 
 Edge::LeasedPort Edge::check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {

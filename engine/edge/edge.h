@@ -87,7 +87,7 @@ class Edge final : public EdgeControlPort {
                         const EdgeTunnel& shared);
   // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
   LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
-  void close_listener(int listener) { ports_->close(listener); }
+  void close_listener(int listener, Backlog backlog = Backlog::kReset) { ports_->close(listener, backlog); }
   void session_over(SlotId session);
   // One has begun or ended.
   void count_sessions();

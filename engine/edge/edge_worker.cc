@@ -47,6 +47,7 @@ void EdgeWorker::open_public_port(int listener_fd, EdgeTunnel tunnel) {
 void EdgeWorker::close_listener(int listener_fd) {
   const auto at = ports_.find(listener_fd);
   if (at == ports_.end()) return control_.listener_landed(listener_fd);
+  ++ports_closing_;
   at->second->acceptor->stop(on_port_landed, at->second.get());
 }
 
@@ -55,17 +56,22 @@ void EdgeWorker::on_port_landed(void* context) {
   EdgeWorker& self = *port.self;
   const int fd = port.listener_fd;
   self.ports_.erase(fd);
+  --self.ports_closing_;
   self.control_.listener_landed(fd);
+  self.check_idle();
 }
 
 void EdgeWorker::on_control_accept(void* context, int fd) { static_cast<Port*>(context)->self->unproven_.add(fd); }
 
 void EdgeWorker::on_visitor_accept(void* context, int fd) {
-  Port& port = *static_cast<Port*>(context);
-  EdgeWorker& self = *port.self;
-  if (port.tunnel.session) return self.rendezvous_.visitor(fd, port.tunnel);
-  if (self.grpc_) return self.grpc_->visitor(fd, port.tunnel.grpc);
-  self.worker_.loop().close(fd, true);
+  const Port& port = *static_cast<Port*>(context);
+  port.self->visitor(fd, port.tunnel);
+}
+
+void EdgeWorker::visitor(int fd, const EdgeTunnel& tunnel) {
+  if (tunnel.session) return rendezvous_.visitor(fd, tunnel);
+  if (grpc_) return grpc_->visitor(fd, tunnel.grpc);
+  worker_.loop().close(fd, true);
 }
 
 // --- First bytes --------------------------------------------------------------------------------------------------
@@ -133,7 +139,7 @@ void EdgeWorker::when_idle(std::function<void()> done) {
 }
 
 void EdgeWorker::check_idle() {
-  if (idle_waiters_.empty() || worker_.pairs().with_visitor() > 0 || rendezvous_.waits()) return;
+  if (idle_waiters_.empty() || ports_closing_ > 0 || worker_.pairs().with_visitor() > 0 || rendezvous_.waits()) return;
   if (grpc_ && !grpc_->idle()) return;
   idle_waiters_.settle();
 }

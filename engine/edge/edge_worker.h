@@ -49,6 +49,8 @@ class EdgeWorker final : public WorkerRole {
   void open_control_listener(int listener_fd);
   void open_public_port(int listener_fd, EdgeTunnel tunnel);
   void close_listener(int listener_fd);
+  // fd: accepted on a public port of tunnel; owned here.
+  void visitor(int fd, const EdgeTunnel& tunnel);
   // Calls done (in this thread) when nothing flows any more.
   void when_idle(std::function<void()> done);
 
@@ -98,6 +100,7 @@ class EdgeWorker final : public WorkerRole {
   UnprovenConns unproven_;
   std::unique_ptr<GrpcAgents> grpc_;
   std::unordered_map<int, std::unique_ptr<Port>> ports_;  // by listener
+  unsigned ports_closing_ = 0;                            // of these; visitors may still come by them
 };
 
 }  // namespace natrp

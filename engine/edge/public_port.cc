@@ -3,8 +3,10 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "edge/edge_worker.h"
 #include "runtime/worker.h"
 
@@ -15,7 +17,7 @@ PublicPorts::PublicPorts(std::vector<Worker*> workers, std::vector<EdgeWorker*> 
 
 int PublicPorts::open(Fd listener, uint16_t port, const EdgeTunnel& tunnel) {
   const int fd = listener.get();
-  open_[fd] = Listener{std::move(listener), port};
+  open_[fd] = Listener{std::move(listener), port, tunnel};
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], fd, tunnel] { role->open_public_port(fd, tunnel); });
   }
@@ -31,14 +33,28 @@ int PublicPorts::open_control(Fd listener) {
   return fd;
 }
 
-void PublicPorts::close(int listener_fd) {
+void PublicPorts::close(int listener_fd, Backlog backlog) {
   const auto at = open_.find(listener_fd);
   NATRP_CHECK(at != open_.end(), "an open port is closed once");
+  if (backlog == Backlog::kServed) serve_backlog(listener_fd, at->second.tunnel);
   ::shutdown(listener_fd, SHUT_RDWR);
   closing_[listener_fd] = Closing{std::move(at->second.fd), workers_.size()};
   open_.erase(at);
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], listener_fd] { role->close_listener(listener_fd); });
+  }
+}
+
+// The listener does not block (net/socket), and its port is about to close: who comes meanwhile makes this no endless
+// loop, a backlog is.
+void PublicPorts::serve_backlog(int listener_fd, const EdgeTunnel& tunnel) {
+  size_t next = 0;
+  for (int left = kListenBacklog; left > 0; --left) {
+    const int fd = ::accept4(listener_fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0 && (errno == ECONNABORTED || errno == EINTR)) continue;
+    if (fd < 0) return;
+    workers_[next]->mailbox().post([role = roles_[next], fd, tunnel] { role->visitor(fd, tunnel); });
+    next = (next + 1) % workers_.size();
   }
 }
 

@@ -20,6 +20,12 @@ namespace natrp {
 class Worker;
 class EdgeWorker;
 
+// What becomes of visitors that have connected, and that no worker has accepted yet.
+enum class Backlog : uint8_t {
+  kReset,   // as the kernel does it
+  kServed,  // they are visitors like those before them
+};
+
 class PublicPorts {
  public:
   // workers and roles: the same order; they outlive this.
@@ -31,7 +37,7 @@ class PublicPorts {
   int open_control(Fd listener);
   // Frees the port now: shutdown(2) of a listener takes it out of the listening state, and SO_REUSEADDR lets the
   // next bind pass. The descriptor itself is closed when no worker has an op on it.
-  void close(int listener_fd);
+  void close(int listener_fd, Backlog backlog = Backlog::kReset);
   // Whether a tunnel's listener is open on it.
   bool is_open(uint16_t port) const;
   // A letter from a worker.
@@ -39,9 +45,12 @@ class PublicPorts {
   size_t closing() const { return closing_.size(); }
 
  private:
+  void serve_backlog(int listener_fd, const EdgeTunnel& tunnel);
+
   struct Listener {
     Fd fd;
     uint16_t port = 0;  // 0: the control port
+    EdgeTunnel tunnel{};
   };
   struct Closing {
     Fd fd;

@@ -392,11 +392,11 @@ void Registration::refuse(wire::Refused::Code code, const std::string& message, 
   // The agent may be back before this channel has landed, and is to be counted anew: what is held is taken over
   // whatever the limit.
   for (const auto& [index, tunnel] : tunnels_) edge_.registry().give_up_tunnel(session_->id, tunnel.name);
-  close_ports();
+  close_ports(Backlog::kReset);
 }
 
-void Registration::close_ports() {
-  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener);
+void Registration::close_ports(Backlog backlog) {
+  for (auto& [index, tunnel] : tunnels_) edge_.close_listener(tunnel.listener, backlog);
   tunnels_.clear();
 }
 
@@ -406,7 +406,7 @@ void Registration::drain(uint32_t seconds) {
     refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
     end_contest(index);
   }
-  close_ports();
+  close_ports(Backlog::kServed);
   wire::Frame frame;
   frame.mutable_drain()->set_seconds(seconds);
   channel_.send(frame);
@@ -420,7 +420,7 @@ void Registration::probe() {
 
 void Registration::on_closed(const std::string& why, bool) {
   while (!contests_.empty()) end_contest(contests_.begin()->first);
-  close_ports();
+  close_ports(Backlog::kReset);
   if (session_) {
     log_info("session ended", {{"client", client_.name}, {"session", session_->id.index()}, {"why", why}});
     edge_.session_over(session_->id);

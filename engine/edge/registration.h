@@ -17,6 +17,7 @@
 #include "control/registry.h"
 #include "edge/edge_info.h"
 #include "edge/edge_session.h"
+#include "edge/public_port.h"
 #include "store/store.h"
 
 namespace natrp {
@@ -90,7 +91,7 @@ class Registration final : public ControlChannelEvents {
   void send_leased(uint32_t index, const Tunnel& tunnel);
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);
-  void close_ports();
+  void close_ports(Backlog backlog);
   void share_ready_max();
   static void on_contest(Timer& timer);
   void protocol_error(const std::string& what);

@@ -45,8 +45,8 @@ void Acceptor::on_timer() {
 
 void Acceptor::on_op(Op& op) {
   if (op.result >= 0) {
-    if (stopping_) {
-      loop_.close(op.result, true);  // it came while we stopped: a reset, as the kernel gives a closed backlog
+    if (stopping_ && on_landed_ == nullptr) {
+      loop_.close(op.result, true);  // nobody is left to take it: a reset, as the kernel gives a closed backlog
     } else {
       on_accept_(context_, op.result);
     }

@@ -23,7 +23,8 @@ class Acceptor {
   Acceptor& operator=(const Acceptor&) = delete;
 
   void start();
-  // on_landed(context) runs when no op is in flight: the acceptor may be destroyed then, inside it too.
+  // on_landed(context) runs when no op is in flight: the acceptor may be destroyed then, inside it too. Until then
+  // on_accept may still be called; without an on_landed, never again.
   void stop(void (*on_landed)(void* context), void* context);
   bool stopping() const { return stopping_; }
 

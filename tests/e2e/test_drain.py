@@ -149,6 +149,29 @@ def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
     assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
 
 
+def test_a_draining_edge_serves_those_who_had_connected_before_it_took_them(yard):
+    rig = yard.rig({"drain_seconds": 30})
+    rig.check_echo()
+    os.kill(rig.edge.process.pid, signal.SIGSTOP)
+    try:
+        visitors = [connect(rig.address) for _ in range(100)]  # with the kernel's backlog
+        rig.edge.process.terminate()
+    finally:
+        os.kill(rig.edge.process.pid, signal.SIGCONT)
+    for number, visitor in enumerate(visitors):
+        visitor.send(b"%03d" % number)
+        visitor.finish()
+    for _ in visitors:
+        with contextlib.closing(rig.service.accept()) as served:
+            served.send(served.receive(3))
+            served.finish()
+            assert served.receive_to_end(15).ending == FIN
+    for number, visitor in enumerate(visitors):
+        assert visitor.receive(3) == b"%03d" % number
+        visitor.close()
+    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+
+
 @pytest.mark.over(ONE)
 def test_a_draining_edge_gives_up_who_waits_for_a_data_channel_in_vain(yard):
     rig = yard.rig({"drain_seconds": 60})
