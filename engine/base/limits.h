@@ -70,9 +70,10 @@ inline constexpr uint32_t kBulkIdleMs = 1000;
 inline constexpr uint32_t kStallMs = 1000;           // no progress while the source has bytes → COPY for good
 
 // --- What waits in a data channel of a stream (Loop::bound_receive_buffer) -----------------------------------------
-// Left to itself, the receive buffer of a stream whose sink is slower than its source grows to tcp_rmem[2], 32 MiB since
-// Linux 6.16, on the shortest line, too. What is read last has then left every cache, and a stream takes megabytes of
-// the kernel's memory for nothing. The kernel doubles the figures (socket(7)); at most half of that is overhead.
+// Left to itself, the receive buffer of a stream whose sink is slower than its source grows to tcp_rmem[2], 32 MiB
+// since Linux 6.16, on the shortest line, too. What is read last has then left every cache, and a stream takes
+// megabytes of the kernel's memory for nothing. The kernel doubles the figures (socket(7)); at most half of that is
+// overhead.
 inline constexpr uint64_t kReceiveBytesMin = 512u << 10;
 inline constexpr uint64_t kReceiveBytesPerUs = 2000;  // of the round trip: 16 Gb/s
 
