@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
-#include <unordered_map>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -20,16 +19,8 @@ namespace {
 
 constexpr uint32_t kTickMs = 250;
 static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that another program holds leaves most of it");
-// How often a wanted `any` port may turn out to be another process's before the agent is told.
-constexpr unsigned kBindTries = 64;
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
 constexpr unsigned kRestartTries = 50;
-
-// Empty: any.
-Result<PortSet> policy_of(const ClientRecord& client) {
-  if (client.ports.empty()) return PortSet();
-  return PortSet::parse(client.ports);
-}
 
 bool have_same_limits(const ClientRecord& a, const ClientRecord& b) {
   return a.ports == b.ports && a.tunnels_max == b.tunnels_max && a.conns_max == b.conns_max;
@@ -37,8 +28,7 @@ bool have_same_limits(const ClientRecord& a, const ClientRecord& b) {
 
 }  // namespace
 
-Edge::Edge(EdgeOptions options)
-    : options_(std::move(options)), leases_(options_.ports, static_cast<uint64_t>(options_.grace_seconds) * 1000) {}
+Edge::Edge(EdgeOptions options) : options_(std::move(options)) {}
 
 Edge::~Edge() { stop(); }
 
@@ -48,7 +38,7 @@ void Edge::stop() {
   for (auto& registration : registrations_) registration->close("the edge stops");
   for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
-  if (lease_writer_) lease_writer_->finish();
+  if (leases_) leases_->finish();
 }
 
 // --- Start --------------------------------------------------------------------------------------------------------
@@ -77,6 +67,7 @@ Status Edge::start() {
   conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
   if (Status started = start_workers(); !started.ok()) return started;
+  restore_leases();
   watch_store();
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
@@ -118,10 +109,6 @@ Status Edge::open_state() {
   auto store = Store::open(options_.state_dir);
   if (!store.ok()) return store.error();
   store_ = std::make_unique<Store>(std::move(store).value());
-  lease_writer_ = std::make_unique<LeaseWriter>(*store_);
-  const auto clients = store_->list_clients();
-  load_leases(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
-  if (clients.ok()) forget_removed_clients(clients.value());
   return Done{};
 }
 
@@ -159,42 +146,11 @@ Status Edge::start_workers() {
   return Done{};
 }
 
-void Edge::load_leases(const std::vector<ClientRecord>& clients) {
-  auto leases = store_->list_leases();
-  if (!leases.ok()) {
-    log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
-    return;
-  }
-  auto& records = leases.value();
-  std::stable_sort(records.begin(), records.end(),
-                   [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
-  // The store remembers a port for each tunnel that a client ever had. It could not have more of them at once than it
-  // may: the last ones are kept for it, and the others are what they were to the edge before, its tunnels' last ports.
-  // So is a port that it may not have any more.
-  struct Limits {
-    PortSet ports;
-    uint32_t most = 0;
-    uint32_t left = 0;
-  };
-  std::unordered_map<std::string, Limits> limits;
-  for (const ClientRecord& client : clients) {
-    const auto policy = policy_of(client);
-    limits[client.name] = {policy.ok() ? policy.value() : PortSet(), client.tunnels_max};
-  }
-  const auto allowed = [&](const LeaseRecord& lease) {
-    const PortSet& ports = limits[lease.client].ports;
-    return ports.empty() || ports.contains(lease.port);
-  };
-  for (const LeaseRecord& lease : records) limits[lease.client].left += allowed(lease) ? 1 : 0;
-  for (const LeaseRecord& lease : records) {
-    Limits& of = limits[lease.client];
-    const bool kept = allowed(lease) && (of.left-- <= of.most || of.most == 0);
-    if (kept) {
-      leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
-    } else {
-      leases_.remember(lease.client, lease.tunnel, lease.port);
-    }
-  }
+void Edge::restore_leases() {
+  leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_);
+  const auto clients = store_->list_clients();
+  leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
+  if (clients.ok()) forget_removed_clients(clients.value());
 }
 
 void Edge::say_ready() {
@@ -288,7 +244,7 @@ std::vector<ClientRecord> Edge::with_other_limits(const std::vector<ClientRecord
 // A session that holds what its client may not have any more ends: its agent comes back for what is left to it, and
 // is told by the usual rules of what is not. Visitors that flow are no part of that, they outlive sessions.
 void Edge::honour_limits(const ClientRecord& client) {
-  const auto policy = policy_of(client);
+  const auto policy = ports_of(client);
   if (!policy.ok()) return log_error("a client's ports cannot be read", {{"client", client.name}});
   const PortSet& ports = policy.value();
   const std::string ports_text = ports.empty() ? "any" : ports.format_short();
@@ -313,9 +269,7 @@ void Edge::honour_limits(const ClientRecord& client) {
                      std::to_string(held),
                  false);
   }
-  for (const uint16_t port : leases_.take_away(client.name, ports)) {
-    log_info("lease free", {{"client", client.name}, {"port", static_cast<int>(port)}});
-  }
+  leases_->take_away(client.name, ports);
 }
 
 std::vector<Registration*> Edge::holders(const ClientRecord& client) {
@@ -333,14 +287,11 @@ std::vector<Registration*> Edge::holders(const ClientRecord& client) {
 void Edge::forget_removed_clients(const std::vector<ClientRecord>& clients) {
   std::map<std::string, ClientRecord> now_there;
   for (const ClientRecord& client : clients) now_there[client.name] = client;
-  for (const std::string& name : leases_.clients()) {
+  for (const std::string& name : leases_->clients()) {
     const auto now = now_there.find(name);
     const auto before = clients_.find(name);
     if (now != now_there.end() && (before == clients_.end() || before->second.id == now->second.id)) continue;
-    lease_writer_->forget_client(name);
-    for (const uint16_t port : leases_.remove_client(name)) {
-      log_info("lease ended with its client", {{"client", name}, {"port", static_cast<int>(port)}});
-    }
+    leases_->end_with_client(name);
   }
   clients_ = std::move(now_there);
   client_conns_.tidy();
@@ -403,9 +354,7 @@ void Edge::count_sessions() {
 
 void Edge::session_over(SlotId session) {
   registry_.close_session(session);
-  for (const uint16_t port : leases_.session_lost(session, now_ms())) {
-    log_info("lease in grace", {{"port", static_cast<int>(port)}, {"seconds", options_.grace_seconds}});
-  }
+  leases_->session_lost(session);
   by_session_.erase(session.word);
   count_sessions();
   for (size_t i = 0; i < workers_.size(); ++i) {
@@ -445,88 +394,14 @@ void Edge::listener_landed(int listener_fd) {
 
 // --- Leases -------------------------------------------------------------------------------------------------------
 
-bool Edge::may_have(const ClientRecord& client, uint16_t port) {
-  const auto policy = policy_of(client);
-  return !policy.ok() || policy.value().empty() || policy.value().contains(port);
+LeasedPort Edge::check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
+  return leases_->check(client, tunnel, wanted);
 }
 
-namespace {
-
-Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
-                                SlotId session) {
-  LeaseRequest request{client.name, tunnel, session, wanted, {}};
-  auto policy = policy_of(client);
-  if (!policy.ok()) return Error{"the client's ports cannot be read"};
-  request.policy = std::move(policy).value();
-  return request;
-}
-
-Edge::LeasedPort refusal_of(const LeaseAnswer& answer) {
-  const bool final = answer.refusal == LeaseRefusal::kPortNotAllowed;
-  const auto code = final                                         ? wire::Refused::PORT_NOT_ALLOWED
-                    : answer.refusal == LeaseRefusal::kPortInUse ? wire::Refused::PORT_IN_USE
-                                                                  : wire::Refused::RANGE_EXHAUSTED;
-  return {0, -1, code, answer.sentence, final};
-}
-
-// Only a port in use is its port's fault. No descriptor, no right, no address: another port would fare no better.
-Edge::LeasedPort refusal_of(uint16_t port, const Error& error) {
-  const auto code = error.errno_value == EADDRINUSE ? wire::Refused::PORT_IN_USE : wire::Refused::INTERNAL;
-  return {0, -1, code, "port " + std::to_string(port) + ": " + error.message, false};
-}
-
-}  // namespace
-
-Result<Fd> Edge::listen_public(uint16_t port) {
-  return listen_on(options_.public_bind.with_port(port), {.keepalive = Keepalive::kSlow}, kListenBacklog);
-}
-
-Edge::LeasedPort Edge::check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
-  auto request = request_of(client, tunnel, wanted, {});
-  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
-  const LeaseAnswer answer = leases_.ask(request.value(), now_ms());
-  if (!answer.ok()) return refusal_of(answer);
-  const Lease* lease = leases_.find(answer.port);
-  if (lease == nullptr || lease->state != LeaseState::kLive) {
-    if (auto probe = listen_public(answer.port); !probe.ok()) return refusal_of(answer.port, probe.error());
-  }
-  LeasedPort out;
-  out.port = answer.port;
-  return out;
-}
-
-Edge::LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
-                                  SlotId session, const EdgeTunnel& shared) {
+LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+                            const EdgeTunnel& shared) {
   if (grpc_) grpc_->give_way(client.name, tunnel, session);
-  auto request = request_of(client, tunnel, wanted, session);
-  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
-  if (client.tunnels_max != 0) {
-    for (const uint16_t port : leases_.make_room(client.name, tunnel, client.tunnels_max)) {
-      log_info("lease free", {{"client", client.name}, {"port", static_cast<int>(port)}});
-    }
-  }
-  LeasedPort out;
-  for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
-    const LeaseAnswer answer = leases_.reserve(request.value(), now_ms());
-    if (!answer.ok()) return refusal_of(answer);
-    NATRP_CHECK(!ports_->is_open(answer.released), "who had the tunnel before has closed its port");
-    auto listener = listen_public(answer.port);
-    if (listener.ok()) {
-      leases_.mark_live(answer.port, session);
-      lease_writer_->remember(client.name, tunnel, answer.port);
-      out.port = answer.port;
-      out.listener = ports_->open(std::move(listener).value(), answer.port, shared);
-      return out;
-    }
-    out = refusal_of(answer.port, listener.error());
-    if (out.code == wire::Refused::INTERNAL) {
-      leases_.suspend(answer.port, session, now_ms());
-      return out;
-    }
-    leases_.mark_taken(answer.port, session, now_ms());
-    if (wanted != 0) return out;
-  }
-  return out;
+  return leases_->lease(client, tunnel, wanted, session, shared);
 }
 
 // --- For the admin server -----------------------------------------------------------------------------------------
@@ -555,12 +430,12 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 // --- Time and signals ---------------------------------------------------------------------------------------------
 
 void Edge::on_tick() {
-  for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
+  leases_->expire();
   for (auto& registration : registrations_) registration->adjust_demand(true);
   if (grpc_) grpc_->tick();
   // The -wal file is written before a change is visible, so the event of the last write may come too early to see it.
   on_store_changed();
-  lease_writer_->tick();
+  leases_->write();
   tell_refused();
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});

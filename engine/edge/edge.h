@@ -15,14 +15,13 @@
 #include <unordered_map>
 #include <vector>
 
-#include "control/port_lease.h"
 #include "control/registry.h"
 #include "control/tls_identity.h"
 #include "edge/client_conns.h"
 #include "edge/edge_info.h"
+#include "edge/edge_leases.h"
 #include "edge/edge_worker.h"
 #include "edge/grpc_tunnels.h"
-#include "edge/lease_writer.h"
 #include "edge/public_port.h"
 #include "edge/registration.h"
 #include "edge/session_ids.h"
@@ -72,13 +71,6 @@ class Edge final : public EdgeControlPort {
   std::string why_no_session(const ClientRecord& client) const;
   void open_session(const std::shared_ptr<EdgeSession>& session);
   Registration* find_registration(SlotId session);
-  struct LeasedPort {
-    uint16_t port = 0;  // 0: refused
-    int listener = -1;
-    wire::Refused::Code code = wire::Refused::UNSPECIFIED;
-    std::string sentence;
-    bool final = false;
-  };
   LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
                         const EdgeTunnel& shared) {
     return lease_port(client, tunnel, wanted, shared.session->id, shared);
@@ -94,8 +86,6 @@ class Edge final : public EdgeControlPort {
   void forget(Registration& registration);
   void count(Counter counter) { control_counters_.add(counter); }
   ClientConnsTable& client_conns() { return client_conns_; }
-  // By the client's own ports.
-  static bool may_have(const ClientRecord& client, uint16_t port);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
   // For the tunnels of original natrp clients. letter: void(EdgeWorker&), run in each worker.
@@ -118,7 +108,7 @@ class Edge final : public EdgeControlPort {
   Result<Fd> listen_control();
   Status open_state();
   Status start_workers();
-  void load_leases(const std::vector<ClientRecord>& clients);
+  void restore_leases();
   void watch_store();
   void on_store_op(Op& op);
   void on_store_changed();
@@ -127,7 +117,6 @@ class Edge final : public EdgeControlPort {
   void honour_limits(const ClientRecord& client);
   // Of the client that hold a tunnel: those that are closing, then the latest first.
   std::vector<Registration*> holders(const ClientRecord& client);
-  Result<Fd> listen_public(uint16_t port);
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
   void on_tick();
@@ -137,7 +126,6 @@ class Edge final : public EdgeControlPort {
   EdgeOptions options_;
   Fd state_lock_;
   std::unique_ptr<Store> store_;
-  std::unique_ptr<LeaseWriter> lease_writer_;
   std::unique_ptr<TlsIdentity> identity_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Mailbox> mailbox_;
@@ -147,7 +135,7 @@ class Edge final : public EdgeControlPort {
   std::vector<Worker*> worker_pointers_;
   std::vector<EdgeWorker*> roles_;
   std::unique_ptr<PublicPorts> ports_;
-  PortLeases leases_;
+  std::unique_ptr<EdgeLeases> leases_;
   Registry registry_;
   std::unique_ptr<GrpcTunnels> grpc_;  // nullptr: --natrp-grpc off
   std::vector<std::unique_ptr<Registration>> registrations_;

@@ -56,7 +56,7 @@ void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
 
 // Its streams stay: a worker that has a ready one asks for another port at its next tick.
 void GrpcTunnels::close_if_not_allowed(Tunnel& tunnel) {
-  if (!tunnel.session.valid() || Edge::may_have(tunnel.client, tunnel.port)) return;
+  if (!tunnel.session.valid() || may_have(tunnel.client, tunnel.port)) return;
   log_info("the port of a client of the original natrp is none of its ports any more, it closes",
            {{"client", tunnel.client.name}, {"port", static_cast<int>(tunnel.port)}});
   close(tunnel);

@@ -1,0 +1,171 @@
+#include "edge/edge_leases.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <unordered_map>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "net/socket.h"
+
+namespace natrp {
+namespace {
+
+// How often a wanted `any` port may turn out to be another process's before the agent is told.
+constexpr unsigned kBindTries = 64;
+
+Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
+                                SlotId session) {
+  LeaseRequest request{client.name, tunnel, session, wanted, {}};
+  auto policy = ports_of(client);
+  if (!policy.ok()) return Error{"the client's ports cannot be read"};
+  request.policy = std::move(policy).value();
+  return request;
+}
+
+LeasedPort refusal_of(const LeaseAnswer& answer) {
+  const bool final = answer.refusal == LeaseRefusal::kPortNotAllowed;
+  const auto code = final                                         ? wire::Refused::PORT_NOT_ALLOWED
+                    : answer.refusal == LeaseRefusal::kPortInUse ? wire::Refused::PORT_IN_USE
+                                                                  : wire::Refused::RANGE_EXHAUSTED;
+  return {0, -1, code, answer.sentence, final};
+}
+
+// Only a port in use is its port's fault. No descriptor, no right, no address: another port would fare no better.
+LeasedPort refusal_of(uint16_t port, const Error& error) {
+  const auto code = error.errno_value == EADDRINUSE ? wire::Refused::PORT_IN_USE : wire::Refused::INTERNAL;
+  return {0, -1, code, "port " + std::to_string(port) + ": " + error.message, false};
+}
+
+void log_free(const std::string& client, const std::vector<uint16_t>& ports) {
+  for (const uint16_t port : ports) log_info("lease free", {{"client", client}, {"port", static_cast<int>(port)}});
+}
+
+}  // namespace
+
+Result<PortSet> ports_of(const ClientRecord& client) {
+  if (client.ports.empty()) return PortSet();
+  return PortSet::parse(client.ports);
+}
+
+bool may_have(const ClientRecord& client, uint16_t port) {
+  const auto ports = ports_of(client);
+  return !ports.ok() || ports.value().empty() || ports.value().contains(port);
+}
+
+EdgeLeases::EdgeLeases(const EdgeOptions& options, const Loop& loop, Store& store, PublicPorts& ports)
+    : options_(options),
+      loop_(loop),
+      store_(store),
+      ports_(ports),
+      leases_(options.ports, static_cast<uint64_t>(options.grace_seconds) * 1000),
+      writer_(store) {}
+
+void EdgeLeases::restore(const std::vector<ClientRecord>& clients) {
+  auto leases = store_.list_leases();
+  if (!leases.ok()) {
+    log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
+    return;
+  }
+  auto& records = leases.value();
+  std::stable_sort(records.begin(), records.end(),
+                   [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
+  // The store remembers a port for each tunnel that a client ever had. It could not have more of them at once than it
+  // may: the last ones are kept for it, and the others are what they were to the edge before, its tunnels' last ports.
+  // So is a port that it may not have any more.
+  struct Limits {
+    PortSet ports;
+    uint32_t most = 0;
+    uint32_t left = 0;
+  };
+  std::unordered_map<std::string, Limits> limits;
+  for (const ClientRecord& client : clients) {
+    const auto ports = ports_of(client);
+    limits[client.name] = {ports.ok() ? ports.value() : PortSet(), client.tunnels_max};
+  }
+  const auto allowed = [&](const LeaseRecord& lease) {
+    const PortSet& ports = limits[lease.client].ports;
+    return ports.empty() || ports.contains(lease.port);
+  };
+  for (const LeaseRecord& lease : records) limits[lease.client].left += allowed(lease) ? 1 : 0;
+  for (const LeaseRecord& lease : records) {
+    Limits& of = limits[lease.client];
+    const bool kept = allowed(lease) && (of.left-- <= of.most || of.most == 0);
+    if (kept) {
+      leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
+    } else {
+      leases_.remember(lease.client, lease.tunnel, lease.port);
+    }
+  }
+}
+
+Result<Fd> EdgeLeases::listen(uint16_t port) const {
+  return listen_on(options_.public_bind.with_port(port), {.keepalive = Keepalive::kSlow}, kListenBacklog);
+}
+
+LeasedPort EdgeLeases::check(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
+  auto request = request_of(client, tunnel, wanted, {});
+  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
+  const LeaseAnswer answer = leases_.ask(request.value(), now_ms());
+  if (!answer.ok()) return refusal_of(answer);
+  const Lease* lease = leases_.find(answer.port);
+  if (lease == nullptr || lease->state != LeaseState::kLive) {
+    if (auto probe = listen(answer.port); !probe.ok()) return refusal_of(answer.port, probe.error());
+  }
+  LeasedPort out;
+  out.port = answer.port;
+  return out;
+}
+
+LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+                             const EdgeTunnel& shared) {
+  auto request = request_of(client, tunnel, wanted, session);
+  if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
+  if (client.tunnels_max != 0) log_free(client.name, leases_.make_room(client.name, tunnel, client.tunnels_max));
+  LeasedPort out;
+  for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
+    const LeaseAnswer answer = leases_.reserve(request.value(), now_ms());
+    if (!answer.ok()) return refusal_of(answer);
+    NATRP_CHECK(!ports_.is_open(answer.released), "who had the tunnel before has closed its port");
+    auto listener = listen(answer.port);
+    if (listener.ok()) {
+      leases_.mark_live(answer.port, session);
+      writer_.remember(client.name, tunnel, answer.port);
+      out.port = answer.port;
+      out.listener = ports_.open(std::move(listener).value(), answer.port, shared);
+      return out;
+    }
+    out = refusal_of(answer.port, listener.error());
+    if (out.code == wire::Refused::INTERNAL) {
+      leases_.suspend(answer.port, session, now_ms());
+      return out;
+    }
+    leases_.mark_taken(answer.port, session, now_ms());
+    if (wanted != 0) return out;
+  }
+  return out;
+}
+
+void EdgeLeases::session_lost(SlotId session) {
+  for (const uint16_t port : leases_.session_lost(session, now_ms())) {
+    log_info("lease in grace", {{"port", static_cast<int>(port)}, {"seconds", options_.grace_seconds}});
+  }
+}
+
+void EdgeLeases::take_away(const std::string& client, const PortSet& ports) {
+  log_free(client, leases_.take_away(client, ports));
+}
+
+void EdgeLeases::end_with_client(const std::string& client) {
+  writer_.forget_client(client);
+  for (const uint16_t port : leases_.remove_client(client)) {
+    log_info("lease ended with its client", {{"client", client}, {"port", static_cast<int>(port)}});
+  }
+}
+
+void EdgeLeases::expire() {
+  for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
+}
+
+}  // namespace natrp

@@ -1,0 +1,82 @@
+// edge/edge_leases.h
+//
+// EdgeLeases: a lease as agents know it, of its three parts: the right to the port (control/port_lease), the listener
+// on it (edge/public_port), and what the store remembers of it (edge/lease_writer).
+//
+// Thread   the control thread.
+// Never    says that a port is leased before it listens.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/port_set.h"
+#include "base/result.h"
+#include "control/control_channel.h"
+#include "control/port_lease.h"
+#include "edge/edge_session.h"
+#include "edge/lease_writer.h"
+#include "edge/public_port.h"
+#include "loop/loop.h"
+#include "runtime/options.h"
+#include "store/store.h"
+
+namespace natrp {
+
+// By the client's own ports. Empty: any.
+Result<PortSet> ports_of(const ClientRecord& client);
+bool may_have(const ClientRecord& client, uint16_t port);
+
+// What becomes of the wish for a port.
+struct LeasedPort {
+  uint16_t port = 0;  // 0: refused
+  int listener = -1;
+  wire::Refused::Code code = wire::Refused::UNSPECIFIED;
+  std::string sentence;
+  bool final = false;
+};
+
+class EdgeLeases {
+ public:
+  // All of them outlive this.
+  EdgeLeases(const EdgeOptions& options, const Loop& loop, Store& store, PublicPorts& ports);
+
+  // At the start: what the store remembers is kept for its clients, as far as they could have it at once.
+  void restore(const std::vector<ClientRecord>& clients);
+  // At the end: the last try to write what the store does not have yet.
+  void finish() { writer_.finish(); }
+
+  // Visitors of the port are shared's from here on.
+  LeasedPort lease(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+                   const EdgeTunnel& shared);
+  // What lease() would answer, but for the listener; nothing is leased.
+  LeasedPort check(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
+
+  // Its leases go into grace.
+  void session_lost(SlotId session);
+  // The client may have no other ports than these any more; empty: any. Their listeners are closed.
+  void take_away(const std::string& client, const PortSet& ports);
+  // Those that have a lease, or had one last.
+  std::set<std::string> clients() const { return leases_.clients(); }
+  // It was removed; another may have its name.
+  void end_with_client(const std::string& client);
+  // Ends graces that are over.
+  void expire();
+  // Tries once more to write what the store does not have yet.
+  void write() { writer_.tick(); }
+
+ private:
+  Result<Fd> listen(uint16_t port) const;
+  uint64_t now_ms() const { return loop_.turn_ms(); }
+
+  const EdgeOptions& options_;
+  const Loop& loop_;
+  Store& store_;
+  PublicPorts& ports_;
+  PortLeases leases_;
+  LeaseWriter writer_;
+};
+
+}  // namespace natrp
