@@ -59,8 +59,8 @@ void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
   if (!session_) return;
   const bool more = ready > ready_wanted_;
   ready_wanted_ = ready;
-  // The edge has none ready for these visitors. Where we have some that came back, theirs is why. That some are merely
-  // getting a Start at this moment is soon seen: they are not unused any more.
+  // The edge has none ready for these visitors, so those of ours that came back are not there yet. Some may be getting
+  // their FREE or a Start through at this moment: it costs a few channels more until they have had their Start.
   held_up_ = std::min(held_up_ + extra, unused_carried_);
   // Extra ones are dialled beside those that are under way for earlier visitors.
   for (uint32_t i = 0; i < extra; ++i) open_one();
@@ -163,6 +163,7 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
     return drop(channel);
   }
   channel.got = 0;
+  bound_receive_buffer(fd);
   worker_.counters().add(Counter::kChannelsOpened);
   receive_start(channel);
 }

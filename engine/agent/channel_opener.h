@@ -86,7 +86,7 @@ class ChannelOpener {
   void open_one();
   uint32_t at_hand() const { return unused_ - held_up_; }
   void no_longer_unused(const Channel& channel);
-  void dial_up_to(uint32_t at_hand);
+  void dial_up_to(uint32_t count);
   void refill();
   void top_up();
   void edge_dialled(Channel& channel, int fd, int error);
@@ -105,8 +105,8 @@ class ChannelOpener {
   uint32_t ready_wanted_ = 0;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t unused_carried_ = 0;  // of these: came back
-  // Of these: not ready at the edge, though FREE was sent. What they carried still waits there for a visitor that reads
-  // slowly, or not at all, and FREE waits behind it.
+  // Of these, so many were not ready at the edge when it last had none: what they carried waited there for a visitor
+  // that reads slowly or not at all, and FREE behind it. Too many at worst: some may be ready since.
   uint32_t held_up_ = 0;
   uint32_t dialling_services_ = 0;
   uint32_t returned_ = 0;   // channels that came back since top_up_timer_ was armed

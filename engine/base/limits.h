@@ -15,8 +15,10 @@ inline constexpr unsigned kWorkersMax = 64;
 // Slots of one worker's shard. Memory is mapped, and touched only when a slot is first used.
 inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 
+// Of a listener: connected, and not accepted yet. The default of net.core.somaxconn since Linux 5.4.
+inline constexpr int kListenBacklog = 4096;
+
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
-inline constexpr int kListenBacklog = 4096;         // connected, not accepted yet; net.core.somaxconn since 5.4
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
 // … of a stream beside messages (runtime/wake_policy.h): the next message waits behind it, some 20 µs of splice or copy
@@ -69,13 +71,13 @@ inline constexpr unsigned kSmallMoves = 3;
 inline constexpr uint32_t kBulkIdleMs = 1000;
 inline constexpr uint32_t kStallMs = 1000;           // no progress while the source has bytes → COPY for good
 
-// --- What waits in a data channel of a stream (Loop::bound_receive_buffer) -----------------------------------------
+// --- What waits in a data channel for its reader (net/socket: bound_receive_buffer) ---------------------------------
 // Left to itself, the receive buffer of a stream whose sink is slower than its source grows to tcp_rmem[2], 32 MiB
 // since Linux 6.16, on the shortest line, too. What is read last has then left every cache, and a stream takes
-// megabytes of the kernel's memory for nothing. The kernel doubles the figures (socket(7)); at most half of that is
-// overhead.
+// megabytes of the kernel's memory for nothing. The kernel doubles the figures (socket(7)), and what it
+// keeps the bytes in has its part of that: half on older kernels, two thirds where a frame of 1,500 bytes has a page.
 inline constexpr uint64_t kReceiveBytesMin = 512u << 10;
-inline constexpr uint64_t kReceiveBytesPerUs = 2000;  // of the round trip: 16 Gb/s
+inline constexpr uint64_t kReceiveBytesPerUs = 2000;  // of the round trip: 11 to 30 Gb/s
 
 // --- Chunks (relay/chunks.h) -----------------------------------------------------------------------------------------
 // A direction that moved so much goes on without chunks: what its visitor's channel costs is little beside it.

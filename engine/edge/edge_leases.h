@@ -56,7 +56,7 @@ class EdgeLeases {
 
   // Its leases go into grace.
   void session_lost(SlotId session);
-  // The client may have no other ports than these any more; empty: any. Their listeners are closed.
+  // The client may have no other ports than these any more; empty: any. The listeners of others have been closed.
   void take_away(const std::string& client, const PortSet& ports);
   // Those that have a lease, or had one last.
   std::set<std::string> clients() const { return leases_.clients(); }

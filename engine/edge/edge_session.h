@@ -38,7 +38,8 @@ struct EdgeSession {
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
   std::atomic<uint32_t> ready_max{kReadyChannelsHeld};  // one more ready channel is closed
 
-  // Where its ready channels and its waiting visitors are: a hint for the other workers, each cell written by one.
+  // Where its channels and its visitors are, each cell written by one worker: a hint for the others of what is to be
+  // had there, and together what bounds the session.
   struct alignas(64) Place {
     std::atomic<uint32_t> ready{0};
     std::atomic<uint32_t> returning{0};  // no visitor any more, and their channels may come back
@@ -47,12 +48,17 @@ struct EdgeSession {
   };
   std::array<Place, kWorkersMax> places;
 
+  uint32_t ready() const { return sum(&Place::ready); }
+  uint32_t returning() const { return sum(&Place::returning); }
   // Its own, while conns_live is of all of the client's sessions.
   uint32_t visitors_live() const {
+    return sum(&Place::parked) + sum(&Place::flowing);
+  }
+
+ private:
+  uint32_t sum(std::atomic<uint32_t> Place::* cell) const {
     uint32_t count = 0;
-    for (const Place& place : places) {
-      count += place.parked.load(std::memory_order_relaxed) + place.flowing.load(std::memory_order_relaxed);
-    }
+    for (const Place& place : places) count += (place.*cell).load(std::memory_order_relaxed);
     return count;
   }
 };

@@ -105,6 +105,7 @@ void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
     return;
   }
   conn.set_peer(peer_address(conn.fd), ConnRole::kDataChannel);
+  bound_receive_buffer(conn.fd);
   worker_.counters().add(Counter::kChannelsOpened);
   rendezvous_.channel(conn, id);
 }

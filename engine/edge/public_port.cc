@@ -45,13 +45,13 @@ void PublicPorts::close(int listener_fd, Backlog backlog) {
   }
 }
 
-// The listener does not block (net/socket), and its port is about to close: who comes meanwhile makes this no endless
-// loop, a backlog is.
+// The listener does not block (net/socket). At most one backlog, so that visitors who keep coming do not keep us.
 void PublicPorts::serve_backlog(int listener_fd, const EdgeTunnel& tunnel) {
   size_t next = 0;
   for (int left = kListenBacklog; left > 0; --left) {
     const int fd = ::accept4(listener_fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0 && (errno == ECONNABORTED || errno == EINTR)) continue;
+    // Those went away while they waited.
+    if (fd < 0 && (errno == ECONNABORTED || errno == EINTR || errno == EPERM || errno == EPROTO)) continue;
     if (fd < 0) return;
     workers_[next]->mailbox().post([role = roles_[next], fd, tunnel] { role->visitor(fd, tunnel); });
     next = (next + 1) % workers_.size();

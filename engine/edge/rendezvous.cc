@@ -156,22 +156,20 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   publish(*session);
 }
 
-// Beside what its session may hold, a ready channel needs a slot here for the visitor that it will meet, and so does
-// one that may come back: channels that took all of them would keep every visitor out, for as long as they are there.
-bool Rendezvous::may_be_ready(const Session& session) const {
+// A ready channel needs a slot here for the visitor that it will meet, and so does one that may come back: channels
+// that took all of them would keep every visitor out, for as long as they are there.
+bool Rendezvous::has_slots_to_spare() const {
   Worker& worker = edge_.worker();
   const uint32_t free_slots = worker.conns().capacity() - worker.conns().live();
-  return free_slots > worker.counters().get(Counter::kChannelsReady) + returning_ &&
-         ready_or_returning(session) < session.shared->ready_max.load(std::memory_order_relaxed);
+  return free_slots > worker.counters().get(Counter::kChannelsReady) + returning_;
 }
 
-uint32_t Rendezvous::ready_or_returning(const Session& session) const {
-  uint32_t channels = 0;
-  for (unsigned i = 0; i < edge_.workers(); ++i) {
-    const auto& place = session.shared->places[i];
-    channels += place.ready.load(std::memory_order_relaxed) + place.returning.load(std::memory_order_relaxed);
-  }
-  return channels;
+bool Rendezvous::may_be_ready(const Session& session) const {
+  return has_slots_to_spare() && session.shared->ready() < session.shared->ready_max.load(std::memory_order_relaxed);
+}
+
+bool Rendezvous::may_return(const Session& session) const {
+  return has_slots_to_spare() && session.shared->returning() < kReadyChannelsHeld;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {
@@ -230,11 +228,11 @@ void Rendezvous::on_pair_end(Pair& pair) {
 bool Rendezvous::on_visitor_gone(Pair& pair) {
   Session& session = *sessions_.at(pair.owner);
   left(session);
-  const bool may_return = may_be_ready(session);
+  const bool may = may_return(session);
   ++session.returning;
   ++returning_;
   publish(session);
-  return may_return;
+  return may;
 }
 
 }  // namespace natrp

@@ -69,8 +69,9 @@ class Rendezvous {
   void park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms);
   void left(Session& session);
   Pair* pop_ready(Session& session);
+  bool has_slots_to_spare() const;
   bool may_be_ready(const Session& session) const;
-  uint32_t ready_or_returning(const Session& session) const;
+  bool may_return(const Session& session) const;
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);
   void publish(Session& session);

@@ -70,9 +70,6 @@ class Loop {
   // TCP: how long ago data left it for its peer, in ms. One that reads lets some go now and then, however much waits.
   // Not TCP, or nothing was ever sent: UINT32_MAX.
   virtual uint32_t sent_ms_ago(int fd) = 0;
-  // TCP: no more waits in fd for its reader than a line of its round trip needs (base/limits.h). A line so long that
-  // the host's net.core.rmem_max is less than that is left to the kernel.
-  virtual void bound_receive_buffer(int fd) = 0;
   // Closes fd, so that the peer sees a RST or, behind all that was sent, a FIN, whatever net/socket has prepared it
   // for. No op on fd may be in flight.
   virtual void close(int fd, bool reset) = 0;
@@ -115,7 +112,6 @@ class SystemCallLoop : public Loop {
   bool is_reset(int fd) override;
   int peer_silent_ms(int fd) override;
   uint32_t sent_ms_ago(int fd) override;
-  void bound_receive_buffer(int fd) override;
 
  protected:
   static void close_now(int fd, bool reset);

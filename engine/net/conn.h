@@ -29,7 +29,6 @@ struct alignas(64) Conn {
   uint32_t next_free = 0;
   uint8_t shard = 0;
   bool peer_reset = false;                  // a write to it failed with a reset: its end of stream is no clean end
-  bool receive_bounded = false;             // Loop::bound_receive_buffer() has judged it
 
   SlotId id(uint32_t index) const {
     return SlotId::make(shard, index, generation.load(std::memory_order_relaxed));

@@ -34,7 +34,6 @@ Conn* ConnShard::claim(int fd, const Address& peer, ConnRole role, uint64_t now_
   }
   conn->fd = fd;
   conn->peer_reset = false;
-  conn->receive_bounded = false;
   conn->bytes_received.store(0, std::memory_order_relaxed);
   conn->opened_ms.store(now_ms, std::memory_order_relaxed);
   conn->tunnel.store(0, std::memory_order_relaxed);

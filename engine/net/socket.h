@@ -39,6 +39,11 @@ Result<Fd> listen_on(const Address& address, const SocketOptions& options, int b
 // A socket to connect with. errno in Error on failure (EMFILE …).
 Result<Fd> make_stream_socket(int family, const SocketOptions& options);
 
+// TCP: from here on no more waits in fd for its reader than a line of its round trip needs (base/limits.h). A line so
+// long that the host's net.core.rmem_max is less than that is left to the kernel. Before the peer may send much: until
+// Linux 6.7, a clamp that is set while the window is closed keeps it closed for ever (58d3aade20cd).
+void bound_receive_buffer(int fd);
+
 Address local_address(int fd);
 Address peer_address(int fd);
 

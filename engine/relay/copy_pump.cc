@@ -62,8 +62,7 @@ void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) 
       return pump_poll(context, pump, source.fd, POLLIN, false);
     }
     if (!flush(context, pump, source, sink)) return;
-    const auto read_bytes = static_cast<size_t>(n);
-    if (pump_promote(context, pump, source, read_bytes)) return splice_pump_run(context, pump, source, sink);
+    if (pump_promote(context, pump, static_cast<size_t>(n))) return splice_pump_run(context, pump, source, sink);
     // A short read means an empty socket; a FIN behind it comes as an edge of its own. Not so on a unix socket, where a
     // read stops behind bytes that had a descriptor with them.
     const bool short_read = static_cast<size_t>(n) < kBufferRoomBytes;

@@ -150,11 +150,7 @@ void pump_eof(Pump& pump, const Conn& source) {
 
 namespace {
 
-bool enter_splice(RelayContext& context, Pump& pump, Conn& source) {
-  if (source.role() == ConnRole::kDataChannel && !source.receive_bounded) {
-    source.receive_bounded = true;
-    context.loop.bound_receive_buffer(source.fd);
-  }
+bool enter_splice(RelayContext& context, Pump& pump) {
   pump.mode = PumpMode::kSplice;
   pump.op.result = 0;  // a readiness that came was for the read before
   context.pairs->watch_bulk(pump);
@@ -163,10 +159,10 @@ bool enter_splice(RelayContext& context, Pump& pump, Conn& source) {
 
 }  // namespace
 
-bool pump_promote(RelayContext& context, Pump& pump, Conn& source, size_t read_bytes) {
+bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
   if (pump.wraps || pump.unwraps) return false;
   if (context.kind == PumpKind::kSplice && !pump.copies_for_good) {
-    return enter_splice(context, pump, source);
+    return enter_splice(context, pump);
   }
   if (context.kind != PumpKind::kAuto || pump.copies_for_good) return false;
   if (read_bytes < kBulkReadBytes) {
@@ -177,7 +173,7 @@ bool pump_promote(RelayContext& context, Pump& pump, Conn& source, size_t read_b
   pump.big_reads = 0;
   pump.small_moves = 0;
   context.counters.add(Counter::kPromotions);
-  return enter_splice(context, pump, source);
+  return enter_splice(context, pump);
 }
 
 void pump_demote(RelayContext& context, Pump& pump) {

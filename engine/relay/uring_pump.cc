@@ -31,7 +31,7 @@ bool all_sent(RelayContext& context, Pump& pump, Conn& source, Conn& sink, size_
     pump_eof(pump, source);
     return false;
   }
-  if (!pump_promote(context, pump, source, read_bytes)) return true;
+  if (!pump_promote(context, pump, read_bytes)) return true;
   splice_pump_run(context, pump, source, sink);
   return false;
 }

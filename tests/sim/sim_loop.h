@@ -53,7 +53,6 @@ class SimLoop final : public Loop {
   bool is_reset(int fd) override { return socket(fd).far_reset && !socket(fd).reset_told; }
   int peer_silent_ms(int) override { return 0; }
   uint32_t sent_ms_ago(int fd) override { return socket(fd).sent_ms_ago; }
-  void bound_receive_buffer(int) override {}
   void close(int fd, bool reset) override;
 
   int make_socket(size_t window);

@@ -17,6 +17,7 @@
 #include "control/start_message.h"
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
+#include "net/receive_buffer.h"
 #include "relay/chunk_text.h"
 #include "relay/rig.h"
 
@@ -154,6 +155,14 @@ TEST_P(ChannelOpenerTest, ExtraOnesAreDialledBesideThoseThatAreReady) {
   ASSERT_TRUE(wait_channels(3));
   demand(3, 2);
   EXPECT_TRUE(wait_channels(5));
+}
+
+TEST_P(ChannelOpenerTest, AChannelHasABoundOnWhatWaitsInItAndAServiceHasNot) {
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  EXPECT_EQ(is_bounded(conns->shard(0).slot(0).fd), may_be_bounded());
+  visit(channels[0]);
+  EXPECT_FALSE(is_bounded(conns->shard(0).slot(1).fd));
 }
 
 TEST_P(ChannelOpenerTest, ARaisedDemandIsDialledAtOnceAndInFull) {

@@ -215,6 +215,10 @@ TEST_P(ChannelReturnTest, ASessionHasNoMoreChannelsThatMayComeBackThanItMayHaveR
     ASSERT_FALSE(HasFailure());
   }
   EXPECT_EQ(claimed(), kReadyChannelsHeld);
+  // That they may come back keeps no new one from being ready.
+  const Peer& fresh = bring(*session);
+  EXPECT_TRUE(wait_ready(*session, 1));
+  EXPECT_FALSE(fresh.over());
 }
 
 TEST_P(ChannelReturnTest, ChannelsThatMayComeBackLeaveASlotForTheVisitorOfEach) {

@@ -5,6 +5,7 @@
 
 #include "control/ticket.h"
 #include "edge/edge_rig.h"
+#include "net/receive_buffer.h"
 
 namespace natrp {
 namespace {
@@ -67,6 +68,17 @@ TEST_P(UnprovenConnsTest, SilentStrangersHoldAQuarterOfTheSlotsAndShutNobodyOut)
   // Nor is one shut out that speaks a little later than it came.
   say_hello(strangers.back(), *session);
   EXPECT_TRUE(opened(2));
+}
+
+TEST_P(UnprovenConnsTest, OneThatIsADataChannelHasABoundOnWhatWaitsInIt) {
+  const auto session = rig->open_session();
+  connect(1);
+  ASSERT_TRUE(waiting(1));
+  const int fd = rig->worker(0).conns().slot(0).fd;
+  EXPECT_FALSE(is_bounded(fd));
+  say_hello(strangers[0], *session);
+  ASSERT_TRUE(opened(1));
+  EXPECT_EQ(is_bounded(fd), may_be_bounded());
 }
 
 TEST_P(UnprovenConnsTest, ABurstWithinOneTurnIsBoundedToo) {

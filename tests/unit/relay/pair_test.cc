@@ -153,28 +153,6 @@ TEST_P(PairTest, PromotionAndDemotionAtOddOffsetsLoseNothing) {
   }
 }
 
-TEST_P(PairTest, AStreamFromADataChannelHasABoundOnWhatWaitsAndOneFromAServiceHasNot) {
-  loopback::Two front = loopback::connected();
-  loopback::Two back = loopback::connected();
-  Peer channel;
-  Peer service;
-  channel.fd = std::move(front.far);
-  service.fd = std::move(back.far);
-  Conn& from = rig->conn(front.near, ConnRole::kDataChannel);
-  Conn& to = rig->conn(back.near, ConnRole::kService);
-  ASSERT_NE(rig->pairs.start(from, to, 0), nullptr);
-  channel.say = "a message";
-  service.say = "its answer";
-  const auto heard_all = [&] { return service.heard == channel.say && channel.heard == service.say; };
-  ASSERT_TRUE(rig->until({&channel, &service}, heard_all));
-  EXPECT_FALSE(from.receive_bounded);
-  channel.say += random_bytes(random, 1 << 20);
-  service.say += random_bytes(random, 1 << 20);
-  ASSERT_TRUE(rig->until({&channel, &service}, heard_all));
-  EXPECT_EQ(from.receive_bounded, kind() == PumpKind::kAuto);
-  EXPECT_FALSE(to.receive_bounded);
-}
-
 TEST_P(PairTest, AnIdlePairHoldsNoBufferAndNoPipeAndLeavesBulkAfterASecond) {
   Peer visitor;
   Peer service;
