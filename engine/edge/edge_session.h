@@ -51,9 +51,7 @@ struct EdgeSession {
   uint32_t ready() const { return sum(&Place::ready); }
   uint32_t returning() const { return sum(&Place::returning); }
   // Its own, while conns_live is of all of the client's sessions.
-  uint32_t visitors_live() const {
-    return sum(&Place::parked) + sum(&Place::flowing);
-  }
+  uint32_t visitors_live() const { return sum(&Place::parked) + sum(&Place::flowing); }
 
  private:
   uint32_t sum(std::atomic<uint32_t> Place::* cell) const {
