@@ -74,11 +74,13 @@ TEST_P(UnprovenConnsTest, OneThatIsADataChannelHasABoundOnWhatWaitsInIt) {
   const auto session = rig->open_session();
   connect(1);
   ASSERT_TRUE(waiting(1));
-  const int fd = rig->worker(0).conns().slot(0).fd;
-  EXPECT_FALSE(is_bounded(fd));
+  const auto bounded = [&] {
+    return rig->in_worker(0, [&] { return is_bounded(rig->worker(0).conns().slot(0).fd); });
+  };
+  EXPECT_FALSE(bounded());
   say_hello(strangers[0], *session);
   ASSERT_TRUE(opened(1));
-  EXPECT_EQ(is_bounded(fd), may_be_bounded());
+  EXPECT_EQ(bounded(), may_be_bounded());
 }
 
 TEST_P(UnprovenConnsTest, ABurstWithinOneTurnIsBoundedToo) {
