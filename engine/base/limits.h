@@ -74,8 +74,8 @@ inline constexpr uint32_t kStallMs = 1000;           // no progress while the so
 // --- What waits in a data channel for its reader (net/socket: bound_receive_buffer) ---------------------------------
 // Left to itself, the receive buffer of a stream whose sink is slower than its source grows to tcp_rmem[2], 32 MiB
 // since Linux 6.16, on the shortest line, too. What is read last has then left every cache, and a stream takes
-// megabytes of the kernel's memory for nothing. The kernel doubles the figures (socket(7)), and what it
-// keeps the bytes in has its part of that: half on older kernels, two thirds where a frame of 1,500 bytes has a page.
+// megabytes of the kernel's memory for nothing. The kernel doubles the figures (socket(7)), and what it keeps the bytes
+// in has its part of that: half on older kernels, two thirds where a frame of 1,500 bytes has a page.
 inline constexpr uint64_t kReceiveBytesMin = 512u << 10;
 inline constexpr uint64_t kReceiveBytesPerUs = 2000;  // of the round trip: 11 to 30 Gb/s
 

@@ -48,15 +48,12 @@ struct EdgeSession {
   };
   std::array<Place, kWorkersMax> places;
 
-  uint32_t ready() const { return sum(&Place::ready); }
-  uint32_t returning() const { return sum(&Place::returning); }
   // Its own, while conns_live is of all of the client's sessions.
-  uint32_t visitors_live() const { return sum(&Place::parked) + sum(&Place::flowing); }
-
- private:
-  uint32_t sum(std::atomic<uint32_t> Place::* cell) const {
+  uint32_t visitors_live() const {
     uint32_t count = 0;
-    for (const Place& place : places) count += (place.*cell).load(std::memory_order_relaxed);
+    for (const Place& place : places) {
+      count += place.parked.load(std::memory_order_relaxed) + place.flowing.load(std::memory_order_relaxed);
+    }
     return count;
   }
 };

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "edge/edge_worker.h"
+#include "loop/loop.h"
 #include "runtime/worker.h"
 
 namespace natrp {
@@ -50,8 +51,7 @@ void PublicPorts::serve_backlog(int listener_fd, const EdgeTunnel& tunnel) {
   size_t next = 0;
   for (int left = kListenBacklog; left > 0; --left) {
     const int fd = ::accept4(listener_fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    // Those went away while they waited.
-    if (fd < 0 && (errno == ECONNABORTED || errno == EINTR || errno == EPERM || errno == EPROTO)) continue;
+    if (fd < 0 && accept_may_go_on(errno)) continue;
     if (fd < 0) return;
     workers_[next]->mailbox().post([role = roles_[next], fd, tunnel] { role->visitor(fd, tunnel); });
     next = (next + 1) % workers_.size();

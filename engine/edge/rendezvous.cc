@@ -165,11 +165,20 @@ bool Rendezvous::has_slots_to_spare() const {
 }
 
 bool Rendezvous::may_be_ready(const Session& session) const {
-  return has_slots_to_spare() && session.shared->ready() < session.shared->ready_max.load(std::memory_order_relaxed);
+  return has_slots_to_spare() &&
+         sum(session, &EdgeSession::Place::ready) < session.shared->ready_max.load(std::memory_order_relaxed);
 }
 
 bool Rendezvous::may_return(const Session& session) const {
-  return has_slots_to_spare() && session.shared->returning() < kReadyChannelsHeld;
+  return has_slots_to_spare() && sum(session, &EdgeSession::Place::returning) < kReadyChannelsHeld;
+}
+
+uint32_t Rendezvous::sum(const Session& session, std::atomic<uint32_t> EdgeSession::Place::* cell) const {
+  uint32_t count = 0;
+  for (unsigned i = 0; i < edge_.workers(); ++i) {
+    count += (session.shared->places[i].*cell).load(std::memory_order_relaxed);
+  }
+  return count;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {

@@ -72,6 +72,8 @@ class Rendezvous {
   bool has_slots_to_spare() const;
   bool may_be_ready(const Session& session) const;
   bool may_return(const Session& session) const;
+  // Over all workers.
+  uint32_t sum(const Session& session, std::atomic<uint32_t> EdgeSession::Place::* cell) const;
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);
   void publish(Session& session);

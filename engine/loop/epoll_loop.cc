@@ -192,8 +192,7 @@ void EpollLoop::accept_some(Op& op) {
       if (!waiting(op.fd).registered) finish(op, -ENOMEM, false);
       return;
     }
-    // The visitor went away while it waited: its loss, not ours.
-    if (errno == ECONNABORTED || errno == EINTR || errno == EPERM || errno == EPROTO) continue;
+    if (accept_may_go_on(errno)) continue;
     finish(op, -errno, false);
     return;
   }

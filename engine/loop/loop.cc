@@ -28,6 +28,10 @@ Result<LoopChoice> make_loop(IoKind kind) {
   return LoopChoice{std::move(epoll).value(), std::move(reason)};
 }
 
+bool accept_may_go_on(int error) {
+  return error == ECONNABORTED || error == EINTR || error == EPERM || error == EPROTO;
+}
+
 ssize_t SystemCallLoop::try_recv(int fd, void* data, size_t len) {
   const ssize_t n = ::recv(fd, data, len, MSG_DONTWAIT);
   return n < 0 ? -errno : n;

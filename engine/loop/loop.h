@@ -99,6 +99,9 @@ struct LoopChoice {
 // Makes the loop of the calling thread. kUring fails where the kernel refuses a ring; kAuto falls back to epoll.
 Result<LoopChoice> make_loop(IoKind kind);
 
+// Of an accept(2) that failed: who was next went away while it waited, or a signal came. Another may wait behind it.
+bool accept_may_go_on(int error);
+
 // The system calls behind try_*, and what becomes of buffers after a burst: shared by the two real backends.
 class SystemCallLoop : public Loop {
  public:

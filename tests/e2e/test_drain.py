@@ -129,35 +129,8 @@ def more_visitors_than_ready_channels(rig):
         os.kill(rig.agent.process.pid, signal.SIGCONT)
 
 
-def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
-    rig = yard.rig({"drain_seconds": 30})
-    with more_visitors_than_ready_channels(rig) as waiting:
-        rig.edge.process.terminate()
-        rig.edge.process.wait_for("draining")
-        time.sleep(0.3)  # the line comes first
-    for number, visitor in enumerate(waiting):
-        visitor.send(b"%03d" % number)
-        visitor.finish()
-    for _ in waiting:
-        with contextlib.closing(rig.service.accept()) as served:
-            served.send(served.receive(3))
-            served.finish()
-            assert served.receive_to_end(15).ending == FIN
-    for number, visitor in enumerate(waiting):
-        assert visitor.receive(3) == b"%03d" % number
-        visitor.close()
-    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
-
-
-def test_a_draining_edge_serves_those_who_had_connected_before_it_took_them(yard):
-    rig = yard.rig({"drain_seconds": 30})
-    rig.check_echo()
-    os.kill(rig.edge.process.pid, signal.SIGSTOP)
-    try:
-        visitors = [connect(rig.address) for _ in range(100)]  # with the kernel's backlog
-        rig.edge.process.terminate()
-    finally:
-        os.kill(rig.edge.process.pid, signal.SIGCONT)
+def check_all_served(rig, visitors):
+    """Each has its answer, and then the draining edge ends."""
     for number, visitor in enumerate(visitors):
         visitor.send(b"%03d" % number)
         visitor.finish()
@@ -170,6 +143,27 @@ def test_a_draining_edge_serves_those_who_had_connected_before_it_took_them(yard
         assert visitor.receive(3) == b"%03d" % number
         visitor.close()
     assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+
+
+def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
+    rig = yard.rig({"drain_seconds": 30})
+    with more_visitors_than_ready_channels(rig) as waiting:
+        rig.edge.process.terminate()
+        rig.edge.process.wait_for("draining")
+        time.sleep(0.3)  # the line comes first
+    check_all_served(rig, waiting)
+
+
+def test_a_draining_edge_serves_those_who_had_connected_before_it_took_them(yard):
+    rig = yard.rig({"drain_seconds": 30})
+    rig.check_echo()
+    os.kill(rig.edge.process.pid, signal.SIGSTOP)
+    try:
+        visitors = [connect(rig.address) for _ in range(100)]  # with the kernel's backlog
+        rig.edge.process.terminate()
+    finally:
+        os.kill(rig.edge.process.pid, signal.SIGCONT)
+    check_all_served(rig, visitors)
 
 
 @pytest.mark.over(ONE)

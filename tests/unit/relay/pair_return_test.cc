@@ -55,8 +55,6 @@ class PairReturnTest : public testing::TestWithParam<Kinds> {
       for (const EndReason reason : *ends) EXPECT_NE(reason, EndReason::kReturned) << where;
     }
   }
-
-  std::mt19937 random{1};
   // A visitor at the edge alone comes and goes; its channel is waited for.
   void end_but_for_free(Peer& agent, Peer& visitor) {
     chain->open_channel_of(agent);
@@ -67,6 +65,7 @@ class PairReturnTest : public testing::TestWithParam<Kinds> {
     ASSERT_TRUE(chain->until({&agent, &visitor}, [&] { return chain->visitors_gone > gone && visitor.over(); }));
   }
 
+  std::mt19937 random{1};
   std::unique_ptr<Chain> chain;
 };
 
