@@ -2,7 +2,8 @@
 """tunnel_bench.py: the whole tunnel beside its peers, in interleaved rounds (make bench-tunnel).
 
     bench/tunnel_bench.py --build build [--suite main|full] [--quick] [--rounds N] [--seconds S]
-                          [--only natrp,floor] [--workloads bulk_1_up,churn_32] [--results FOLDER] [--list]
+                          [--only natrp,floor] [--workloads bulk_1_up,churn_32] [--beside NAME=BUILD]...
+                          [--results FOLDER] [--list]
 
 A round runs every workload with every contestant once, each started anew; then comes the next round. Results go to
 bench/results/<commit>/<suite>.json, .md and pictures. The exit code is 0 when everything that took part was measured,
@@ -23,7 +24,7 @@ import time
 sys.dont_write_bytecode = True
 
 from harness import environment, plots, report, results
-from harness.contestants import all_contestants
+from harness.contestants import all_contestants, beside
 from harness.processes import BenchError
 from harness.workloads import Tools, all_workloads
 
@@ -44,6 +45,9 @@ def parse_arguments():
     parser.add_argument("--budget-minutes", type=float, help="no round begins that would end after this time")
     parser.add_argument("--only", default="", help="contestants, separated by commas")
     parser.add_argument("--workloads", default="", help="workloads, separated by commas")
+    parser.add_argument("--beside", action="append", default=[],
+                        metavar="NAME=BUILD[,io=..][,pump=..][,VARIABLE=VALUE..]",
+                        help="another build folder of ours as a contestant NAME, with variables in its environment")
     parser.add_argument("--results", help="folder for the results (default: bench/results/<commit>)")
     parser.add_argument("--list", action="store_true", help="print the contestants and workloads, and end")
     arguments = parser.parse_args()
@@ -136,6 +140,20 @@ class Run:
         }
 
 
+def others_of_ours(texts, tools, contestants):
+    """The contestants that --beside names; a wrong one ends the program."""
+    try:
+        others = [beside(tools, text) for text in texts]
+    except ValueError as error:
+        sys.exit(f"tunnel_bench: --beside {error}")
+    names = [one.name for one in contestants]
+    for one in others:
+        if one.name in names:
+            sys.exit(f"tunnel_bench: --beside: there is a contestant '{one.name}' already")
+        names.append(one.name)
+    return others
+
+
 def write(result, folder, prefix):
     os.makedirs(folder, exist_ok=True)
     json_path = os.path.join(folder, prefix + ".json")
@@ -158,6 +176,8 @@ def main():
     arguments = parse_arguments()
     tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
     contestants = chosen(all_contestants(tools, arguments.suite), arguments.only, "contestant")
+    others = others_of_ours(arguments.beside, tools, all_contestants(tools, arguments.suite))
+    contestants += others
     workloads = chosen(all_workloads(arguments.suite), arguments.workloads, "workload")
     if arguments.list:
         for one in contestants:
@@ -190,8 +210,11 @@ def main():
 
     prefix = "quick" if arguments.quick else arguments.suite
     folder = arguments.results or os.path.join(REPOSITORY, "bench", "results", record["commit"])
-    write(run.result(record, arguments.suite), folder, prefix)
-    ours_failed = any("error" in entry and entry["contestant"].startswith(results.OURS) for entry in run.runs)
+    result = run.result(record, arguments.suite)
+    result["beside"] = results.beside(run.runs, [one.name for one in others])
+    write(result, folder, prefix)
+    ours = {one.name for one in run.contestants if one.is_ours}
+    ours_failed = any("error" in entry and entry["contestant"] in ours for entry in run.runs)
     return 1 if ours_failed else 0
 
 

@@ -5,6 +5,7 @@ measurement. What is counted as its cost is roots() and all that descends from t
 lies between them, is its place's to say (places.py).
 """
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -437,8 +438,37 @@ class NatrpMsg(Natrp):
         self.launch_agent("original_client", edge, token, service_port)
 
 
+class NatrpBuild(Natrp):
+    """Ours out of another build folder: a version beside another, or a copy. `settings` are io, pump and variables of
+    its environment."""
+
+    def __init__(self, tools, name, build, settings):
+        self.variables = {key: value for key, value in settings.items() if key not in ("io", "pump")}
+        super().__init__(dataclasses.replace(tools, build=os.path.abspath(build)),
+                         settings.get("io", "auto"), settings.get("pump", "auto"))
+        self.is_variant = False  # it runs what the one that it is beside runs
+        self.name = name
+        self.label = " ".join([f"natrp of {build}", *(f"{key}={value}" for key, value in settings.items())])
+
+    def run(self, *arguments, **options):
+        return super().run(*arguments, **options, env={**os.environ, **self.variables})
+
+
 NATRP_VARIANTS = [("epoll", "auto"), ("uring", "splice"), ("uring", "uring"), ("uring", "copy"),
                   ("epoll", "splice"), ("epoll", "copy")]
+
+
+def beside(tools, text):
+    """The contestant that NAME=FOLDER[,io=..][,pump=..][,VARIABLE=VALUE...] names; ValueError says what is wrong."""
+    name, _, rest = text.partition("=")
+    build, *pairs = rest.split(",")
+    settings = dict(pair.partition("=")[::2] for pair in pairs)
+    if not name or not build or not all(settings) or not all("=" in pair for pair in pairs):
+        raise ValueError(f"'{text}' is not NAME=BUILD or NAME=BUILD,io=epoll,VARIABLE=VALUE")
+    contestant = NatrpBuild(tools, name, build, settings)
+    if contestant.missing():
+        raise ValueError(f"{build}: {contestant.missing()}")
+    return contestant
 
 
 def all_contestants(tools, suite):

@@ -51,6 +51,16 @@ def goal_rows(result):
         yield [ours + titles[goal["workload"]], figure_name(goal["figure"]), against, value, wanted, verdict]
 
 
+def beside_lines(result):
+    if not result.get("beside"):
+        return
+    yield from ("", "## Beside other builds", "", "Ours divided by theirs in the same round: median (least–most). "
+                "What two copies of one build are apart is noise.", "")
+    rows = [[result["workloads"][one["workload"]], figure_name(one["figure"]), one["against"],
+             f"{one['value']:.2f} ({one['least']:.2f}–{one['most']:.2f})"] for one in result["beside"]]
+    yield from table(["workload", "figure", "against", "ours"], rows)
+
+
 def summary_lines(result):
     for workload, title in result["workloads"].items():
         rows_of = result["summary"].get(workload, {})
@@ -104,6 +114,7 @@ def markdown(result):
         lines += [f"{met} of {len(compared)} goals met. Ratios are ours divided by theirs in the same round: median "
                   "(least–most).", ""]
     lines += table(["workload", "figure", "against", "ours", "wanted", "verdict"], goal_rows(result))
+    lines += beside_lines(result)
     lines += ["", "## Medians"]
     lines += summary_lines(result)
     lines += ["", "## Who took part", ""]

@@ -1,7 +1,7 @@
 """A result: every measurement of a run, medians over its rounds, and how ours compares with the others.
 
 The file is one JSON object: environment, options, contestants, workloads, runs (one entry per measurement), summary
-(workload -> contestant -> figure -> median, least, most, rounds) and goals (see compare()).
+(workload -> contestant -> figure -> median, least, most, rounds), goals (see compare()) and beside (see beside()).
 """
 
 import dataclasses
@@ -116,6 +116,25 @@ def compare(runs, suite):
         entry["met"] = meets(goal.relation, entry["value"], goal.wanted)
         entry["stretch_met"] = meets(goal.relation, entry["value"], goal.stretch)
         compared.append(entry)
+    return compared
+
+
+# What two versions are compared by, beside what the goals name.
+BESIDE_FIGURES = ("gbps", "cpu_s_per_gb", "rate_per_s", "cpu_us_per_exchange", "cpu_us_per_cycle", "p50_us", "p99_us",
+                  "pss_bytes_per_visitor", "base_pss_kb_per_process", "p99_alone_us", "p50_beside_us", "p99_beside_us",
+                  "bulk_gbps")
+
+
+def beside(runs, names):
+    """One entry per workload, other build of ours and figure: ours divided by it, in the same round."""
+    compared = []
+    for workload in dict.fromkeys(run["workload"] for run in runs):
+        for name in names:
+            for figure in BESIDE_FIGURES:
+                series = ratios(runs, workload, figure, OURS, name)
+                if series:
+                    compared.append({"workload": workload, "figure": figure, "against": name, "rounds": len(series),
+                                     "value": statistics.median(series), "least": min(series), "most": max(series)})
     return compared
 
 
