@@ -258,6 +258,7 @@ void EpollLoop::run_once(int timeout_ms) {
   if (timeout != 0 && brief_wait_.is_worth_it(turn_ms_, buffers_.uses())) {
     brief_wait_.wait([&] { return (n = epoll_wait(epoll_.get(), events, kEventsPerWait, 0)) > 0; });
   }
+  let_others_go_first();
   if (n <= 0) n = epoll_wait(epoll_.get(), events, kEventsPerWait, timeout);
   turn_ms_ = now_ms();
   timers_.begin_turn(turn_ms_);

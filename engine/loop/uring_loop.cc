@@ -329,6 +329,7 @@ void UringLoop::run_once(int timeout_ms) {
     io_uring_submit_and_get_events(&ring_);
     if (brief_wait_.wait([this] { return has_come(); })) timeout_ms = 0;
   }
+  let_others_go_first();
   io_uring_cqe* first = nullptr;
   if (timeout_ms == 0) {
     io_uring_submit_and_get_events(&ring_);
