@@ -163,7 +163,7 @@ class PairTable {
   void enter_sweep(Pair& pair);
   void leave_sweep(Pair& pair);
   void sweep();
-  void begin_watch(Pair& pair, Pump& pump);
+  bool begin_watch(Pair& pair, Pump& pump);
   void sweep_bulk(Pair& pair, Pump& pump);
   uint64_t sweep_interval() const;
   void arm_sweep(uint64_t delay_ms);  // at the latest then

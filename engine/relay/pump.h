@@ -67,7 +67,7 @@ struct Pump {
   bool copies_for_good : 1 = false;  // splice failed on it once
   bool demote : 1 = false;     // its poll was cancelled to change the mode
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
-  bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will from the next sweep on
+  bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will kHalfClosedMs later
   bool sending : 1 = false;    // URING: the op in flight is the send; after eof: that of END
   bool doubts_sink : 1 = false;  // URING: a send was short; the sink counts as reset until the next says otherwise
   bool suspect : 1 = false;    // SPLICE: the sweep saw bytes whose readiness had not come; twice is a stall
@@ -78,7 +78,7 @@ struct Pump {
   bool free_came : 1 = false;  // unwraps: FREE
   bool free_told : 1 = false;  // wraps, at the agent: FREE was sent, or is with the END that is
   uint8_t header_left : 2 = 0;  // bytes of a chunk's header to send before the pending ones
-  uint32_t progress_ms = 0;    // turn time of the last byte, wraps after 49 days
+  uint32_t progress_ms = 0;    // turn time of the last byte, or of the end behind it; wraps after 49 days
 
   bool landed() const { return !op.in_flight; }
   // Its source ended, and its sink has been told.
