@@ -135,6 +135,18 @@ class Session:
         return result, {role: after[role] - before[role] for role in after}
 
 
+    def measure_allocations_amid(self, warm_up_s, seconds, mode, *arguments):
+        """The same for `seconds` in the midst of a run that began warm_up_s before and goes on behind."""
+        with self.swarm(mode, *arguments, "--seconds", warm_up_s + seconds + SETTLE_S) as swarm:
+            time.sleep(warm_up_s)
+            before = self.allocations()
+            time.sleep(seconds)
+            after = self.allocations()
+            result = swarm.wait_for_result()
+        self.contestant.require_alive()
+        return result, {role: after[role] - before[role] for role in after}
+
+
 class Swarm:
     """One running visitor_swarm. `with` ends it."""
 
@@ -309,9 +321,9 @@ class Allocations(Workload):
     """What the processes ask their allocators for after a warm-up of the same: per million messages of connections that
     stay (an exchange is two messages), and per connection that comes, exchanges and closes.
 
-    What a contestant allocates without any visitor (heartbeats and the like) is measured before and subtracted from the
-    messages' share; both times hold whole periods of it. What it does because visitors came (it may dial ahead for
-    more of them, and less and less) is over when the first message counts.
+    What a contestant allocates without any visitor (heartbeats and the like) is measured before and subtracted; all
+    times hold whole periods of it. What it does because visitors came (it may dial ahead for more of them, and less and
+    less) is over when the first message counts; connections are counted while others come all the time.
     """
     name = "allocations"
     title = "allocations after warm-up (64 B messages of 64 connections; new connections, 32 at once)"
@@ -320,7 +332,7 @@ class Allocations(Workload):
     needs_processes = True
     WARM_UP_S = 1.0
     EXCHANGE = ("exchange", "--connections", 64, "--seconds")
-    CHURN = ("churn", "--at-once", 32, "--seconds")
+    CHURN = ("churn", "--at-once", 32)
 
     def __init__(self, ours_only=False):
         self.ours_only = ours_only
@@ -350,9 +362,11 @@ class Allocations(Workload):
         millions = 2 * max(result["exchanges"], 1) / 1e6
         per_million = {role: max(count - idle_per_s[role] * result["seconds"], 0) / millions
                        for role, count in made.items()}
-        session.measure(*self.CHURN, self.WARM_UP_S)
-        result, made = session.measure_allocations(*self.CHURN, seconds)
-        per_connection = {role: count / max(result["cycles"], 1) for role, count in made.items()}
+        # In its midst: when visitors begin to come and when they cease, channels are dialled ahead or given up.
+        result, made = session.measure_allocations_amid(2 * self.WARM_UP_S, period_s, *self.CHURN)
+        connections = max(result["rate_per_s"] * period_s, 1)
+        per_connection = {role: max(count - idle_per_s[role] * period_s, 0) / connections
+                          for role, count in made.items()}
 
         figures = {}
         for figure, of in (("allocations_per_million_messages", per_million),
