@@ -373,9 +373,9 @@ class Natrp(Contestant):
     roles = ("edge", "agent")
     allocates_countably = True
 
-    def __init__(self, tools, io="auto", pump="auto"):
+    def __init__(self, tools, io="auto", pump="auto", brief_wait="on"):
         super().__init__(tools)
-        self.io, self.pump = io, pump
+        self.io, self.pump, self.brief_wait = io, pump, brief_wait
         self.is_variant = (io, pump) != ("auto", "auto")
         if self.is_variant:
             self.name = self.label = f"natrp[{io},{pump}]"
@@ -393,7 +393,8 @@ class Natrp(Contestant):
         self.launch_agent("natrp", edge, token, service_port, "--remote-port", self.public_port, *self.settings())
 
     def settings(self):
-        return ["--workers", 1, "--io", self.io, "--pump", self.pump, "--log-level", "warning", "--drain-seconds", 1]
+        return ["--workers", 1, "--io", self.io, "--pump", self.pump, "--brief-wait", self.brief_wait,
+                "--log-level", "warning", "--drain-seconds", 1]
 
     def launch_edge(self, edge_flags=(), client_flags=()):
         """An edge with one client, whose one public port is ours. Returns (host, port) of the edge, and the file with
