@@ -90,6 +90,23 @@ uint16_t PortSet::next(uint16_t port) const {
   return std::max(at->first, static_cast<uint16_t>(port + 1u));
 }
 
+PortSet PortSet::without(const PortSet& others) const {
+  PortSet left;
+  auto other = others.ranges_.begin();
+  for (const Range& range : ranges_) {
+    unsigned first = range.first;  // of what nobody has looked at yet; 65536 behind the last port
+    while (other != others.ranges_.end() && other->last < first) ++other;
+    for (auto at = other; at != others.ranges_.end() && at->first <= range.last; ++at) {
+      if (at->first > first) {
+        left.ranges_.push_back({static_cast<uint16_t>(first), static_cast<uint16_t>(at->first - 1)});
+      }
+      first = at->last + 1u;
+    }
+    if (first <= range.last) left.ranges_.push_back({static_cast<uint16_t>(first), range.last});
+  }
+  return left;
+}
+
 std::string PortSet::format() const { return format_first(ranges_.size()); }
 
 std::string PortSet::format_short() const {

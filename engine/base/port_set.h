@@ -30,6 +30,7 @@ class PortSet {
   uint16_t nth(size_t index) const;
   // The next greater port; behind the last comes the first. Not of an empty set.
   uint16_t next(uint16_t port) const;
+  PortSet without(const PortSet& others) const;
   // "443,20000-29999"; parse(format()) gives the same set.
   std::string format() const;
   // For a sentence or a line of the log: "1,3,5,7,9,11,13,15,… (20000 ports)" where there are many ranges.

@@ -111,35 +111,45 @@ LeaseAnswer PortLeases::reserve_wanted(const LeaseRequest& request) const {
   return refuse(LeaseRefusal::kPortInUse, "port " + port + how + who + ": ask for another port, or for any");
 }
 
-LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
-  const Owner owner{request.client, request.tunnel};
-  if (const auto own = port_of_.find(owner); own != port_of_.end() && allowed(request, own->second)) {
-    return give(own->second);
-  }
-  const auto free = [&](uint16_t port) {
-    return allowed(request, port) && !leases_.contains(port) && !taken_until_ms_.contains(port);
-  };
-  if (const auto last = sticky_port_of_.find(owner); last != sticky_port_of_.end() && free(last->second)) {
-    return give(last->second);
-  }
-  // A policy that names few ports is walked itself; either way each port is looked at once.
-  const PortSet& walked =
-      !request.policy.empty() && request.policy.size() < range_.size() ? request.policy : range_;
-  if (walked.empty()) return exhausted(request);
-  const size_t count = walked.size();
-  uint16_t port = walked.nth(hash_owner(request.client, request.tunnel) % count);
+bool PortLeases::is_free_for(const LeaseRequest& request, uint16_t port) const {
+  return allowed(request, port) && !leases_.contains(port) && !taken_until_ms_.contains(port);
+}
+
+uint16_t PortLeases::best_of(const PortSet& ports, const LeaseRequest& request) const {
+  if (ports.empty()) return 0;
+  const size_t count = ports.size();
+  uint16_t port = ports.nth(hash_owner(request.client, request.tunnel) % count);
   const Sticky* oldest = nullptr;
   uint16_t oldest_port = 0;
-  for (size_t looked_at = 0; looked_at < count; ++looked_at, port = walked.next(port)) {
-    if (!free(port)) continue;
+  for (size_t looked_at = 0; looked_at < count; ++looked_at, port = ports.next(port)) {
+    if (!is_free_for(request, port)) continue;
     const auto sticky = sticky_.find(port);
-    if (sticky == sticky_.end()) return give(port);
+    if (sticky == sticky_.end()) return port;
     if (oldest == nullptr || sticky->second.order < oldest->order) {
       oldest = &sticky->second;
       oldest_port = port;
     }
   }
-  return oldest != nullptr ? give(oldest_port) : exhausted(request);
+  return oldest_port;
+}
+
+LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
+  const Owner owner{request.client, request.tunnel};
+  if (const auto own = port_of_.find(owner); own != port_of_.end() && allowed(request, own->second)) {
+    return give(own->second);
+  }
+  const auto sticky = sticky_port_of_.find(owner);
+  const uint16_t last = sticky != sticky_port_of_.end() && is_free_for(request, sticky->second) ? sticky->second : 0;
+  const bool passes_over = request.policy.empty() && !unnamed_.empty();
+  if (passes_over && !unnamed_.contains(last)) {
+    if (const uint16_t port = best_of(unnamed_, request); port != 0) return give(port);
+  }
+  if (last != 0) return give(last);
+  // A policy that names few ports is walked itself; either way each port is looked at once.
+  const PortSet& walked =
+      !request.policy.empty() && request.policy.size() < range_.size() ? request.policy : range_;
+  const uint16_t port = best_of(walked, request);
+  return port != 0 ? give(port) : exhausted(request);
 }
 
 LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {

@@ -57,7 +57,7 @@ struct Lease {
 
 class PortLeases {
  public:
-  PortLeases(PortSet range, uint64_t grace_ms) : range_(std::move(range)), grace_ms_(grace_ms) {}
+  PortLeases(PortSet range, uint64_t grace_ms) : range_(std::move(range)), unnamed_(range_), grace_ms_(grace_ms) {}
 
   // At the start of the edge: what the store remembers, the oldest first. Each lease is in grace: its agent may still
   // be on its way back. A port outside of the range is forgotten.
@@ -65,9 +65,14 @@ class PortLeases {
   // Likewise, and the port is free: it was the tunnel's last, and no more.
   void remember(const std::string& client, const std::string& tunnel, uint16_t port);
 
+  // The ports that the operator names in policies. A client without one that wants any port gets one of these only
+  // where no other is free, or it has it already.
+  void set_named(const PortSet& named) { unnamed_ = range_.without(named); }
+
   // The tunnel's own lease, in whatever state, goes over to the new session: who may take over is
   // control/registry's question, asked before. Any port: the one it has, else the one it had last, else one
-  // that is free and nobody's last, else the free one that its last owner left longest ago.
+  // that is free and nobody's last, else the free one that its last owner left longest ago; without a policy first so
+  // among the ports that no policy names, and then among all.
   LeaseAnswer reserve(const LeaseRequest& request, uint64_t now_ms);
   // What reserve() would answer; nothing is reserved.
   LeaseAnswer ask(const LeaseRequest& request, uint64_t now_ms);
@@ -111,6 +116,9 @@ class PortLeases {
     uint64_t order;  // greater: used later
   };
   bool allowed(const LeaseRequest& request, uint16_t port) const;
+  bool is_free_for(const LeaseRequest& request, uint16_t port) const;
+  // Of these ports, for a tunnel that had none of them; 0: none is free.
+  uint16_t best_of(const PortSet& ports, const LeaseRequest& request) const;
   LeaseAnswer reserve_wanted(const LeaseRequest& request) const;
   LeaseAnswer choose_any(const LeaseRequest& request) const;
   LeaseAnswer exhausted(const LeaseRequest& request) const;
@@ -118,6 +126,7 @@ class PortLeases {
   void drop(uint16_t port);
 
   PortSet range_;
+  PortSet unnamed_;  // of these, what is in nobody's policy
   uint64_t grace_ms_;
   uint64_t order_ = 0;
   std::map<uint16_t, Lease> leases_;          // every port that is not free

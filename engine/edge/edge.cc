@@ -150,6 +150,7 @@ void Edge::restore_leases() {
   leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_);
   const auto clients = store_->list_clients();
   leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
+  if (clients.ok()) leases_->set_clients(clients.value());
   if (clients.ok()) forget_removed_clients(clients.value());
 }
 
@@ -205,6 +206,7 @@ void Edge::on_store_changed() {
   store_version_ = version.value();
   const std::vector<ClientRecord> changed = with_other_limits(clients.value());
   client_conns_.update(clients.value());
+  leases_->set_clients(clients.value());
   forget_removed_clients(clients.value());
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];

@@ -100,6 +100,15 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients) {
   }
 }
 
+void EdgeLeases::set_clients(const std::vector<ClientRecord>& clients) {
+  std::string all;
+  for (const ClientRecord& client : clients) {
+    const auto ports = ports_of(client);
+    if (ports.ok() && !ports.value().empty()) all += (all.empty() ? "" : ",") + client.ports;
+  }
+  leases_.set_named(all.empty() ? PortSet() : PortSet::parse(all).value());
+}
+
 Result<Fd> EdgeLeases::listen(uint16_t port) const {
   return listen_on(options_.public_bind.with_port(port), {.keepalive = Keepalive::kSlow}, kListenBacklog);
 }

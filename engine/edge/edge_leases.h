@@ -45,6 +45,8 @@ class EdgeLeases {
 
   // At the start: what the store remembers is kept for its clients, as far as they could have it at once.
   void restore(const std::vector<ClientRecord>& clients);
+  // All clients, whenever the store has changed: whose ports the operator names.
+  void set_clients(const std::vector<ClientRecord>& clients);
   // At the end: the last try to write what the store does not have yet.
   void finish() { writer_.finish(); }
 

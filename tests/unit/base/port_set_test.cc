@@ -86,7 +86,22 @@ TEST(PortSet, AgreesWithASetOfNumbers) {
       ASSERT_EQ(set.next(static_cast<uint16_t>(port)), greater != model.end() ? *greater : *model.begin()) << text;
     }
     ASSERT_EQ(PortSet::parse(set.format()).value(), set) << text;
+    const std::string its = std::to_string(1 + random() % 40) + "-" + std::to_string(40 + random() % 40) + "," +
+                            std::to_string(1 + random() % 60);
+    const auto others = PortSet::parse(its).value();
+    const PortSet left = set.without(others);
+    std::erase_if(model, [&](unsigned port) { return others.contains(static_cast<uint16_t>(port)); });
+    ASSERT_EQ(left.size(), model.size()) << text << " without " << others.format();
+    for (const unsigned port : model) ASSERT_TRUE(left.contains(static_cast<uint16_t>(port))) << text << " " << port;
+    ASSERT_TRUE(left.empty() || PortSet::parse(left.format()).value() == left) << "ranges that touch";
   }
+}
+
+TEST(PortSet, WithoutTheLastPortOfAllNothingIsBehindIt) {
+  const PortSet last = PortSet::parse("65530-65535").value();
+  EXPECT_EQ(last.without(PortSet::parse("65533-65535").value()).format(), "65530-65532");
+  EXPECT_TRUE(last.without(PortSet::parse("1-65535").value()).empty());
+  EXPECT_EQ(PortSet::parse("7").value().without(PortSet()).format(), "7");
 }
 
 TEST(PortSet, BehindTheLastPortOfAllComesTheFirst) {

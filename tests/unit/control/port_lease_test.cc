@@ -169,6 +169,39 @@ TEST(PortLeases, AnyPassesOverAPortThatAnotherProgramHas) {
   EXPECT_TRUE(leases.reserve(request("b", "web", 2), PortLeases::kTakenMs).ok());
 }
 
+TEST(PortLeases, AnyPassesOverWhatIsNamedForCertainClientsWhileAnotherIsFree) {
+  PortLeases leases(ports("20000-20003"), kGraceMs);
+  leases.set_named(ports("20001-20002"));
+  for (char name = 'a'; name <= 'z'; ++name) {  // each begins to look elsewhere
+    const LeaseAnswer answer = leases.ask(request("b", std::string(1, name), 1), 0);
+    EXPECT_TRUE(answer.port == 20000 || answer.port == 20003) << name << ": " << answer.port;
+  }
+  std::set<uint16_t> first;
+  for (const char* tunnel : {"web", "ssh"}) first.insert(lease(leases, request("b", tunnel, 1)));
+  EXPECT_EQ(first, (std::set<uint16_t>{20000, 20003}));
+  EXPECT_EQ(lease(leases, request("a", "web", 2, 0, "20001")), 20001);
+  EXPECT_EQ(lease(leases, request("b", "third", 1)), 20002) << "no other is free";
+  EXPECT_EQ(lease(leases, request("b", "third", 3)), 20002) << "what it has, it keeps";
+}
+
+TEST(PortLeases, ALastPortThatIsNamedForOthersNowIsNotSticky) {
+  PortLeases leases(ports("20000-20001"), kGraceMs);
+  leases.restore("b", "web", 20001, 0);
+  leases.restore("c", "web", 20000, 0);
+  leases.set_named(ports("20001"));
+  EXPECT_EQ(lease(leases, request("b", "web", 1), kGraceMs), 20000) << "also another's last";
+}
+
+TEST(PortLeases, WhereAllAreNamedOrTakenALastPortIsStickyAsEver) {
+  for (const char* named : {"20000-20009", "20001-20009"}) {
+    PortLeases leases(ports("20000-20009"), kGraceMs);
+    leases.set_named(ports(named));
+    EXPECT_EQ(lease(leases, request("c", "web", 1, 20000), 0), 20000);
+    leases.restore("b", "web", 20006, 0);
+    EXPECT_EQ(lease(leases, request("b", "web", 2), kGraceMs), 20006) << named;
+  }
+}
+
 TEST(PortLeases, AnotherWishReleasesTheFormerPort) {
   PortLeases leases(ports("20000-20009"), kGraceMs);
   lease(leases, request("a", "web", 1, 20001));
@@ -266,6 +299,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
       const std::string owner = client + tunnel;
       const uint32_t number = 1 + random() % 8;
       model.expire(now_ms);
+      if (random() % 64 == 0) leases.set_named(random() % 2 == 0 ? PortSet() : ports("20001-20003"));
       switch (random() % 8) {
         case 0:
         case 1:

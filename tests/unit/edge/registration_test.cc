@@ -1,6 +1,8 @@
 // One agent at the edge: what it may say, and when.
 #include <sys/resource.h>
 
+#include <set>
+
 #include "edge/live_edge.h"
 
 namespace natrp {
@@ -142,6 +144,19 @@ TEST_F(RegistrationTest, AChangeThatConcernsNoLeaseEndsNoSession) {
   EXPECT_EQ(lease(agent, "app", ports_[1], 1), ports_[1]);
   EXPECT_FALSE(agent.closed());
   EXPECT_TRUE(listening(ports_[0]));
+}
+
+TEST_F(RegistrationTest, WhoWantsAnyPortPassesOverThoseOfClientsThatHaveTheirOwn) {
+  add_client("named");
+  add_client("any");
+  set_limits("named", {std::to_string(ports_[1]) + "-" + std::to_string(ports_[2]), {}, {}});
+  HandAgent& any = open_session("any");
+  // Each name begins to look elsewhere.
+  const std::set<uint16_t> its{lease(any, "app"), lease(any, "web", 0, 1)};
+  EXPECT_EQ(its, (std::set<uint16_t>{ports_[0], ports_[3]}));
+  EXPECT_EQ(lease(any, "wanted", ports_[1], 2), ports_[1]) << "a bound of others, and no reservation";
+  HandAgent& named = open_session("named");
+  EXPECT_EQ(lease(named, "web"), ports_[2]);
 }
 
 TEST_F(RegistrationTest, ASessionWithAPortThatItsClientLosesEndsAndThePortIsNotKept) {
