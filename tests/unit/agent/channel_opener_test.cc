@@ -333,6 +333,28 @@ TEST_P(ChannelOpenerTest, AChannelOfTheFormerSessionIsNotKeptForTheNewOne) {
   EXPECT_EQ(count(Counter::kChannelsReturned), 0u);
 }
 
+TEST_P(ChannelOpenerTest, NorIsOneWhoseServiceWasDialledWhenTheSessionChanged) {
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  // One waits to be accepted and nobody else may: the dial waits for its next SYN, a second later.
+  ASSERT_EQ(::listen(service.fd.get(), 0), 0);
+  const Fd first = loopback::connect_to(service.address);
+  channels[0].heard.clear();
+  channels[0].say = start() + chunk_of("request") + kEndText;
+  ASSERT_TRUE(run_until([&] { channels[0].turn(); ::poll(nullptr, 0, 1); },
+                        [&] { return count(Counter::kVisitors) == 1; }, kPatienceMs));
+  close_session();
+  open_session();
+  demand(2);
+  ASSERT_TRUE(until([&] { return services.size() == 2 && services[1].ended; }));
+  EXPECT_EQ(services[1].heard, "request");
+  answer(services[1]);
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_TRUE(channels[0].ended);
+  EXPECT_EQ(channels[0].heard, chunk_of("answer") + kEndText);
+  EXPECT_EQ(count(Counter::kChannelsReturned), 0u);
+}
+
 // --- The end ------------------------------------------------------------------------------------------------------
 
 class AnswerUnderWay : public ChannelOpenerTest {
