@@ -349,6 +349,7 @@ void PairTable::watch_bulk(Pump& pump) {
 void PairTable::sweep() {
   bool exhausted = context_.loop.buffers().exhausted();
   bool ended_lately = false;  // one that is half closed is to be watched soon
+  bool any_bulk = false;
   for (sweep_next_ = sweep_list_.first; sweep_next_ != PairList::kEnd;) {
     Pair& pair = slots_[sweep_next_];
     sweep_next_ = pair.next;
@@ -374,12 +375,11 @@ void PairTable::sweep() {
     const bool needs_sweep = bulk || pair.up.starved || pair.down.starved || watched_later;
     if (pair.in_sweep && !needs_sweep && pair.state == PairState::kFlowing) leave_sweep(pair);
     ended_lately |= watched_later;
+    any_bulk |= bulk;
   }
-  if (sweep_list_.size > 0) {
-    arm_sweep(ended_lately ? kHalfClosedMs : sweep_interval());
-  } else {
-    context_.pipes.trim(2);  // bulk has ended: the kernel gets its pages back
-  }
+  if (!any_bulk) context_.pipes.trim(2);  // bulk has ended: the kernel gets its pages back
+  if (sweep_list_.size == 0) return;
+  arm_sweep(ended_lately ? std::min<uint64_t>(kHalfClosedMs, sweep_interval()) : sweep_interval());
 }
 
 // Half closed for a while: its source's reset is waited for. False: not for long enough yet.

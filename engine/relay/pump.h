@@ -67,7 +67,7 @@ struct Pump {
   bool copies_for_good : 1 = false;  // splice failed on it once
   bool demote : 1 = false;     // its poll was cancelled to change the mode
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
-  bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will kHalfClosedMs later
+  bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will soon after kHalfClosedMs
   bool sending : 1 = false;    // URING: the op in flight is the send; after eof: that of END
   bool doubts_sink : 1 = false;  // URING: a send was short; the sink counts as reset until the next says otherwise
   bool suspect : 1 = false;    // SPLICE: the sweep saw bytes whose readiness had not come; twice is a stall

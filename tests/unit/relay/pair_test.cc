@@ -112,6 +112,27 @@ TEST_P(PairTest, AResetOfAHalfClosedIdleSideIsNoticedAndCarried) {
   }
 }
 
+TEST_P(PairTest, OneThatWasHalfClosedAMomentBeforeTheSweepIsWatchedLater) {
+  Peer elder;
+  Peer elder_service;
+  Peer younger;
+  Peer younger_service;
+  rig->start(elder, elder_service);
+  rig->start(younger, younger_service);
+  elder.closes = true;
+  ASSERT_TRUE(rig->until({&elder, &elder_service}, [&] { return elder_service.ended; }));
+  rig->until({}, [] { return false; }, kHalfClosedMs - 4);
+  younger.closes = true;
+  ASSERT_TRUE(rig->until({&younger, &younger_service}, [&] { return younger_service.ended; }));
+  rig->until({}, [] { return false; }, 4 * kHalfClosedMs);
+  EXPECT_EQ(rig->pairs.live(), 2u);
+  loopback::reset(younger.fd);
+  ASSERT_TRUE(rig->until({}, [&] { return rig->pairs.live() == 1; }));
+  EXPECT_EQ(rig->ended.back().reason, EndReason::kFrontReset);
+  loopback::reset(elder.fd);
+  ASSERT_TRUE(rig->until({}, [&] { return rig->pairs.live() == 0; }));
+}
+
 TEST_P(PairTest, WhenTheSinkBreaksTheSourceIsResetThoughItStillHasBytes) {
   for (const bool service_breaks : {true, false}) {
     Peer visitor;
