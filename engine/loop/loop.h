@@ -119,9 +119,10 @@ class SystemCallLoop : public Loop {
 
  protected:
   static void close_now(int fd, bool reset);
-  // Before a turn that has a stream's in it: whoever is due has the processor first. The kernel does not look by itself
-  // when a slice is over, only at its next tick (4 ms at 250 Hz) or when somebody wakes, and a message whose other end,
-  // or whose next worker, waits for this processor would wait for that.
+  // Before a turn while streams wait for theirs: whoever is due has the processor first. The kernel looks at its tick
+  // (4 ms at 250 Hz) and when somebody wakes whether a slice is over, and a message whose other end, or whose next
+  // worker, waits for this processor would wait for that. Who yields gives up what is left of his slice, which is a
+  // short one here (runtime/wake_policy); before Linux 6.18 he is put behind it, and keeps his share.
   void let_others_go_first() const {
     if (!patient_.empty()) sched_yield();
   }

@@ -4,7 +4,7 @@
 //
 // A stream's turn takes some 100 µs, and ten streams are often ready at once. A message that came with them would wait
 // for all ten, in each process on its way. While this is on, one of them a turn is let go, and the loop yields the
-// processor before that turn (SystemCallLoop::let_others_go_first).
+// processor while some wait (SystemCallLoop::let_others_go_first).
 //
 //     off   keeps nothing; what was kept goes in the next turn, all of it
 //     on    keeps the patient ops that finish; the first that came goes first, one a turn
