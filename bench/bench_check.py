@@ -4,12 +4,13 @@
     bench/bench_check.py --build build [--rounds N] [--seconds S] [--baseline bench/baseline.json] [--write]
 
 It measures figures that depend little on the machine: ours divided by the floor (two bare splice relays) in the same
-round, memory per idle visitor, wake-ups per GB, allocations, system calls per GB and per exchange, instructions per
-exchange where perf can count them. Each is compared with the baseline of the same CPU model, or, where there is none,
-with the first one, and the page says so. One that is worse by more than its tolerance (a share of the baseline) and its
-slack (an amount, for figures near 0) fails the check. A workload with such a figure is measured a second time as often
-before it is believed. Better ones are reported, so that the baseline can follow. --write makes the measured figures the
-baseline of this CPU model (tolerances and slacks that it already states are kept).
+round, memory per idle visitor, wake-ups per GB, allocations, system calls per GB and, without the brief wait, system
+calls and instructions (where perf can count them) per exchange. Each is compared with the baseline of the same CPU
+model, or, where there is none, with the first one, and the page says so. One that is worse by more than its tolerance
+(a share of the baseline) and its slack (an amount, for figures near 0) fails the check. A workload with such a figure
+is measured a second time as often before it is believed. Better ones are reported, so that the baseline can follow.
+--write makes the measured figures the baseline of this CPU model; tolerances and slacks are those that it, or else the
+first one, states.
 
 Exit code: 0 nothing got worse; 1 something did, or could not be measured though the baseline has it; 2 the check could
 not be run. A figure that this machine has no instrument for is left out, with the reason.
@@ -207,15 +208,17 @@ def read_baselines(path):
 
 
 def of_this_cpu(baselines, record):
-    return next((one for one in baselines if one["environment"]["cpu"] == record["cpu"]), None)
+    """The first baseline has no cpu_numbers: its model is all that is known of it."""
+    return next((one for one in baselines if one["environment"]["cpu"] == record["cpu"]
+                 and one["environment"].get("cpu_numbers", record["cpu_numbers"]) == record["cpu_numbers"]), None)
 
 
-def write_baseline(path, check, record):
+def write_baseline(path, baselines, check, record):
     figures = {name: {"value": float(f"{value:.4g}"), **dataclasses.asdict(check.judgements[name])}
                for name, value in check.figures.items()}
-    baselines = read_baselines(path) if os.path.exists(path) else []
     before = of_this_cpu(baselines, record)
-    for name, entry in before["figures"].items() if before else ():
+    stated = before or (baselines[0] if baselines else {"figures": {}})
+    for name, entry in stated["figures"].items():
         if name in figures:
             figures[name].update({word: entry[word] for word in ("tolerance", "slack") if word in entry})
     now = {"environment": record, "rounds": check.rounds, "seconds": check.seconds, "figures": figures,
@@ -272,11 +275,11 @@ def main():
         print(f"bench_check: {missing}: build it with -Dbench=true first", file=sys.stderr)
         return 2
     record = environment.describe(REPOSITORY)
-    baseline = None
-    if not arguments.write:
+    baseline, baselines = None, []
+    if not arguments.write or os.path.exists(arguments.baseline):
         try:
             baselines = read_baselines(arguments.baseline)
-            baseline = of_this_cpu(baselines, record) or baselines[0]
+            baseline = None if arguments.write else of_this_cpu(baselines, record) or baselines[0]
         except (OSError, ValueError, LookupError, TypeError) as error:
             print(f"bench_check: {arguments.baseline} has no baseline ({type(error).__name__}: {error}); make one "
                   "with --write on a commit that is known to be good", file=sys.stderr)
@@ -294,12 +297,12 @@ def main():
             print(f"bench_check: {error}", file=sys.stderr)
             return 1
     if arguments.write:
-        write_baseline(arguments.baseline, check, record)
+        write_baseline(arguments.baseline, baselines, check, record)
         return 0
     before = baseline["environment"]
     print(f"\nbaseline: commit {before['commit']}, Linux {before['kernel']}, {before['cpus']} × {before['cpu']}; "
           f"now: commit {record['commit']}, Linux {record['kernel']}, {record['cpus']} × {record['cpu']}")
-    if before["cpu"] != record["cpu"]:
+    if of_this_cpu(baselines, record) is None:
         print("there is none of this CPU: exchanges differ by a quarter and more from one model to another; --write "
               "adds one, on a commit that is known to be good")
     failed = compare(baseline, check)

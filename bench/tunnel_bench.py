@@ -177,6 +177,8 @@ def main():
     tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
     contestants = chosen(all_contestants(tools, arguments.suite), arguments.only, "contestant")
     others = others_of_ours(arguments.beside, tools, all_contestants(tools, arguments.suite))
+    if others and results.OURS not in [one.name for one in contestants]:
+        sys.exit(f"tunnel_bench: --beside compares with '{results.OURS}': let it take part (--only)")
     contestants += others
     workloads = chosen(all_workloads(arguments.suite), arguments.workloads, "workload")
     if arguments.list:

@@ -393,7 +393,9 @@ class Natrp(Contestant):
         self.launch_agent("natrp", edge, token, service_port, "--remote-port", self.public_port, *self.settings())
 
     def settings(self):
-        return ["--workers", 1, "--io", self.io, "--pump", self.pump, "--brief-wait", self.brief_wait,
+        # Older builds, which are compared with this one, do not know the flag.
+        brief_wait = [] if self.brief_wait == "on" else ["--brief-wait", self.brief_wait]
+        return ["--workers", 1, "--io", self.io, "--pump", self.pump, *brief_wait,
                 "--log-level", "warning", "--drain-seconds", 1]
 
     def launch_edge(self, edge_flags=(), client_flags=()):

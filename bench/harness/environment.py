@@ -59,6 +59,14 @@ def cpu_model():
     return platform.machine()
 
 
+def cpu_numbers():
+    """What tells CPUs apart whose model name a hypervisor shortens."""
+    wanted = ("cpu family", "model", "stepping")
+    found = dict(line.partition(":")[::2] for line in read_text("/proc/cpuinfo").partition("\n\n")[0].splitlines())
+    values = {key.strip(): value.strip() for key, value in found.items()}
+    return "/".join(values[key] for key in wanted if key in values)
+
+
 def cpu_ticks():
     """(all, idle, steal) ticks of the machine so far."""
     fields = [int(field) for field in read_text("/proc/stat").splitlines()[0].split()[1:]]
@@ -113,6 +121,7 @@ def describe(repository):
         "commit": commit_name(repository),
         "kernel": platform.release(),
         "cpu": cpu_model(),
+        "cpu_numbers": cpu_numbers(),
         "cpus": os.cpu_count(),
         "memory_kb": int(read_text("/proc/meminfo", "MemTotal: 0 kB").split()[1]),
         "virtual_machine": " hypervisor" in read_text("/proc/cpuinfo"),

@@ -54,8 +54,8 @@ def goal_rows(result):
 def beside_lines(result):
     if not result.get("beside"):
         return
-    yield from ("", "## Beside other builds", "", "Ours divided by theirs in the same round: median (least–most). "
-                "What two copies of one build are apart is noise.", "")
+    yield from ("", "## Beside other builds", "", "`natrp`, with its defaults, divided by each in the same round: "
+                "median (least–most). What two copies of one build are apart is noise.", "")
     rows = [[result["workloads"][one["workload"]], figure_name(one["figure"]), one["against"],
              f"{one['value']:.2f} ({one['least']:.2f}–{one['most']:.2f})"] for one in result["beside"]]
     yield from table(["workload", "figure", "against", "ours"], rows)

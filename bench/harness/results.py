@@ -119,14 +119,15 @@ def compare(runs, suite):
     return compared
 
 
-# What two versions are compared by, beside what the goals name.
+# What two versions are compared by.
 BESIDE_FIGURES = ("gbps", "cpu_s_per_gb", "rate_per_s", "cpu_us_per_exchange", "cpu_us_per_cycle", "p50_us", "p99_us",
                   "pss_bytes_per_visitor", "base_pss_kb_per_process", "p99_alone_us", "p50_beside_us", "p99_beside_us",
                   "bulk_gbps")
 
 
 def beside(runs, names):
-    """One entry per workload, other build of ours and figure: ours divided by it, in the same round."""
+    """One entry per workload, other build of ours and figure: `natrp`, with its defaults, divided by it, in the same
+    round."""
     compared = []
     for workload in dict.fromkeys(run["workload"] for run in runs):
         for name in names:

@@ -321,9 +321,10 @@ class Allocations(Workload):
     """What the processes ask their allocators for after a warm-up of the same: per million messages of connections that
     stay (an exchange is two messages), and per connection that comes, exchanges and closes.
 
-    What a contestant allocates without any visitor (heartbeats and the like) is measured before and subtracted; all
-    times hold whole periods of it. What it does because visitors came (it may dial ahead for more of them, and less and
-    less) is over when the first message counts; connections are counted while others come all the time.
+    What a contestant allocates without any visitor (heartbeats and the like) is measured first, when all that visitors
+    caused is over, and subtracted; all times hold whole periods of it. What it does because visitors came (it may dial
+    ahead for more of them, and less and less) is over when the first message counts; connections are counted while
+    others come all the time.
     """
     name = "allocations"
     title = "allocations after warm-up (64 B messages of 64 connections; new connections, 32 at once)"
@@ -352,7 +353,7 @@ class Allocations(Workload):
     def measure(self, session, seconds):
         period_s = session.contestant.period_s or seconds
         session.measure(*self.EXCHANGE, self.WARM_UP_S)
-        time.sleep(SETTLE_S / 2)
+        time.sleep(max(session.contestant.settle_s, SETTLE_S / 2))
         before = session.allocations()
         time.sleep(period_s)
         after = session.allocations()
