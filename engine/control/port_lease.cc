@@ -140,8 +140,7 @@ LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
   }
   const auto sticky = sticky_port_of_.find(owner);
   const uint16_t last = sticky != sticky_port_of_.end() && is_free_for(request, sticky->second) ? sticky->second : 0;
-  const bool passes_over = request.policy.empty() && !unnamed_.empty();
-  if (passes_over && !unnamed_.contains(last)) {
+  if (request.policy.empty() && !unnamed_.contains(last)) {
     if (const uint16_t port = best_of(unnamed_, request); port != 0) return give(port);
   }
   if (last != 0) return give(last);

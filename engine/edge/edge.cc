@@ -150,8 +150,9 @@ void Edge::restore_leases() {
   leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_);
   const auto clients = store_->list_clients();
   leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
-  if (clients.ok()) leases_->set_clients(clients.value());
-  if (clients.ok()) forget_removed_clients(clients.value());
+  if (!clients.ok()) return;
+  leases_->set_clients(clients.value());
+  forget_removed_clients(clients.value());
 }
 
 void Edge::say_ready() {
