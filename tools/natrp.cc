@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   if (!parsed.run) return parsed.end.say();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   natrp::Status started = natrp::check_process_limits(parsed.options.workers);
+  if (started.ok()) natrp::reserve_descriptors();
   natrp::Agent agent(std::move(parsed.options));
   if (started.ok()) started = agent.start();
   if (!started.ok()) {

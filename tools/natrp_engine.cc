@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   const auto admin_address = parsed.options.admin;
   natrp::Status started = natrp::check_process_limits(parsed.options.workers);
+  if (started.ok()) natrp::reserve_descriptors();
   natrp::Edge edge(std::move(parsed.options));
   std::unique_ptr<natrp::AdminServer> admin;
   if (started.ok()) started = edge.listen();

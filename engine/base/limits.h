@@ -92,6 +92,10 @@ inline constexpr uint64_t kBulkPeriodBytes = 8u << 20;  // of which each has at 
 inline constexpr unsigned kMixedPeriods = 2;            // so many with messages beside bulk: they shall not wait
 inline constexpr uint64_t kQuickSliceNs = 100'000;      // the shortest that the scheduler takes (Linux 6.12 and later)
 
+// --- Descriptors ---------------------------------------------------------------------------------------------------
+// So many have a place in the kernel's table from the start (runtime/process.h): half a MiB of the kernel's memory.
+inline constexpr uint64_t kDescriptorsReserved = 1u << 16;
+
 // --- Pipes ---------------------------------------------------------------------------------------------------------
 inline constexpr size_t kPipeBytes = 1u << 20;       // /proc/sys/fs/pipe-max-size of every kernel since 2.6.35
 inline constexpr unsigned kPipesPerWorkerMax = 256;

@@ -1,7 +1,9 @@
 #include "runtime/process.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -106,6 +108,16 @@ Status check_process_limits(unsigned workers) {
   const uint64_t descriptors = raise_descriptor_limit();
   if (Status enough = check_descriptors(descriptors, workers); !enough.ok()) return enough;
   return check_address_space(descriptors, workers);
+}
+
+void reserve_descriptors() {
+  const int last = static_cast<int>(std::min(raise_descriptor_limit(), kDescriptorsReserved)) - 1;
+  const Fd any(eventfd(0, EFD_CLOEXEC));
+  const Fd highest(fcntl(any.get(), F_DUPFD_CLOEXEC, last));
+  if (highest.valid()) return;
+  const int error = errno;
+  log_warning("the kernel's table of descriptors is small: it grows with the visitors, and they wait for it",
+              {{"error", std::strerror(error)}});
 }
 
 unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers) {

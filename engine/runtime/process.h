@@ -3,8 +3,8 @@
 // The life of the process: signals as events of a loop, the limits that it was started with, systemd's notification
 // socket.
 //
-// Thread   main, before any other thread starts (block_signals, check_process_limits), and the control loop; the
-//          arithmetic of descriptors: any.
+// Thread   main, before any other thread starts (block_signals, check_process_limits, reserve_descriptors), and the
+//          control loop; the arithmetic of descriptors: any.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,12 @@ uint64_t raise_descriptor_limit();
 // Whether a daemon with so many workers can work with what the process was given: descriptors (they are raised first,
 // and few of them are a warning in the log) and address space.
 Status check_process_limits(unsigned workers);
+
+// Makes the kernel's table of this process's descriptors as large as they may become, kDescriptorsReserved at most. It
+// starts with 64 places, doubles and never shrinks. In a process of several threads each doubling waits for an RCU
+// grace period (expand_fdtable in the kernel's fs/file.c), and the worker that accepts, dials or makes a pipe stands
+// still with all its visitors: for 8 to 20 ms, three times in the first burst of 256.
+void reserve_descriptors();
 
 // How the descriptors are shared out. conns: of each worker, one descriptor each. pipes: of each worker, two each. With
 // what the process itself needs they are never more than there are, so a full table is met before EMFILE.

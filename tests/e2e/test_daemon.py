@@ -1,7 +1,9 @@
 """The programs as daemons: what they say, to whom, and on which kernel."""
 
 import json
+import os
 import re
+import resource
 import socket
 import time
 
@@ -73,6 +75,20 @@ def test_the_edge_says_when_it_is_ready_and_where(yard):
 
 
 @pytest.mark.over(AUTO)
+# FDSize: places in the kernel's table of descriptors. A table that grows later stops the worker that needs it.
+@pytest.mark.parametrize("limit", [1_000, None])
+def test_descriptors_have_their_places_before_they_are_needed(yard, limit):
+    prefix = ["prlimit", f"--nofile={limit}:{limit}", "--"] if limit else []
+    places = min(limit or resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65_536)
+    edge = yard.edge(prefix=prefix)
+    agent = yard.agent(edge, edge.add_client(), yard.service(), prefix=prefix)
+    for process in (edge.process, agent.process):
+        with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
+            size = int(re.search(r"^FDSize:\s*(\d+)", status.read(), re.MULTILINE)[1])
+        assert size >= places, process.describe()
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) < 100  # and none is taken
+
+
 def test_the_edge_logs_its_pin_as_an_agent_takes_it(yard):
     edge = yard.edge()
     pin = re.search(r"edge ready.*\bpin=(sha256:[0-9a-f]{64})\b", edge.process.err)
