@@ -468,7 +468,7 @@ int main(int argc, char** argv) {
     const std::string congestion = flags.text("cc", "");
     flags.reject_unknown();
 
-    raise_fd_limit(kFdsWanted);
+    reserve_fds(kFdsWanted);
     ::signal(SIGPIPE, SIG_IGN);
     const Fd stop = watch_stop_signals();
 

@@ -268,7 +268,7 @@ int main(int argc, char** argv) {
     const Address to = parse_address(flags.required("to"));
     flags.reject_unknown();
 
-    raise_fd_limit(kFdsWanted);
+    reserve_fds(kFdsWanted);
     ::signal(SIGPIPE, SIG_IGN);
     FloorRelay relay(listen, to, watch_stop_signals());
     JsonObject().text("listening", relay.where()).print();

@@ -287,7 +287,7 @@ int run(int argc, char** argv) {
     const std::string congestion = flags.text("cc", "");
     flags.reject_unknown();
 
-    raise_fd_limit(kFdsWanted);
+    reserve_fds(kFdsWanted);
     Fd stop_signals = watch_stop_signals();
     Service service;
     StopSignal stop_signal(service.loop, std::move(stop_signals));

@@ -1,7 +1,9 @@
 #include "sockets.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -150,20 +152,21 @@ void set_no_delay(int fd) {
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-uint64_t raise_fd_limit(uint64_t wanted) {
+void reserve_fds(uint64_t wanted) {
     rlimit limit{};
     ::getrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur >= wanted) {
-        return limit.rlim_cur;
+    if (limit.rlim_cur < wanted) {
+        // Root may go beyond the hard limit; everybody else goes up to it.
+        rlimit higher{wanted, std::max<rlim_t>(wanted, limit.rlim_max)};
+        if (::setrlimit(RLIMIT_NOFILE, &higher) < 0) {
+            higher = {limit.rlim_max, limit.rlim_max};
+            ::setrlimit(RLIMIT_NOFILE, &higher);
+        }
+        ::getrlimit(RLIMIT_NOFILE, &limit);
     }
-    // Root may go beyond the hard limit; everybody else goes up to it.
-    rlimit higher{wanted, std::max<rlim_t>(wanted, limit.rlim_max)};
-    if (::setrlimit(RLIMIT_NOFILE, &higher) < 0) {
-        higher = {limit.rlim_max, limit.rlim_max};
-        ::setrlimit(RLIMIT_NOFILE, &higher);
-    }
-    ::getrlimit(RLIMIT_NOFILE, &limit);
-    return limit.rlim_cur;
+    const Fd any(::eventfd(0, EFD_CLOEXEC));
+    const auto last = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, wanted)) - 1;
+    const Fd highest(::fcntl(any.get(), F_DUPFD_CLOEXEC, last));
 }
 
 uint64_t now_ns() {

@@ -64,8 +64,10 @@ int connect_result(int fd);
 void reset_on_close(int fd);
 void set_no_delay(int fd);
 
-// Raises RLIMIT_NOFILE as far as this process may and returns what it got.
-uint64_t raise_fd_limit(uint64_t wanted);
+// Raises RLIMIT_NOFILE as far as this process may, and gives so many descriptors their places in the kernel's table.
+// Call before other threads start: from then on the table grows behind an RCU grace period, some 10 ms in which a
+// service accepts nobody, and that would be everybody's first burst.
+void reserve_fds(uint64_t wanted);
 
 uint64_t now_ns();
 

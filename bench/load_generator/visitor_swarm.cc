@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
     if (mode == modes.end()) {
         refuse("the first argument is the mode: bulk, exchange, churn, first_byte, idle or mixed");
     }
-    raise_fd_limit(kFdsWanted);
+    reserve_fds(kFdsWanted);
     Flags flags(argc, argv, 2);
     wait_before_measuring(flags.one_of("wait", {"on", "off"}, "off") == "on");
     return mode->second(flags);
