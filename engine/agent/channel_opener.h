@@ -83,9 +83,11 @@ class ChannelOpener {
 
   static void on_dialled(void* channel, int fd, int error);
   static void on_op(Op& op);
-  void open_one();
-  uint32_t at_hand() const { return unused_ - held_up_; }
+  uint32_t at_hand() const { return unused_ + to_dial_ - held_up_; }
   void no_longer_unused(const Channel& channel);
+  void dial(uint32_t count);
+  void dial_some();
+  void dial_one();
   void dial_up_to(uint32_t count);
   void refill();
   void top_up();
@@ -103,6 +105,8 @@ class ChannelOpener {
   std::shared_ptr<const ServiceAddresses> services_;
   RecordPool<Channel, &Channel::pool_link> channels_{kRecordsKept};
   uint32_t ready_wanted_ = 0;
+  uint32_t to_dial_ = 0;    // in the next turns
+  bool dials_next_turn_ = false;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t unused_carried_ = 0;  // of these: came back
   // Of these, so many were not ready at the edge when it last had none: what they carried waited there for a visitor

@@ -181,9 +181,45 @@ TEST_P(ChannelOpenerTest, ARaisedDemandIsDialledAtOnceAndInFull) {
   ASSERT_TRUE(wait_channels(2));
   in_worker([&] {
     role->opener().demand(16, 0);
-    role->opener().demand(2, 0);  // what is not dialled by now never will be
+    role->opener().demand(2, 0);  // what was not asked for by now never will be
   });
   EXPECT_TRUE(wait_channels(16));
+}
+
+TEST_P(ChannelOpenerTest, ABurstsChannelsAreDialledOverManyTurns) {
+  size_t dialled = 0;
+  in_worker([&] {
+    const size_t before = loopback::open_descriptors();
+    role->opener().demand(0, 100);
+    dialled = loopback::open_descriptors() - before;
+  });
+  EXPECT_GT(dialled, 0u);
+  EXPECT_LT(dialled, 10u) << "visitors of this worker wait meanwhile";
+  EXPECT_TRUE(wait_channels(100));
+  EXPECT_FALSE(until([&] { return channels.size() > 100; }, 100));
+}
+
+TEST_P(ChannelOpenerTest, WhatIsNotDialledYetEndsWithItsSession) {
+  in_worker([&] {
+    role->opener().demand(0, 100);
+    role->opener().close_session();
+  });
+  EXPECT_FALSE(until([&] { return channels.size() >= 10; }, 100));
+  const size_t before = channels.size();
+  open_session();
+  demand(0, 20);
+  EXPECT_TRUE(wait_channels(before + 20));
+}
+
+TEST_P(ChannelOpenerTest, ASessionThatFollowsInTheSameTurnIsDialledForInFull) {
+  in_worker([&] { role->opener().demand(0, 100); });
+  close_session();
+  open_session();
+  const auto opened = [&] { return count(Counter::kChannelsOpened); };
+  const uint64_t before = opened();
+  demand(0, 20);
+  EXPECT_TRUE(until([&] { return opened() == before + 20; }));
+  EXPECT_FALSE(until([&] { return opened() > before + 20; }, 100));
 }
 
 TEST_P(ChannelOpenerTest, AnEdgeThatClosesFreshChannelsIsDialledAgainBehindAPause) {
