@@ -241,8 +241,9 @@ void Agent::on_demand(const wire::ChannelDemand& demand) {
 void Agent::end_session() {
   if (!session_) return;
   session_.reset();
+  const auto ready = edge_drains_ ? ChannelOpener::Ready::kPart : ChannelOpener::Ready::kEnd;
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i]] { role->opener().close_session(); });
+    workers_[i]->mailbox().post([role = roles_[i], ready] { role->opener().close_session(ready); });
   }
 }
 
@@ -374,7 +375,7 @@ void Agent::on_signal(int) {
   workers_flowing_ = static_cast<unsigned>(workers_.size());
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([this, role = roles_[i]] {
-      role->opener().close_session();
+      role->opener().close_session(ChannelOpener::Ready::kPart);
       role->when_idle([this] {
         mailbox_->post([this] {
           if (--workers_flowing_ == 0) stopped_ = true;

@@ -35,7 +35,7 @@ class AgentWorker final : public WorkerRole {
 
  private:
   void check_idle() {
-    if (worker_.pairs().with_visitor() == 0 && opener_.dialling_services() == 0) idle_waiters_.settle();
+    if (worker_.pairs().with_visitor() == 0 && opener_.visitors_coming() == 0) idle_waiters_.settle();
   }
 
   Worker& worker_;

@@ -15,19 +15,21 @@ constexpr uint32_t kRefillPauseMs = 200;
 // What is missing of the upper half is dialled so late, less what came back meanwhile.
 constexpr uint32_t kTopUpMs = 100;
 constexpr uint32_t kDialsPerTurn = 4;
+// A Start that was sent before the session ended is here by then, one lost packet included.
+constexpr uint32_t kPartingMs = 3000;
 // Beside as many as are wanted, at most; docs/protocol.md, section 9.
 constexpr uint32_t kSurplusKept = 8;
 
 }  // namespace
 
-ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control, std::function<void()> on_dials_over)
-    : worker_(worker), control_(control), on_dials_over_(std::move(on_dials_over)) {}
+ChannelOpener::ChannelOpener(Worker& worker, AgentControlPort& control, std::function<void()> on_nobody_comes)
+    : worker_(worker), control_(control), on_nobody_comes_(std::move(on_nobody_comes)) {}
 
 ChannelOpener::~ChannelOpener() {
   ending_ = true;
-  close_session();
-  worker_.loop().timers().disarm(refill_timer_);
-  worker_.loop().timers().disarm(top_up_timer_);
+  close_session(Ready::kEnd);
+  end_parting();
+  worker_.loop().timers().disarm(parting_timer_);
   channels_.for_each([](Channel& channel) {
     if (channel.state == State::kDiallingService) channel.dial->cancel();
   });
@@ -42,18 +44,32 @@ void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
   ready_wanted_ = 0;
 }
 
-void ChannelOpener::close_session() {
+void ChannelOpener::close_session(Ready ready) {
   session_.reset();
   ready_wanted_ = 0;
   to_dial_ = 0;
   worker_.loop().timers().disarm(refill_timer_);
   worker_.loop().timers().disarm(top_up_timer_);
-  channels_.for_each([this](Channel& channel) {
+  channels_.for_each([this, ready](Channel& channel) {
     switch (channel.state) {
       case State::kDiallingEdge: channel.dial->cancel(); break;
-      case State::kReady: worker_.loop().cancel(channel.op); break;
+      case State::kReady: ready == Ready::kEnd ? worker_.loop().cancel(channel.op) : part(channel); break;
+      case State::kParting:
       case State::kDiallingService: break;
     }
+  });
+}
+
+void ChannelOpener::part(Channel& channel) {
+  no_longer_ready(channel);
+  channel.state = State::kParting;
+  ++parting_;
+  if (!parting_timer_.armed()) worker_.loop().timers().arm(parting_timer_, kPartingMs);
+}
+
+void ChannelOpener::end_parting() {
+  channels_.for_each([this](Channel& channel) {
+    if (channel.state == State::kParting) worker_.loop().cancel(channel.op);
   });
 }
 
@@ -114,6 +130,11 @@ void ChannelOpener::no_longer_unused(const Channel& channel) {
   if (!channel.carried) return;
   --unused_carried_;
   held_up_ = std::min(held_up_, unused_carried_);
+}
+
+void ChannelOpener::no_longer_ready(const Channel& channel) {
+  no_longer_unused(channel);
+  worker_.counters().sub(Counter::kChannelsReady);
 }
 
 bool ChannelOpener::wants_back(uint8_t tag) const {
@@ -203,9 +224,7 @@ void ChannelOpener::on_op(Op& op) {
     if (channel.got < kStartBytes) return self.receive_start(channel);
     return self.started(channel);
   }
-  if ((op.result == -EAGAIN || op.result == -EINTR) && channel.session == self.session_) {
-    return self.receive_start(channel);
-  }
+  if (!op.cancelled && (op.result == -EAGAIN || op.result == -EINTR)) return self.receive_start(channel);
   // The edge closed it, or the session is over.
   if (channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
@@ -219,8 +238,11 @@ void ChannelOpener::on_op(Op& op) {
 // --- Towards the service ------------------------------------------------------------------------------------------
 
 void ChannelOpener::started(Channel& channel) {
-  no_longer_unused(channel);
-  worker_.counters().sub(Counter::kChannelsReady);
+  if (channel.state == State::kParting) {
+    --parting_;
+  } else {
+    no_longer_ready(channel);
+  }
   worker_.counters().add(Counter::kVisitors);
   channel.state = State::kDiallingService;
   ++dialling_services_;
@@ -274,24 +296,26 @@ void ChannelOpener::fail_service(Channel& channel, int error) {
 }
 
 void ChannelOpener::drop(Channel& channel) {
-  if (channel.state == State::kReady) worker_.counters().sub(Counter::kChannelsReady);
-  if (channel.state != State::kDiallingService) no_longer_unused(channel);
+  if (channel.state == State::kReady) no_longer_ready(channel);
   // A reset, because a Start may be on its way: behind a FIN, its visitor would take the end of our channel for that of
   // an empty answer. But one that carried a visitor may still have bytes for it under way, which a reset would throw
   // away. Behind a FIN they arrive, and a Start that crosses it ends in a reset all the same: END was due
   // (relay/chunks.h).
-  const bool reset = channel.state != State::kReady || !channel.carried;
+  const bool reset = channel.state == State::kDiallingService || !channel.carried;
   worker_.loop().close(channel.conn->fd, reset);
   worker_.conns().release(*channel.conn);
   free_channel(channel);
 }
 
 void ChannelOpener::free_channel(Channel& channel) {
-  const bool had_visitor = channel.state == State::kDiallingService;
+  const State state = channel.state;
   channel.conn = nullptr;
   channel.session.reset();
   channels_.give_back(channel);
-  if (had_visitor && --dialling_services_ == 0) on_dials_over_();
+  if (state == State::kDiallingService) --dialling_services_;
+  if (state == State::kParting) --parting_;
+  const bool was_coming = state == State::kDiallingService || state == State::kParting;
+  if (was_coming && visitors_coming() == 0) on_nobody_comes_();
 }
 
 }  // namespace natrp

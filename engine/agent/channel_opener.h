@@ -7,6 +7,8 @@
 //                                                                  ▲                                       │
 //                                                                  └── returned(): it carried a short visitor
 //                     every failure: closed (with a RST once a visitor is on it), and counted
+//                     ready ──its session ends in peace──▶ parting ──Start that was on its way──▶ dialling the service
+//                                                          parting ──the edge closes it, or kPartingMs──▶ closed
 // Thread   its worker's.
 // Memory   one record per channel that is not yet a pair, from a pool.
 // Never    reads past the 64 bytes of Start.
@@ -40,15 +42,19 @@ class AgentControlPort {
 
 class ChannelOpener {
  public:
-  // on_dials_over runs when no service is being dialled for a visitor any more, in this thread; until the end.
-  ChannelOpener(Worker& worker, AgentControlPort& control, std::function<void()> on_dials_over);
+  // on_nobody_comes runs when visitors_coming() falls to 0, in this thread; until the end.
+  ChannelOpener(Worker& worker, AgentControlPort& control, std::function<void()> on_nobody_comes);
   ~ChannelOpener();
   ChannelOpener(const ChannelOpener&) = delete;
   ChannelOpener& operator=(const ChannelOpener&) = delete;
 
   void open_session(std::shared_ptr<AgentSession> session, std::shared_ptr<const ServiceAddresses> services);
-  // Ready channels and dials end; pairs flow on.
-  void close_session();
+  // What becomes of ready channels when their session ends. Dials end, and pairs flow on.
+  enum class Ready : uint8_t {
+    kEnd,   // the session is lost
+    kPart,  // the edge lives, and closes those that it has given to nobody. A Start may be on its way in the others
+  };
+  void close_session(Ready ready);
   void set_services(std::shared_ptr<const ServiceAddresses> services) { services_ = std::move(services); }
   // Hold `ready` unused channels from now on, and dial `extra` at once: for visitors for whom the edge has none.
   void demand(uint32_t ready, uint32_t extra);
@@ -56,11 +62,12 @@ class ChannelOpener {
   bool wants_back(uint8_t tag) const;
   // conn: a data channel that carried a visitor and is free again; owned here. The edge has been told.
   void returned(Conn& conn, uint8_t tag);
-  // Visitors whose service is being dialled: no pair yet, and not to be forgotten by a drain.
-  uint32_t dialling_services() const { return dialling_services_; }
+  // Those whose service is being dialled, and those whose Start may be on its way: no pairs yet, and not to be
+  // forgotten by a drain.
+  uint32_t visitors_coming() const { return dialling_services_ + parting_; }
 
  private:
-  enum class State : uint8_t { kDiallingEdge, kReady, kDiallingService };
+  enum class State : uint8_t { kDiallingEdge, kReady, kParting, kDiallingService };
   struct Channel {
     explicit Channel(ChannelOpener& its)
         : self(&its), dial(std::make_unique<Dial>(its.worker_.loop(), on_dialled, this)) {
@@ -85,6 +92,9 @@ class ChannelOpener {
   static void on_op(Op& op);
   uint32_t at_hand() const { return unused_ + to_dial_ - held_up_; }
   void no_longer_unused(const Channel& channel);
+  void no_longer_ready(const Channel& channel);
+  void part(Channel& channel);
+  void end_parting();
   void dial(uint32_t count);
   void dial_some();
   void dial_one();
@@ -113,12 +123,14 @@ class ChannelOpener {
   // that reads slowly or not at all, and FREE behind it. Too many at worst: some may be ready since.
   uint32_t held_up_ = 0;
   uint32_t dialling_services_ = 0;
+  uint32_t parting_ = 0;
   uint32_t returned_ = 0;   // channels that came back since top_up_timer_ was armed
   uint8_t session_tag_ = 0; // changes with the session
   bool ending_ = false;     // no pair begins any more
-  std::function<void()> on_dials_over_;
+  std::function<void()> on_nobody_comes_;
   OwnedTimer<&ChannelOpener::refill> refill_timer_{*this};
   OwnedTimer<&ChannelOpener::top_up> top_up_timer_{*this};
+  OwnedTimer<&ChannelOpener::end_parting> parting_timer_{*this};
 };
 
 }  // namespace natrp

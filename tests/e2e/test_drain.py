@@ -129,8 +129,8 @@ def more_visitors_than_ready_channels(rig):
         os.kill(rig.agent.process.pid, signal.SIGCONT)
 
 
-def check_all_served(rig, visitors):
-    """Each has its answer, and then the draining edge ends."""
+def check_all_served(rig, visitors, process):
+    """Each has its answer, and then the draining process ends."""
     for number, visitor in enumerate(visitors):
         visitor.send(b"%03d" % number)
         visitor.finish()
@@ -142,7 +142,7 @@ def check_all_served(rig, visitors):
     for number, visitor in enumerate(visitors):
         assert visitor.receive(3) == b"%03d" % number
         visitor.close()
-    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+    assert process.wait_exit(15) == 0, process.describe()
 
 
 def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
@@ -151,7 +151,7 @@ def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
         rig.edge.process.terminate()
         rig.edge.process.wait_for("draining")
         time.sleep(0.3)  # the line comes first
-    check_all_served(rig, waiting)
+    check_all_served(rig, waiting, rig.edge.process)
 
 
 def test_a_draining_edge_serves_those_who_had_connected_before_it_took_them(yard):
@@ -163,7 +163,22 @@ def test_a_draining_edge_serves_those_who_had_connected_before_it_took_them(yard
         rig.edge.process.terminate()
     finally:
         os.kill(rig.edge.process.pid, signal.SIGCONT)
-    check_all_served(rig, visitors)
+    check_all_served(rig, visitors, rig.edge.process)
+
+
+def test_a_draining_agent_serves_those_who_were_given_its_data_channels(yard):
+    rig = yard.rig(agent_options={"drain_seconds": 30})
+    rig.check_echo()
+    wait_until(lambda: rig.metric("natrp_channels_ready") >= 2, 10, "two channels are ready")
+    before = rig.metric("natrp_visitors_total")
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
+    try:
+        visitors = [connect(rig.address) for _ in range(2)]
+        wait_until(lambda: rig.metric("natrp_visitors_total") == before + 2, 10, "all visitors are in")
+        rig.agent.process.terminate()
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
+    check_all_served(rig, visitors, rig.agent.process)
 
 
 @pytest.mark.over(ONE)

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
 
+#include <atomic>
 #include <csignal>
 #include <deque>
 #include <functional>
@@ -28,6 +29,7 @@ namespace {
 
 constexpr uint32_t kPatienceMs = 5000;
 constexpr uint32_t kRefillPauseMs = 200;  // as in channel_opener.cc
+constexpr uint32_t kPartingMs = 3000;     // … too
 
 class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentControlPort {
  protected:
@@ -79,8 +81,8 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
         std::make_shared<AgentSession>(SlotId::make(0, 1, 1), TicketKey{}, std::vector<Address>{edge.address});
     in_worker([&] { role->opener().open_session(session, services); });
   }
-  void close_session() {
-    in_worker([&] { role->opener().close_session(); });
+  void close_session(ChannelOpener::Ready ready = ChannelOpener::Ready::kEnd) {
+    in_worker([&] { role->opener().close_session(ready); });
   }
   void demand(uint32_t ready, uint32_t extra = 0) {
     in_worker([&] { role->opener().demand(ready, extra); });
@@ -202,7 +204,7 @@ TEST_P(ChannelOpenerTest, ABurstsChannelsAreDialledOverManyTurns) {
 TEST_P(ChannelOpenerTest, WhatIsNotDialledYetEndsWithItsSession) {
   in_worker([&] {
     role->opener().demand(0, 100);
-    role->opener().close_session();
+    role->opener().close_session(ChannelOpener::Ready::kEnd);
   });
   EXPECT_FALSE(until([&] { return channels.size() >= 10; }, 100));
   const size_t before = channels.size();
@@ -269,6 +271,55 @@ TEST_P(ChannelOpenerTest, AShortVisitorNowAndThenDoesNotKeepThePoolAtHalf) {
   }
   EXPECT_GE(free_now(), 13u) << "well above half, while visitors come";
   EXPECT_TRUE(until([&] { return free_now() == 16; })) << "all of them in the end, not " << free_now();
+}
+
+// --- A session that ends in peace ---------------------------------------------------------------------------------
+
+TEST_P(ChannelOpenerTest, AStartThatWasOnItsWayIsServed) {
+  demand(2);
+  ASSERT_TRUE(wait_channels(2));
+  close_session(ChannelOpener::Ready::kPart);
+  answer(visit(channels[0]));
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_EQ(channels[0].heard, chunk_of("answer") + kEndText);
+  EXPECT_FALSE(channels[0].was_reset);
+  EXPECT_FALSE(channels[1].over()) << "the edge ends it, as it knows whether it has given it to somebody";
+  channels[1].fd.reset();
+  EXPECT_TRUE(until([&] { return conns->shard(0).live() == 0; }));
+}
+
+TEST_P(ChannelOpenerTest, AnEdgeThatLeavesThemToThemselvesIsNotWaitedForForever) {
+  demand(2);
+  ASSERT_TRUE(wait_channels(2));
+  const uint64_t begin = now_ms();
+  close_session(ChannelOpener::Ready::kPart);
+  EXPECT_TRUE(until([&] { return channels[0].over() && channels[1].over(); }));
+  EXPECT_GE(now_ms() - begin, kPartingMs);
+}
+
+TEST_P(ChannelOpenerTest, ADrainWaitsForThem) {
+  demand(2);
+  ASSERT_TRUE(wait_channels(2));
+  std::atomic<bool> idle = false;
+  in_worker([&] {
+    role->opener().close_session(ChannelOpener::Ready::kPart);
+    role->when_idle([&] { idle = true; });
+  });
+  Peer& asked = visit(channels[0]);
+  channels[1].fd.reset();
+  EXPECT_FALSE(until([&] { return idle.load(); }, 50));
+  answer(asked);
+  EXPECT_TRUE(until([&] { return idle.load(); }));
+}
+
+TEST_P(ChannelOpenerTest, TheNextSessionDoesNotCountOnThem) {
+  demand(4);
+  ASSERT_TRUE(wait_channels(4));
+  close_session(ChannelOpener::Ready::kPart);
+  open_session();
+  demand(4);
+  EXPECT_TRUE(wait_channels(8));
+  EXPECT_EQ(count(Counter::kChannelsReady), 4u);
 }
 
 // --- Which are kept -----------------------------------------------------------------------------------------------
