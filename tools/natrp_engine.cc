@@ -4,9 +4,11 @@
 #include "edge/edge.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
+#include "runtime/successor.h"
 
 int main(int argc, char** argv) {
   natrp::block_signals();
+  auto command = natrp::own_command(argc, argv);
   auto parsed = natrp::parse_edge_options(argc, argv);
   if (!parsed.run) return parsed.end.say();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
@@ -26,5 +28,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (admin) admin->serve();
-  return edge.run();
+  return edge.run({std::move(command), [&admin] {
+                     if (admin) admin->stop();
+                   }});
 }

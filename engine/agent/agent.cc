@@ -1,5 +1,7 @@
 #include "agent/agent.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -355,7 +357,10 @@ void Agent::stop(int exit_code, const std::string& why) {
   stopped_ = true;
 }
 
-void Agent::on_signal(int) {
+void Agent::on_signal(int signal) {
+  if (signal == SIGUSR2) {
+    return log_info("SIGUSR2 is for an edge; to replace an agent, stop it and start the new one meanwhile", {});
+  }
   if (draining_) {
     log_warning("second signal: stopping at once", {});
     stopped_ = true;

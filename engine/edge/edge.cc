@@ -38,7 +38,8 @@ void Edge::stop() {
   for (auto& registration : registrations_) registration->close("the edge stops");
   for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
-  if (leases_) leases_->finish();
+  successor_.reset();
+  if (leases_ && !let_go_) leases_->finish();
 }
 
 // --- Start --------------------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ Status Edge::start() {
     grpc_->set_clients(std::move(clients).value());
   }
   store_->wait_at_most(kStoreWaitMs);  // from here on agents wait for what this thread waits for
-  ports_->open_control(std::move(control_socket_));
+  control_listener_ = ports_->open_control(std::move(control_socket_));
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_, kTickMs);
@@ -433,18 +434,23 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 // --- Time and signals ---------------------------------------------------------------------------------------------
 
 void Edge::on_tick() {
+  loop_->timers().arm(tick_, kTickMs);
+  if (!let_go_) tend();
+  tell_refused();
+  if (draining_ && now_ms() >= drain_deadline_ms_) {
+    log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
+    stopped_ = true;
+  }
+}
+
+// What is the successor's after a handover.
+void Edge::tend() {
   leases_->expire();
   for (auto& registration : registrations_) registration->adjust_demand(true);
   if (grpc_) grpc_->tick();
   // The -wal file is written before a change is visible, so the event of the last write may come too early to see it.
   on_store_changed();
   leases_->write();
-  tell_refused();
-  if (draining_ && now_ms() >= drain_deadline_ms_) {
-    log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
-    stopped_ = true;
-  }
-  loop_->timers().arm(tick_, kTickMs);
 }
 
 void Edge::tell_refused() {
@@ -457,35 +463,15 @@ void Edge::tell_refused() {
   client_conns_.tell_refused(now_ms(), refused, timed_out);
 }
 
-void Edge::on_signal(int) {
-  if (draining_) {
-    log_warning("second signal: stopping at once", {});
-    stopped_ = true;
-    return;
-  }
-  draining_ = true;
-  drain_deadline_ms_ = now_ms() + static_cast<uint64_t>(options_.drain_seconds) * 1000;
-  log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
-  notify_systemd("STOPPING=1");
-  for (auto& registration : registrations_) registration->drain(options_.drain_seconds);
-  if (grpc_) grpc_->drain();
-  // The control port stays: visitors that wait are to have their data channels. A new agent is told of the drain.
-  workers_flowing_ = static_cast<unsigned>(workers_.size());
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([this, role = roles_[i]] {
-      role->when_idle([this] {
-        mailbox_->post([this] {
-          if (--workers_flowing_ == 0) stopped_ = true;
-        });
-      });
-    });
-  }
-}
-
-int Edge::run() {
+int Edge::run(Succession succession) {
+  succession_ = std::move(succession);
   say_ready();
   start_trim_->soon();
-  while (!stopped_) loop_->run_once(-1);
+  while (!stopped_) {
+    loop_->run_once(-1);
+    // Not in a handler: it runs the loop.
+    if (handing_over_ && !let_go_ && (workers_waiting_ == 0 || stopped_)) let_go();
+  }
   stop();
   log_info("edge stopped", {});
   return 0;

@@ -4,10 +4,13 @@
 // is the control thread, which is the process's main thread.
 //
 // Life     listen() ──▶ start() ──▶ serving ──SIGTERM──▶ draining ──idle, deadline or a second SIGTERM──▶ stopped
+//                                  serving ──SIGUSR2, and the successor's --check passes──▶ draining, handing over
+//                                          ──nobody waits──▶ let go, the successor runs ──idle or deadline──▶ stopped
 // Thread   the control thread, but for EdgeControlPort, which posts letters to it.
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -29,6 +32,7 @@
 #include "runtime/options.h"
 #include "runtime/process.h"
 #include "runtime/start_trim.h"
+#include "runtime/successor.h"
 #include "runtime/worker.h"
 #include "store/store.h"
 
@@ -47,7 +51,7 @@ class Edge final : public EdgeControlPort {
   // Opens everything else, or nothing.
   Status start();
   // Says that it is ready, and serves until SIGTERM and the end of the drain. The process's exit code.
-  int run();
+  int run(Succession succession = {});
 
   // For the admin server; any thread.
   std::vector<const Counters*> counters() const;
@@ -119,7 +123,12 @@ class Edge final : public EdgeControlPort {
   std::vector<Registration*> holders(const ClientRecord& client);
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
+  void drain();
+  void hand_over();
+  std::string why_no_successor() const;
+  void let_go();
   void on_tick();
+  void tend();
   void tell_refused();
   void say_ready();
 
@@ -148,6 +157,7 @@ class Edge final : public EdgeControlPort {
   OwnedTimer<&Edge::on_tick> tick_{*this};
   std::optional<StartTrim> start_trim_;
   Fd control_socket_;  // from listen() to start()
+  int control_listener_ = -1;  // … from then on; ports_ owns it
   std::string bound_;  // where the control port listens, for the log
   ClientConnsTable client_conns_;
   SessionIds session_ids_;
@@ -160,6 +170,11 @@ class Edge final : public EdgeControlPort {
   bool stopped_ = false;
   uint64_t drain_deadline_ms_ = 0;
   unsigned workers_flowing_ = 0;
+  unsigned workers_waiting_ = 0;  // a visitor of theirs waits for its data channel, or may still come
+  Succession succession_;
+  std::unique_ptr<Successor> successor_;  // from the first SIGUSR2
+  bool handing_over_ = false;
+  bool let_go_ = false;
 };
 
 }  // namespace natrp

@@ -11,6 +11,7 @@ EdgeWorker::EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, std:
 }
 
 EdgeWorker::~EdgeWorker() {
+  nobody_waits_waiters_ = {};
   idle_waiters_ = {};
   for (auto& [fd, port] : ports_) {
     if (!port->acceptor->stopping()) port->acceptor->stop(nullptr, nullptr);
@@ -139,8 +140,15 @@ void EdgeWorker::when_idle(std::function<void()> done) {
   check_idle();
 }
 
+void EdgeWorker::when_nobody_waits(std::function<void()> done) {
+  nobody_waits_waiters_.add(std::move(done));
+  check_idle();
+}
+
 void EdgeWorker::check_idle() {
-  if (idle_waiters_.empty() || ports_closing_ > 0 || worker_.pairs().with_visitor() > 0 || rendezvous_.waits()) return;
+  if ((idle_waiters_.empty() && nobody_waits_waiters_.empty()) || ports_closing_ > 0 || rendezvous_.waits()) return;
+  nobody_waits_waiters_.settle();
+  if (idle_waiters_.empty() || worker_.pairs().with_visitor() > 0) return;
   if (grpc_ && !grpc_->idle()) return;
   idle_waiters_.settle();
 }

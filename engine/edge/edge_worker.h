@@ -51,8 +51,10 @@ class EdgeWorker final : public WorkerRole {
   void close_listener(int listener_fd);
   // fd: accepted on a public port of tunnel; owned here.
   void visitor(int fd, const EdgeTunnel& tunnel);
-  // Calls done (in this thread) when nothing flows any more.
+  // Calls done (in this thread) when nothing flows any more, and no port closes.
   void when_idle(std::function<void()> done);
+  // … when no visitor waits for its data channel, and none can come any more.
+  void when_nobody_waits(std::function<void()> done);
 
   // Letters from other workers.
   void take_channel(int fd, SlotId session);
@@ -95,6 +97,7 @@ class EdgeWorker final : public WorkerRole {
   EdgeControlPort& control_;
   std::vector<Worker*>& peers_;
   std::vector<EdgeWorker*> roles_;
+  IdleWaiters nobody_waits_waiters_;
   IdleWaiters idle_waiters_;  // before those that ask for it when something of theirs ends
   Rendezvous rendezvous_;
   UnprovenConns unproven_;

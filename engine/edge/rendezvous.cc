@@ -148,7 +148,8 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
     const uint32_t tunnel_index = parked->tunnel_index;
     const uint64_t deadline_ms = parked->deadline_ms;
     publish(*session);
-    return meet(*session, *pair, parked_.unpark(*parked), tunnel_index, deadline_ms);
+    meet(*session, *pair, parked_.unpark(*parked), tunnel_index, deadline_ms);
+    return edge_.check_idle();
   }
   pair->in_ready = true;
   worker.pairs().push(session->ready, *pair);

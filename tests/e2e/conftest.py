@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import resource
+import socket
 import sys
 
 import pytest
@@ -90,6 +91,32 @@ def yard(tmp_path, setup, loop_checked, judgement):
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """A service manager's end of NOTIFY_SOCKET."""
+    class Manager:
+        def __init__(self):
+            self.path = str(tmp_path / "notify")
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self.sock.bind(self.path)
+            self.sock.settimeout(0.05)
+            self.said = []
+
+        def told(self):
+            try:
+                while True:
+                    self.said += self.sock.recv(4096).decode().splitlines()
+            except socket.timeout:
+                return self.said
+
+        def told_ready(self):
+            return "READY=1" in self.told()
+
+    made = Manager()
+    yield made
+    made.sock.close()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -6,6 +6,7 @@ without being asked, or in whose standard error a sanitizer reported, fails the 
 
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -188,6 +189,37 @@ class Process:
         return kinds
 
 
+class Successor:
+    """An edge that another one started, and whose standard error is that one's. It is no child of ours."""
+
+    def __init__(self, pid):
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+
+    @property
+    def alive(self):
+        return not select.select([self._pidfd], [], [], 0)[0]
+
+    @property
+    def file(self):
+        """What it runs."""
+        return os.readlink(f"/proc/{self.pid}/exe")
+
+    def signal(self, number):
+        if self.alive:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def stop(self, seconds=20):
+        """The ordinary end, by SIGTERM."""
+        self.signal(signal.SIGTERM)
+        wait_until(lambda: not self.alive, seconds, f"the successor {self.pid} ends")
+
+    def close(self):
+        self.signal(signal.SIGKILL)
+        wait_until(lambda: not self.alive, 15, f"the killed successor {self.pid} ends")
+        os.close(self._pidfd)
+
+
 def flags(options):
     """{"pipes_max": 2} → ["--pipes-max", "2"]; None leaves a flag out; a list repeats it; True gives it no value."""
     words = []
@@ -209,6 +241,7 @@ class Edge:
         self.options = dict(options)
         self.env = env
         self.prefix = prefix
+        self.file = program("natrp-engine")
         self.process = None
 
     @property
@@ -225,8 +258,8 @@ class Edge:
         return self.options["state"]
 
     def start(self, ready=True):
-        self.process = Process("natrp-engine", [program("natrp-engine"), *flags(self.options)], self.directory,
-                               self.env, self.prefix)
+        self.process = Process("natrp-engine", [self.file, *flags(self.options)], self.directory, self.env,
+                               self.prefix)
         if ready:
             self.process.wait_for("edge ready", 20)
         return self

@@ -16,32 +16,6 @@ from rig import Setup, without_io_uring
 AUTO = [Setup("auto", "auto")]
 
 
-@pytest.fixture
-def manager(tmp_path):
-    """A service manager's end of NOTIFY_SOCKET."""
-    class Manager:
-        def __init__(self):
-            self.path = str(tmp_path / "notify")
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self.sock.bind(self.path)
-            self.sock.settimeout(0.05)
-            self.said = []
-
-        def told(self):
-            try:
-                while True:
-                    self.said += self.sock.recv(4096).decode().splitlines()
-            except socket.timeout:
-                return self.said
-
-        def told_ready(self):
-            return "READY=1" in self.told()
-
-    made = Manager()
-    yield made
-    made.sock.close()
-
-
 def test_both_daemons_tell_the_service_manager_when_they_are_ready(yard, manager):
     environment = {"NOTIFY_SOCKET": manager.path}
     edge = yard.edge(env=environment)

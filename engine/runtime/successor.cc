@@ -1,0 +1,88 @@
+#include "runtime/successor.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+
+#include "base/check.h"
+
+namespace natrp {
+
+std::vector<std::string> own_command(int argc, char** argv) {
+  std::vector<std::string> command(argv, argv + argc);
+  if (command.empty()) command.emplace_back();
+  std::array<char, PATH_MAX> file;
+  const ssize_t length = ::readlink("/proc/self/exe", file.data(), file.size());
+  if (length > 0) command.front().assign(file.data(), static_cast<size_t>(length));
+  return command;
+}
+
+std::string how_it_ended(int status) {
+  return WIFEXITED(status) ? "ended with code " + std::to_string(WEXITSTATUS(status))
+                           : "was ended by signal " + std::to_string(WTERMSIG(status));
+}
+
+Successor::Successor(Loop& loop, std::vector<std::string> command) : loop_(loop), command_(std::move(command)) {
+  NATRP_CHECK(!command_.empty(), "a command has its file");
+  watch_.kind = OpKind::kPoll;
+  watch_.len = POLLIN;
+}
+
+Successor::~Successor() {
+  if (watch_.in_flight) loop_.cancel(watch_);
+  for (int turn = 0; turn < 100 && watch_.in_flight; ++turn) loop_.run_once(1);
+  if (pidfd_.valid()) loop_.let_go(pidfd_.get());
+}
+
+Status Successor::spawn(const char* more, OnEnd on_end) {
+  NATRP_CHECK(!watch_.in_flight, "one process at a time");
+  std::vector<char*> words;
+  for (std::string& word : command_) words.push_back(word.data());
+  if (more != nullptr) words.push_back(const_cast<char*>(more));
+  words.push_back(nullptr);
+  // It blocks what it likes by itself (runtime/process).
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
+  const int error = posix_spawn(&pid_, file().c_str(), &files, &attributes, words.data(), environ);
+  posix_spawn_file_actions_destroy(&files);
+  posix_spawnattr_destroy(&attributes);
+  if (error != 0) return Error::from_errno("cannot start " + file(), error);
+  // By number, as <sys/pidfd.h> came with glibc 2.36 only. In the kernel since 5.3.
+  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
+  if (!pidfd_.valid()) {
+    const int refused = errno;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    return Error::from_errno("cannot watch the new " + file(), refused);
+  }
+  on_end_ = std::move(on_end);
+  watch_.fd = pidfd_.get();
+  loop_.submit(watch_);
+  return Done{};
+}
+
+void Successor::on_op(Op& op) {
+  if (op.cancelled) return;
+  int status = 0;
+  if (::waitpid(pid_, &status, WNOHANG) != pid_) return loop_.submit(op);
+  loop_.let_go(pidfd_.get());  // the next one may have its number
+  pidfd_.reset();
+  const OnEnd on_end = std::move(on_end_);
+  on_end(status);
+}
+
+}  // namespace natrp

@@ -1,0 +1,69 @@
+// runtime/successor.h
+//
+// Successor: this program started once more, from the file that has its name now, with the same arguments and the same
+// environment. After an upgrade that is the new one.
+//
+// Life     idle ──check() or start()──▶ runs ──it ends: on_end──▶ idle
+// Thread   its loop's.
+// Memory   the process is on its own once it runs: it outlives this and the process that started it.
+// Never    hands a descriptor on, but standard input, output and error.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "loop/loop.h"
+#include "loop/owned.h"
+
+namespace natrp {
+
+// How this process was started. Asked in main, at once: when the file has been replaced, the kernel's name for it is
+// that of a deleted one.
+std::vector<std::string> own_command(int argc, char** argv);
+
+// What a handover needs of the process.
+struct Succession {
+  std::vector<std::string> command{};         // empty: there is no handover
+  std::function<void()> give_up_addresses{};  // before the successor starts
+};
+
+class Successor {
+ public:
+  // status: as of waitpid(2). Called from the loop.
+  using OnEnd = std::function<void(int status)>;
+
+  // command: the path of the file, then the arguments.
+  Successor(Loop& loop, std::vector<std::string> command);
+  ~Successor();
+  Successor(const Successor&) = delete;
+  Successor& operator=(const Successor&) = delete;
+
+  // Runs it with --check: it looks at its arguments and files, and ends. One process at a time.
+  Status check(OnEnd on_end) { return spawn("--check", std::move(on_end)); }
+  Status start(OnEnd on_end) { return spawn(nullptr, std::move(on_end)); }
+  bool busy() const { return watch_.in_flight; }
+  // Of the last one.
+  pid_t pid() const { return pid_; }
+  const std::string& file() const { return command_.front(); }
+
+ private:
+  Status spawn(const char* more, OnEnd on_end);
+  void on_op(Op& op);
+
+  OwnedOp<&Successor::on_op> watch_{*this};
+  Loop& loop_;
+  std::vector<std::string> command_;
+  OnEnd on_end_;
+  Fd pidfd_;
+  pid_t pid_ = -1;
+};
+
+// "ended with code 2", "was ended by signal 9"
+std::string how_it_ended(int status);
+
+}  // namespace natrp

@@ -1,0 +1,232 @@
+"""SIGUSR2: an edge lets a successor take its place while what flows through it may finish."""
+
+import os
+import re
+import shutil
+import signal
+import time
+
+import pytest
+
+from conftest import LOOPS
+from net import wait_until
+from processes import Successor, assert_sentence
+from rig import Setup
+from sockets import FIN, Content, Task, check_echo, check_received, is_refused
+from test_drain import check_all_served, more_visitors_than_ready_channels
+
+ONE = [Setup(LOOPS[0], "auto")]
+
+
+def hand_over(edge):
+    """Asks for it; the successor, when it is ready."""
+    before = len(edge.process.err)
+    os.kill(edge.process.pid, signal.SIGUSR2)
+    return successor_of(edge, before)
+
+
+def successor_of(edge, after=0):
+    found = edge.process.wait_for(r"handed over: .* successor=(\d+)", after=after)
+    edge.process.wait_for("edge ready", after=found.end())
+    return Successor(int(found[1]))
+
+
+def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
+    rig = yard.rig({"drain_seconds": 60})
+    content = Content(32 * 1024 * 1024, 83)
+    visitor, service = rig.pair(receive_buffer=64 * 1024)
+    talker, listener = rig.pair()
+    check_echo(talker, listener)
+    sender = Task(service.send_content, content, finish=True)
+    visitor.receive(1)
+    before = rig.address
+
+    successor = yard.closing(hand_over(rig.edge))
+    assert rig.agent.wait_address(2) == before
+    for _ in range(5):
+        rig.check_echo()
+    assert rig.metric("natrp_visitors_total") == 5, "the admin server is the successor's"
+    assert rig.edge.get("/healthz") == "ok\n"
+
+    assert not sender.done, "the transfer was over before the handover: nothing was measured"
+    assert rig.edge.process.alive, rig.edge.process.describe()
+    check_echo(talker, listener)
+    talker.finish()
+    assert listener.receive_to_end(15).ending == FIN
+    listener.finish()
+    assert talker.receive_to_end(15).ending == FIN
+    check_received(visitor.receive_to_end(), content.after(1), FIN, "the visitor")
+    sender.result()
+    visitor.finish()
+    service.receive_to_end(15)
+    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+
+    rig.check_echo()
+    successor.stop()
+    assert is_refused(before)
+
+
+def test_a_successor_hands_over_in_its_turn(yard):
+    rig = yard.rig()
+    before = rig.address
+    first = yard.closing(hand_over(rig.edge))
+    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+    assert rig.agent.wait_address(2) == before
+    rig.check_echo()
+    said = len(rig.edge.process.err)
+    first.signal(signal.SIGUSR2)
+    wait_until(lambda: not first.alive, 15, "the first successor ends")
+    second = yard.closing(Successor(int(re.search(r"handed over: .* successor=(\d+)",
+                                                  rig.edge.process.err[said:])[1])))
+    assert rig.agent.wait_address(3) == before
+    rig.check_echo()
+    assert len(os.listdir(f"/proc/{second.pid}/fd")) < 60, "no descriptor is handed on"
+    second.stop()
+
+
+def test_visitors_that_wait_have_their_data_channels_before_the_edge_lets_go(yard):
+    rig = yard.rig({"drain_seconds": 30})
+    with more_visitors_than_ready_channels(rig) as waiting:
+        os.kill(rig.edge.process.pid, signal.SIGUSR2)
+        rig.edge.process.wait_for("draining")
+        time.sleep(0.5)
+        assert "handed over" not in rig.edge.process.err
+    successor = yard.closing(successor_of(rig.edge))
+    check_all_served(rig, waiting, rig.edge.process)
+    rig.agent.wait_address(2)
+    rig.check_echo()
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_the_successor_is_the_file_that_is_there_now(yard, tmp_path):
+    edge = yard.edge(start=False)
+    installed, new = tmp_path / "installed", tmp_path / "new"
+    shutil.copy(edge.file, installed)
+    shutil.copy(edge.file, new)
+    edge.file = str(installed)
+    edge.start()
+    os.rename(new, installed)
+    inode = os.stat(installed).st_ino
+    successor = yard.closing(hand_over(edge))
+    assert successor.file == str(installed)
+    assert os.stat(f"/proc/{successor.pid}/exe").st_ino == inode
+    with open(f"/proc/{successor.pid}/cmdline", "rb") as words:
+        assert words.read().decode().split("\0")[1:-1] == edge.process.argv[1:]
+    assert edge.process.wait_exit(15) == 0, edge.process.describe()
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+@pytest.mark.parametrize("how", ["a file that it refuses", "no program"])
+def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
+    edge = yard.edge(start=False)
+    config, program = tmp_path / "engine.toml", tmp_path / "natrp-engine"
+    config.write_text("grace_seconds = 50\n", encoding="utf-8")
+    shutil.copy(edge.file, program)
+    edge.file = str(program)
+    edge.options["config"] = config
+    edge.start()
+    service = yard.service()
+    agent = yard.agent(edge, edge.add_client(), service)
+    if how == "no program":
+        program.unlink()
+    else:
+        config.write_text("grace_seconds = often\n", encoding="utf-8")
+    os.kill(edge.process.pid, signal.SIGUSR2)
+    edge.process.wait_for("no handover")
+    assert_sentence(edge.process.err, "no handover: .*this edge goes on")
+    if how != "no program":
+        assert_sentence(edge.process.err, "engine.toml.*grace_seconds|grace_seconds.*engine.toml|often")
+    visitor = yard.peer(agent.address)
+    check_echo(visitor, yard.closing(service.accept()))
+    assert edge.process.alive and agent.addresses() == [agent.address]
+
+
+@pytest.mark.over(ONE)
+def test_a_successor_that_ends_at_once_is_named_while_visitors_flow_on(yard, tmp_path):
+    edge = yard.edge(start=False)
+    program, script = tmp_path / "natrp-engine", tmp_path / "script"
+    shutil.copy(edge.file, program)
+    edge.file = str(program)
+    edge.start()
+    service = yard.service()
+    agent = yard.agent(edge, edge.add_client(), service)
+    visitor = yard.peer(agent.address)
+    reached = yard.closing(service.accept())
+    check_echo(visitor, reached)
+    script.write_text('#!/bin/sh\nfor word; do test "$word" != --check || exit 0; done\nexit 7\n', encoding="ascii")
+    script.chmod(0o755)
+    script.rename(program)
+    os.kill(edge.process.pid, signal.SIGUSR2)
+    edge.process.wait_for("the successor ended with code 7.* nobody takes visitors")
+    check_echo(visitor, reached)
+
+
+@pytest.mark.over(ONE)
+def test_the_old_edge_leaves_the_store_to_its_successor(yard):
+    rig = yard.rig({"drain_seconds": 60})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    successor = yard.closing(hand_over(rig.edge))
+    rig.agent.wait_address(2)
+    code, _, err = rig.edge.ctl("client", "set", "tester", "--conns-max", "5")
+    assert code == 0, err
+    rig.edge.process.wait_for("may have other things than before")
+    time.sleep(0.5)  # both would have looked by now
+    assert rig.edge.process.err.count("may have other things than before") == 1, rig.edge.process.describe()
+    check_echo(visitor, service)
+    visitor.close()
+    service.close()
+    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+    rig.check_echo()
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_sigterm_before_the_edge_has_let_go_is_no_handover(yard):
+    rig = yard.rig({"drain_seconds": 30})
+    with more_visitors_than_ready_channels(rig) as waiting:
+        os.kill(rig.edge.process.pid, signal.SIGUSR2)
+        rig.edge.process.wait_for("draining")
+        os.kill(rig.edge.process.pid, signal.SIGUSR2)
+        rig.edge.process.wait_for("SIGUSR2 changes nothing")
+        rig.edge.process.terminate()
+        rig.edge.process.wait_for("no handover")
+    check_all_served(rig, waiting, rig.edge.process)
+    assert "handed over" not in rig.edge.process.err
+
+
+@pytest.mark.over(ONE)
+def test_the_drains_deadline_does_not_end_a_handover(yard):
+    rig = yard.rig({"drain_seconds": 1})
+    with more_visitors_than_ready_channels(rig) as waiting:
+        os.kill(rig.edge.process.pid, signal.SIGUSR2)
+        assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+    successor = yard.closing(successor_of(rig.edge))
+    assert all(visitor.wait_ended(15) for visitor in waiting)
+    rig.agent.wait_address(2)
+    rig.service.forget()
+    rig.check_echo()
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_the_service_manager_is_told_whom_to_look_after(yard, manager):
+    edge = yard.edge(env={"NOTIFY_SOCKET": manager.path})
+    wait_until(manager.told_ready, 10, lambda: f"READY=1; it said {manager.said}")
+    manager.said.clear()
+    successor = yard.closing(hand_over(edge))
+    wait_until(manager.told_ready, 10, lambda: f"READY=1 of the successor; it said {manager.said}")
+    assert manager.said[:2] == [f"MAINPID={successor.pid}", "READY=1"]
+    assert edge.process.wait_exit(15) == 0, edge.process.describe()
+    assert "STOPPING=1" not in manager.told()
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_an_agent_is_not_asked_for_a_successor(yard):
+    rig = yard.rig()
+    os.kill(rig.agent.process.pid, signal.SIGUSR2)
+    rig.agent.process.wait_for("SIGUSR2 is for an edge")
+    rig.check_echo()
