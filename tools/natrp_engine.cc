@@ -9,13 +9,14 @@
 int main(int argc, char** argv) {
   natrp::block_signals();
   auto command = natrp::own_command(argc, argv);
+  auto listeners = natrp::take_handed_listeners();
   auto parsed = natrp::parse_edge_options(argc, argv);
   if (!parsed.run) return parsed.end.say();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   const auto admin_address = parsed.options.admin;
   natrp::Status started = natrp::check_process_limits(parsed.options.workers);
   if (started.ok()) natrp::reserve_descriptors();
-  natrp::Edge edge(std::move(parsed.options));
+  natrp::Edge edge(std::move(parsed.options), std::move(listeners));
   std::unique_ptr<natrp::AdminServer> admin;
   if (started.ok()) started = edge.listen();
   if (started.ok() && admin_address) {

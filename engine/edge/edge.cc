@@ -28,7 +28,8 @@ bool have_same_limits(const ClientRecord& a, const ClientRecord& b) {
 
 }  // namespace
 
-Edge::Edge(EdgeOptions options) : options_(std::move(options)) {}
+Edge::Edge(EdgeOptions options, std::vector<Fd> listeners)
+    : options_(std::move(options)), handed_listeners_(std::move(listeners)) {}
 
 Edge::~Edge() { stop(); }
 
@@ -151,6 +152,7 @@ void Edge::restore_leases() {
   leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_);
   const auto clients = store_->list_clients();
   leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
+  leases_->take_listeners(std::move(handed_listeners_));
   if (!clients.ok()) return;
   leases_->set_clients(clients.value());
   forget_removed_clients(clients.value());

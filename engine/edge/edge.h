@@ -40,7 +40,8 @@ namespace natrp {
 
 class Edge final : public EdgeControlPort {
  public:
-  explicit Edge(EdgeOptions options);
+  // listeners: of public ports, which the edge before this one has handed on.
+  explicit Edge(EdgeOptions options, std::vector<Fd> listeners = {});
   ~Edge();
   Edge(const Edge&) = delete;
   Edge& operator=(const Edge&) = delete;
@@ -84,6 +85,7 @@ class Edge final : public EdgeControlPort {
   // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
   LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
   void close_listener(int listener, Backlog backlog = Backlog::kReset) { ports_->close(listener, backlog); }
+  void hand_on_listener(int listener) { ports_->hand_on(listener); }
   void session_over(SlotId session);
   // One has begun or ended.
   void count_sessions();
@@ -133,6 +135,7 @@ class Edge final : public EdgeControlPort {
   void say_ready();
 
   EdgeOptions options_;
+  std::vector<Fd> handed_listeners_;  // until start()
   Fd state_lock_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<TlsIdentity> identity_;

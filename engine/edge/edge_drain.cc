@@ -11,6 +11,7 @@ void Edge::on_signal(int signal) {
   if (handing_over_ && !let_go_) {
     log_warning("no handover: this edge was told to stop", {});
     handing_over_ = false;
+    ports_->end_handed_on();
     return notify_systemd("STOPPING=1");
   }
   if (draining_) {
@@ -26,7 +27,8 @@ void Edge::drain() {
   draining_ = true;
   drain_deadline_ms_ = now_ms() + static_cast<uint64_t>(options_.drain_seconds) * 1000;
   log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
-  for (auto& registration : registrations_) registration->drain(options_.drain_seconds);
+  const auto ports = handing_over_ ? Registration::Ports::kHandOn : Registration::Ports::kClose;
+  for (auto& registration : registrations_) registration->drain(options_.drain_seconds, ports);
   if (grpc_) grpc_->drain();
   // The control port stays: visitors that wait are to have their data channels. A new agent is told of the drain.
   workers_waiting_ = workers_flowing_ = static_cast<unsigned>(workers_.size());
@@ -83,7 +85,7 @@ void Edge::let_go() {
   leases_->finish();
   if (succession_.give_up_addresses) succession_.give_up_addresses();
   state_lock_.reset();
-  const Status started = successor_->start([](int status) {
+  const Status started = successor_->start(ports_->take_handed_on(), [](int status) {
     log_error("the successor " + how_it_ended(status) + ", its sentence is above: nobody takes visitors, start an edge",
               {});
   });

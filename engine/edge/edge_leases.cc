@@ -100,6 +100,10 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients) {
   }
 }
 
+void EdgeLeases::take_listeners(std::vector<Fd> listeners) {
+  handed_.take(std::move(listeners), leases_, now_ms());
+}
+
 void EdgeLeases::set_clients(const std::vector<ClientRecord>& clients) {
   std::string all;
   for (const ClientRecord& client : clients) {
@@ -110,7 +114,7 @@ void EdgeLeases::set_clients(const std::vector<ClientRecord>& clients) {
 }
 
 Result<Fd> EdgeLeases::listen(uint16_t port) const {
-  return listen_on(options_.public_bind.with_port(port), {.keepalive = Keepalive::kSlow}, kListenBacklog);
+  return listen_on(address_of(port), {.keepalive = Keepalive::kSlow}, kListenBacklog);
 }
 
 LeasedPort EdgeLeases::check(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
@@ -119,7 +123,7 @@ LeasedPort EdgeLeases::check(const ClientRecord& client, const std::string& tunn
   const LeaseAnswer answer = leases_.ask(request.value(), now_ms());
   if (!answer.ok()) return refusal_of(answer);
   const Lease* lease = leases_.find(answer.port);
-  if (lease == nullptr || lease->state != LeaseState::kLive) {
+  if ((lease == nullptr || lease->state != LeaseState::kLive) && !handed_.has(answer.port)) {
     if (auto probe = listen(answer.port); !probe.ok()) return refusal_of(answer.port, probe.error());
   }
   LeasedPort out;
@@ -137,7 +141,8 @@ LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunn
     const LeaseAnswer answer = leases_.reserve(request.value(), now_ms());
     if (!answer.ok()) return refusal_of(answer);
     NATRP_CHECK(!ports_.is_open(answer.released), "who had the tunnel before has closed its port");
-    auto listener = listen(answer.port);
+    Fd handed = handed_.claim(address_of(answer.port), client.name, tunnel);
+    auto listener = handed.valid() ? Result<Fd>(std::move(handed)) : listen(answer.port);
     if (listener.ok()) {
       leases_.mark_live(answer.port, session);
       writer_.remember(client.name, tunnel, answer.port);
@@ -174,6 +179,9 @@ void EdgeLeases::end_with_client(const std::string& client) {
 }
 
 void EdgeLeases::expire() {
+  for (const uint16_t port : handed_.expire(now_ms())) {
+    log_info("port was handed on, and its tunnel has not come: it closes", {{"port", static_cast<int>(port)}});
+  }
   for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
 }
 

@@ -17,6 +17,7 @@
 #include "control/control_channel.h"
 #include "control/port_lease.h"
 #include "edge/edge_session.h"
+#include "edge/handed_listeners.h"
 #include "edge/lease_writer.h"
 #include "edge/public_port.h"
 #include "loop/loop.h"
@@ -45,6 +46,8 @@ class EdgeLeases {
 
   // At the start: what the store remembers is kept for its clients, as far as they could have it at once.
   void restore(const std::vector<ClientRecord>& clients);
+  // Behind restore(): those of public ports that the edge before this one has handed on.
+  void take_listeners(std::vector<Fd> listeners);
   // All clients, whenever the store has changed: whose ports the operator names.
   void set_clients(const std::vector<ClientRecord>& clients);
   // At the end: the last try to write what the store does not have yet.
@@ -70,6 +73,7 @@ class EdgeLeases {
   void write() { writer_.tick(); }
 
  private:
+  Address address_of(uint16_t port) const { return options_.public_bind.with_port(port); }
   Result<Fd> listen(uint16_t port) const;
   uint64_t now_ms() const { return loop_.turn_ms(); }
 
@@ -78,6 +82,7 @@ class EdgeLeases {
   Store& store_;
   PublicPorts& ports_;
   PortLeases leases_;
+  HandedListeners handed_;
   LeaseWriter writer_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -39,11 +40,30 @@ void PublicPorts::close(int listener_fd, Backlog backlog) {
   NATRP_CHECK(at != open_.end(), "an open port is closed once");
   if (backlog == Backlog::kServed) serve_backlog(listener_fd, at->second.tunnel);
   ::shutdown(listener_fd, SHUT_RDWR);
-  closing_[listener_fd] = Closing{std::move(at->second.fd), workers_.size()};
+  let_land(std::move(at->second), false);
   open_.erase(at);
+}
+
+void PublicPorts::hand_on(int listener_fd) {
+  const auto at = open_.find(listener_fd);
+  NATRP_CHECK(at != open_.end(), "an open port is handed on once");
+  let_land(std::move(at->second), true);
+  open_.erase(at);
+}
+
+void PublicPorts::let_land(Listener listener, bool hand_on) {
+  const int fd = listener.fd.get();
+  closing_[fd] = Closing{std::move(listener.fd), workers_.size(), hand_on};
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], listener_fd] { role->close_listener(listener_fd); });
+    workers_[i]->mailbox().post([role = roles_[i], fd] { role->close_listener(fd); });
   }
+}
+
+void PublicPorts::end_handed_on() {
+  for (auto& [fd, closing] : closing_) {
+    if (std::exchange(closing.hand_on, false)) ::shutdown(fd, SHUT_RDWR);
+  }
+  handed_on_.clear();
 }
 
 // The listener does not block (net/socket). At most one backlog, so that visitors who keep coming do not keep us.
@@ -65,7 +85,9 @@ bool PublicPorts::is_open(uint16_t port) const {
 
 void PublicPorts::landed(int listener_fd) {
   const auto at = closing_.find(listener_fd);
-  if (at != closing_.end() && --at->second.workers_left == 0) closing_.erase(at);
+  if (at == closing_.end() || --at->second.workers_left > 0) return;
+  if (at->second.hand_on) handed_on_.push_back(std::move(at->second.fd));
+  closing_.erase(at);
 }
 
 }  // namespace natrp

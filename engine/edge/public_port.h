@@ -3,6 +3,7 @@
 // PublicPort: the listener of one live lease, as the control thread sees it. The workers accept on its descriptor.
 //
 // Life     listening ──close──▶ shut (the port is free at once) ──every worker landed──▶ closed
+//                    ──hand_on──▶ nobody accepts ──every worker landed──▶ handed on: take_handed_on()
 // Thread   the control thread.
 #pragma once
 
@@ -38,6 +39,12 @@ class PublicPorts {
   // Frees the port now: shutdown(2) of a listener takes it out of the listening state, and SO_REUSEADDR lets the
   // next bind pass. The descriptor itself is closed when no worker has an op on it.
   void close(int listener_fd, Backlog backlog = Backlog::kReset);
+  // No worker accepts on it any more, and it listens on: who connects waits for the edge that has it next.
+  void hand_on(int listener_fd);
+  // Those that have landed.
+  std::vector<Fd> take_handed_on() { return std::move(handed_on_); }
+  // Nobody has them next: they close, and who waits is reset.
+  void end_handed_on();
   // Whether a tunnel's listener is open on it.
   bool is_open(uint16_t port) const;
   // A letter from a worker.
@@ -45,8 +52,6 @@ class PublicPorts {
   size_t closing() const { return closing_.size(); }
 
  private:
-  void serve_backlog(int listener_fd, const EdgeTunnel& tunnel);
-
   struct Listener {
     Fd fd;
     uint16_t port = 0;  // 0: the control port
@@ -55,11 +60,16 @@ class PublicPorts {
   struct Closing {
     Fd fd;
     size_t workers_left;
+    bool hand_on;
   };
+  void serve_backlog(int listener_fd, const EdgeTunnel& tunnel);
+  void let_land(Listener listener, bool hand_on);
+
   std::vector<Worker*> workers_;
   std::vector<EdgeWorker*> roles_;
   std::unordered_map<int, Listener> open_;
   std::unordered_map<int, Closing> closing_;
+  std::vector<Fd> handed_on_;
 };
 
 }  // namespace natrp

@@ -1,19 +1,30 @@
 #include "runtime/successor.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <climits>
+#include <cstdlib>
+#include <cstring>
 
 #include "base/check.h"
 
 namespace natrp {
+namespace {
+
+// Descriptors, separated by commas.
+constexpr char kListeners[] = "NATRP_HANDED_LISTENERS";
+
+}  // namespace
 
 std::vector<std::string> own_command(int argc, char** argv) {
   std::vector<std::string> command(argv, argv + argc);
@@ -22,6 +33,27 @@ std::vector<std::string> own_command(int argc, char** argv) {
   const ssize_t length = ::readlink("/proc/self/exe", file.data(), file.size());
   if (length > 0) command.front().assign(file.data(), static_cast<size_t>(length));
   return command;
+}
+
+std::vector<Fd> take_handed_listeners() {
+  std::vector<Fd> listeners;
+  const char* numbers = std::getenv(kListeners);
+  while (numbers != nullptr && *numbers != '\0') {
+    int fd = -1;
+    const auto read = std::from_chars(numbers, numbers + std::strlen(numbers), fd);
+    numbers = read.ptr + (*read.ptr == ',' ? 1 : 0);
+    int listens = 0;
+    socklen_t length = sizeof listens;
+    // Somebody else's variable names somebody else's descriptors, or none.
+    if (read.ec != std::errc() || fd <= STDERR_FILENO ||
+        ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || listens == 0) {
+      break;
+    }
+    ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+    listeners.emplace_back(fd);
+  }
+  ::unsetenv(kListeners);
+  return listeners;
 }
 
 std::string how_it_ended(int status) {
@@ -41,12 +73,15 @@ Successor::~Successor() {
   if (pidfd_.valid()) loop_.let_go(pidfd_.get());
 }
 
-Status Successor::spawn(const char* more, OnEnd on_end) {
+Status Successor::spawn(const char* more, const std::vector<Fd>& listeners, OnEnd on_end) {
   NATRP_CHECK(!watch_.in_flight, "one process at a time");
   std::vector<char*> words;
   for (std::string& word : command_) words.push_back(word.data());
   if (more != nullptr) words.push_back(const_cast<char*>(more));
   words.push_back(nullptr);
+  std::string handed(kListeners);
+  std::vector<char*> environment;
+  for (char** each = environ; *each != nullptr; ++each) environment.push_back(*each);
   // It blocks what it likes by itself (runtime/process).
   sigset_t none;
   sigemptyset(&none);
@@ -56,8 +91,14 @@ Status Successor::spawn(const char* more, OnEnd on_end) {
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
-  const int error = posix_spawn(&pid_, file().c_str(), &files, &attributes, words.data(), environ);
+  // All others are close-on-exec. A dup2 of a descriptor to itself is how they are told not to be.
+  for (const Fd& listener : listeners) {
+    posix_spawn_file_actions_adddup2(&files, listener.get(), listener.get());
+    handed += (handed.size() == sizeof kListeners - 1 ? '=' : ',') + std::to_string(listener.get());
+  }
+  if (!listeners.empty()) environment.push_back(handed.data());
+  environment.push_back(nullptr);
+  const int error = posix_spawn(&pid_, file().c_str(), &files, &attributes, words.data(), environment.data());
   posix_spawn_file_actions_destroy(&files);
   posix_spawnattr_destroy(&attributes);
   if (error != 0) return Error::from_errno("cannot start " + file(), error);

@@ -6,7 +6,7 @@
 // Life     idle ──check() or start()──▶ runs ──it ends: on_end──▶ idle
 // Thread   its loop's.
 // Memory   the process is on its own once it runs: it outlives this and the process that started it.
-// Never    hands a descriptor on, but standard input, output and error.
+// Never    hands a descriptor on, but standard input, output and error, and the listeners that it is told to.
 #pragma once
 
 #include <sys/types.h>
@@ -25,6 +25,8 @@ namespace natrp {
 // How this process was started. Asked in main, at once: when the file has been replaced, the kernel's name for it is
 // that of a deleted one.
 std::vector<std::string> own_command(int argc, char** argv);
+// What the process before this one has handed on, once: they are named in the environment, and are not any more.
+std::vector<Fd> take_handed_listeners();
 
 // What a handover needs of the process.
 struct Succession {
@@ -44,15 +46,16 @@ class Successor {
   Successor& operator=(const Successor&) = delete;
 
   // Runs it with --check: it looks at its arguments and files, and ends. One process at a time.
-  Status check(OnEnd on_end) { return spawn("--check", std::move(on_end)); }
-  Status start(OnEnd on_end) { return spawn(nullptr, std::move(on_end)); }
+  Status check(OnEnd on_end) { return spawn("--check", {}, std::move(on_end)); }
+  // listeners: it finds them with take_handed_listeners(); here they are closed.
+  Status start(std::vector<Fd> listeners, OnEnd on_end) { return spawn(nullptr, listeners, std::move(on_end)); }
   bool busy() const { return watch_.in_flight; }
   // Of the last one.
   pid_t pid() const { return pid_; }
   const std::string& file() const { return command_.front(); }
 
  private:
-  Status spawn(const char* more, OnEnd on_end);
+  Status spawn(const char* more, const std::vector<Fd>& listeners, OnEnd on_end);
   void on_op(Op& op);
 
   OwnedOp<&Successor::on_op> watch_{*this};

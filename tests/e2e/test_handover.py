@@ -1,9 +1,11 @@
 """SIGUSR2: an edge lets a successor take its place while what flows through it may finish."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import threading
 import time
 
 import pytest
@@ -12,7 +14,7 @@ from conftest import LOOPS
 from net import wait_until
 from processes import Successor, assert_sentence
 from rig import Setup
-from sockets import FIN, Content, Task, check_echo, check_received, is_refused
+from sockets import FIN, Content, EchoService, Task, check_echo, check_received, connect, is_refused
 from test_drain import check_all_served, more_visitors_than_ready_channels
 
 ONE = [Setup(LOOPS[0], "auto")]
@@ -26,9 +28,10 @@ def hand_over(edge):
 
 
 def successor_of(edge, after=0):
-    found = edge.process.wait_for(r"handed over: .* successor=(\d+)", after=after)
-    edge.process.wait_for("edge ready", after=found.end())
-    return Successor(int(found[1]))
+    """What the edge's standard error says behind `after`; whose it was may have ended by then."""
+    def ready():
+        return re.search(r"handed over: .* successor=(\d+)[\s\S]*edge ready", edge.process.err[after:])
+    return Successor(int(wait_until(ready, 15, lambda: f"a successor is ready\n{edge.process.describe()}")[1]))
 
 
 def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
@@ -75,9 +78,8 @@ def test_a_successor_hands_over_in_its_turn(yard):
     rig.check_echo()
     said = len(rig.edge.process.err)
     first.signal(signal.SIGUSR2)
+    second = yard.closing(successor_of(rig.edge, said))
     wait_until(lambda: not first.alive, 15, "the first successor ends")
-    second = yard.closing(Successor(int(re.search(r"handed over: .* successor=(\d+)",
-                                                  rig.edge.process.err[said:])[1])))
     assert rig.agent.wait_address(3) == before
     rig.check_echo()
     assert len(os.listdir(f"/proc/{second.pid}/fd")) < 60, "no descriptor is handed on"
@@ -96,6 +98,76 @@ def test_visitors_that_wait_have_their_data_channels_before_the_edge_lets_go(yar
     rig.agent.wait_address(2)
     rig.check_echo()
     successor.stop()
+
+
+def test_no_visitor_is_refused_or_cut_by_handovers(yard):
+    edge = yard.edge(drain_seconds=60)
+    service = yard.closing(EchoService())
+    agent = yard.agent(edge, edge.add_client(), service.local)
+    address = agent.address
+    ended = threading.Event()
+
+    def visit():
+        served = 0
+        while not ended.is_set():
+            with contextlib.closing(connect(address)) as visitor:
+                visitor.send(b"%0100d" % served)
+                assert visitor.receive(100) == b"%0100d" % served
+            served += 1
+        return served
+
+    visitors = [Task(visit) for _ in range(8)]
+    try:
+        asked = edge.process.pid
+        for number in range(4):
+            time.sleep(0.3)
+            said = len(edge.process.err)
+            os.kill(asked, signal.SIGUSR2)
+            asked = yard.closing(successor_of(edge, said)).pid
+            agent.wait_address(number + 2)
+        time.sleep(0.3)
+    finally:
+        ended.set()
+    assert all(visitor.result() > 0 for visitor in visitors)
+
+
+@pytest.mark.over(ONE)
+def test_who_waits_for_a_tunnel_that_does_not_come_is_reset(yard):
+    rig = yard.rig()
+    address = rig.address
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
+    try:
+        successor = yard.closing(hand_over(rig.edge))
+        visitor = yard.peer(address)
+        visitor.assert_open(1)
+        assert visitor.wait_reset(15)
+        assert is_refused(address)
+        rig.edge.process.wait_for("its tunnel has not come")
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
+    assert rig.agent.wait_address(2) == address
+    rig.check_echo()
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_a_tunnel_never_has_another_ones_visitors(yard):
+    """Its port is somebody else's when its agent comes back: who waited for it is reset."""
+    edge = yard.edge(grace_seconds=0, public_ports=1)
+    service, other = yard.service(), yard.service()
+    agent = yard.agent(edge, edge.add_client(), service)
+    address = agent.address
+    other_token = edge.add_client("other")
+    os.kill(agent.process.pid, signal.SIGSTOP)
+    try:
+        yard.closing(hand_over(edge))
+        visitor = yard.peer(address)
+        visitor.assert_open(0.3)
+        assert yard.agent(edge, other_token, other).address == address
+        assert visitor.wait_reset(5)
+        assert other.accepted_none()
+    finally:
+        os.kill(agent.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.over(ONE)

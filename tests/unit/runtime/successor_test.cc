@@ -1,6 +1,7 @@
 // A process started from a command, and how it is seen to end.
 #include "runtime/successor.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "loop/loop_of.h"
+#include "net/loopback.h"
 #include "runtime/process.h"
 
 namespace natrp {
@@ -48,7 +50,7 @@ TEST_P(SuccessorTest, IsAskedWithCheckAndStartedWithout) {
   EXPECT_EQ(check("test \"$0\" = --check"), 0);
   Successor successor(*loop, shell("test \"$0\" != --check"));
   std::optional<int> ended;
-  ASSERT_TRUE(successor.start([&](int status) { ended = status; }).ok());
+  ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
   EXPECT_TRUE(successor.busy());
   EXPECT_GT(successor.pid(), 0);
   for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
@@ -57,21 +59,19 @@ TEST_P(SuccessorTest, IsAskedWithCheckAndStartedWithout) {
 }
 
 TEST_P(SuccessorTest, HasNoDescriptorOfOursAndNoBlockedSignal) {
-  // Left open on purpose by whoever opened it.
-  const Fd open(::dup(STDERR_FILENO));
+  const Fd open(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
   ASSERT_TRUE(open.valid());
   sigset_t before;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
   block_signals();
-  // ls has one of its own.
-  EXPECT_EQ(check("test $(ls /proc/self/fd | wc -l) -le 4"), 0);
+  EXPECT_EQ(check("test ! -e /proc/self/fd/" + std::to_string(open.get())), 0);
   EXPECT_EQ(check("grep -q '^SigBlk:.0*$' /proc/self/status"), 0);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 TEST_P(SuccessorTest, AFileThatIsNotThereIsSaid) {
   Successor successor(*loop, {"/nowhere/natrp-engine"});
-  const Status begun = successor.start([](int) { FAIL() << "nothing ran"; });
+  const Status begun = successor.start({}, [](int) { FAIL() << "nothing ran"; });
   ASSERT_FALSE(begun.ok());
   EXPECT_EQ(begun.error().message, "cannot start /nowhere/natrp-engine: No such file or directory");
   EXPECT_FALSE(successor.busy());
@@ -81,13 +81,52 @@ TEST_P(SuccessorTest, RunsOnWhenNobodyAwaitsItAnyMore) {
   pid_t pid = -1;
   {
     Successor successor(*loop, shell("exec sleep 60"));
-    ASSERT_TRUE(successor.start([](int) { FAIL() << "it was not awaited"; }).ok());
+    ASSERT_TRUE(successor.start({}, [](int) { FAIL() << "it was not awaited"; }).ok());
     pid = successor.pid();
   }
   EXPECT_EQ(::kill(pid, 0), 0);
   ::kill(pid, SIGKILL);
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+}
+
+TEST_P(SuccessorTest, HasTheListenersThatAreHandedOnAndNoOther) {
+  std::vector<Fd> listeners;
+  for (int i = 0; i < 3; ++i) listeners.push_back(std::move(loopback::listener().fd));
+  const std::string expected = "test $NATRP_HANDED_LISTENERS = " + std::to_string(listeners[0].get()) + ',' +
+                               std::to_string(listeners[2].get());
+  const Fd kept = std::move(listeners[1]);
+  listeners.erase(listeners.begin() + 1);
+  Successor successor(*loop, shell(expected + " -a $(ls -l /proc/self/fd | grep -c socket:) -eq 2"));
+  std::optional<int> ended;
+  ASSERT_TRUE(successor.start(std::move(listeners), [&](int status) { ended = status; }).ok());
+  for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
+  EXPECT_EQ(ended, 0);
+}
+
+// Each of them in a child, which may do what it likes with its environment.
+void take(const std::string& variable, size_t expected) {
+  ::setenv("NATRP_HANDED_LISTENERS", variable.c_str(), 1);
+  const std::vector<Fd> taken = take_handed_listeners();
+  bool sound = taken.size() == expected && ::getenv("NATRP_HANDED_LISTENERS") == nullptr;
+  for (const Fd& fd : taken) sound = sound && ::fcntl(fd.get(), F_GETFD) == FD_CLOEXEC;
+  ::_exit(sound ? 0 : 1);
+}
+
+TEST(HandedListeners, AreTakenOnceAndOnlyWhereTheyAreListeners) {
+  const auto first = loopback::listener();
+  const auto second = loopback::listener();
+  const Fd other(::socket(AF_INET, SOCK_STREAM, 0));
+  ::fcntl(first.fd.get(), F_SETFD, 0);
+  const std::string a = std::to_string(first.fd.get());
+  const std::string b = std::to_string(second.fd.get());
+  EXPECT_EXIT(take(a + ',' + b, 2), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(take(a, 1), testing::ExitedWithCode(0), "");
+  for (const std::string& wrong : {std::string(), std::string("x"), std::string("-1"), std::string("0,1,2"),
+                                   std::string("99999999999999999999"), std::to_string(other.get())}) {
+    EXPECT_EXIT(take(wrong, 0), testing::ExitedWithCode(0), "") << wrong;
+  }
+  EXPECT_EXIT(take(a + ",," + b, 1), testing::ExitedWithCode(0), "");
 }
 
 TEST(OwnCommand, HasThePathOfTheFileAndTheArguments) {

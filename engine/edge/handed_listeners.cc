@@ -1,0 +1,36 @@
+#include "edge/handed_listeners.h"
+
+#include <utility>
+
+#include "base/limits.h"
+#include "net/socket.h"
+
+namespace natrp {
+
+void HandedListeners::take(std::vector<Fd> listeners, const PortLeases& leases, uint64_t now_ms) {
+  ends_ms_ = now_ms + kRendezvousTimeoutMs;
+  for (Fd& fd : listeners) {
+    const uint16_t port = local_address(fd.get()).port();
+    const Lease* lease = leases.find(port);
+    if (lease != nullptr) listeners_[port] = Handed{std::move(fd), lease->client, lease->tunnel};
+  }
+}
+
+Fd HandedListeners::claim(const Address& address, const std::string& client, const std::string& tunnel) {
+  const auto found = listeners_.extract(address.port());
+  if (!found) return {};
+  Handed& handed = found.mapped();
+  const bool same = handed.client == client && handed.tunnel == tunnel &&
+                    local_address(handed.fd.get()).text() == address.text();
+  return same ? std::move(handed.fd) : Fd();
+}
+
+std::vector<uint16_t> HandedListeners::expire(uint64_t now_ms) {
+  std::vector<uint16_t> ports;
+  if (now_ms < ends_ms_) return ports;
+  for (const auto& [port, handed] : listeners_) ports.push_back(port);
+  listeners_.clear();
+  return ports;
+}
+
+}  // namespace natrp
