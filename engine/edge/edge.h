@@ -178,6 +178,7 @@ class Edge final : public EdgeControlPort {
   std::unique_ptr<Successor> successor_;  // from the first SIGUSR2
   bool handing_over_ = false;
   bool let_go_ = false;
+  bool handed_over_ = false;
 };
 
 }  // namespace natrp

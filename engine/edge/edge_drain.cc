@@ -8,7 +8,7 @@ namespace natrp {
 
 void Edge::on_signal(int signal) {
   if (signal == SIGUSR2) return hand_over();
-  if (handing_over_ && !let_go_) {
+  if (handing_over_ && !handed_over_) {
     log_warning("no handover: this edge was told to stop", {});
     handing_over_ = false;
     ports_->end_handed_on();
@@ -79,13 +79,15 @@ void Edge::let_go() {
   for (auto& registration : registrations_) registration->close("the edge hands over to its successor");
   ports_->close(control_listener_);
   if (store_op_.in_flight) loop_->cancel(store_op_);
-  for (int turn = 0; turn < 400 && (!registrations_.empty() || ports_->closing() > 0 || store_op_.in_flight); ++turn) {
-    loop_->run_once(5);
-  }
+  // Sessions may take longer: an agent that does not answer has its second, and nobody waits for that.
+  for (int turn = 0; turn < 400 && (ports_->closing() > 0 || store_op_.in_flight); ++turn) loop_->run_once(5);
   leases_->finish();
   if (succession_.give_up_addresses) succession_.give_up_addresses();
   state_lock_.reset();
+  if (!handing_over_) return;  // told to stop meanwhile
+  handed_over_ = true;
   const Status started = successor_->start(ports_->take_handed_on(), [](int status) {
+    if (status == 0) return;  // it was told to stop, or has a successor itself
     log_error("the successor " + how_it_ended(status) + ", its sentence is above: nobody takes visitors, start an edge",
               {});
   });

@@ -82,13 +82,7 @@ Status Successor::spawn(const char* more, const std::vector<Fd>& listeners, OnEn
   std::string handed(kListeners);
   std::vector<char*> environment;
   for (char** each = environ; *each != nullptr; ++each) environment.push_back(*each);
-  // It blocks what it likes by itself (runtime/process).
-  sigset_t none;
-  sigemptyset(&none);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  // The signals that we block stay blocked: one that comes before it looks for them (runtime/process) waits for it.
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   // All others are close-on-exec. A dup2 of a descriptor to itself is how they are told not to be.
@@ -98,9 +92,8 @@ Status Successor::spawn(const char* more, const std::vector<Fd>& listeners, OnEn
   }
   if (!listeners.empty()) environment.push_back(handed.data());
   environment.push_back(nullptr);
-  const int error = posix_spawn(&pid_, file().c_str(), &files, &attributes, words.data(), environment.data());
+  const int error = posix_spawn(&pid_, file().c_str(), &files, nullptr, words.data(), environment.data());
   posix_spawn_file_actions_destroy(&files);
-  posix_spawnattr_destroy(&attributes);
   if (error != 0) return Error::from_errno("cannot start " + file(), error);
   // By number, as <sys/pidfd.h> came with glibc 2.36 only. In the kernel since 5.3.
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
