@@ -243,7 +243,7 @@ void Agent::on_demand(const wire::ChannelDemand& demand) {
 void Agent::end_session() {
   if (!session_) return;
   session_.reset();
-  const auto ready = edge_drains_ ? ChannelOpener::Ready::kPart : ChannelOpener::Ready::kEnd;
+  const auto ready = edge_drains_ || draining_ ? ChannelOpener::Ready::kPart : ChannelOpener::Ready::kEnd;
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], ready] { role->opener().close_session(ready); });
   }
@@ -344,7 +344,7 @@ void Agent::on_tick() {
     at = register_again_ms_.erase(at);
   }
   if (draining_ && now >= drain_deadline_ms_) {
-    log_warning("drain deadline: visitors that still flow are cut off", {});
+    log_warning("drain deadline: what still flows or comes is cut off", {});
     stopped_ = true;
   }
   loop_->timers().arm(tick_timer_, kTickMs);

@@ -46,6 +46,7 @@ void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
 
 void ChannelOpener::close_session(Ready ready) {
   session_.reset();
+  ended_in_peace_ = ready == Ready::kPart;
   ready_wanted_ = 0;
   to_dial_ = 0;
   worker_.loop().timers().disarm(refill_timer_);
@@ -64,7 +65,7 @@ void ChannelOpener::part(Channel& channel) {
   no_longer_ready(channel);
   channel.state = State::kParting;
   ++parting_;
-  if (!parting_timer_.armed()) worker_.loop().timers().arm(parting_timer_, kPartingMs);
+  worker_.loop().timers().arm(parting_timer_, kPartingMs);
 }
 
 void ChannelOpener::end_parting() {
@@ -143,7 +144,8 @@ bool ChannelOpener::wants_back(uint8_t tag) const {
 }
 
 void ChannelOpener::returned(Conn& conn, uint8_t tag) {
-  if (!session_ || tag != session_tag_) {
+  const bool its_session = tag == session_tag_ && (session_ || ended_in_peace_);
+  if (!its_session) {
     worker_.loop().close(conn.fd, false);
     return worker_.conns().release(conn);
   }
@@ -159,6 +161,7 @@ void ChannelOpener::returned(Conn& conn, uint8_t tag) {
   conn.renew(worker_.loop().turn_ms());
   worker_.counters().add(Counter::kChannelsReady);
   worker_.counters().add(Counter::kChannelsReturned);
+  if (!session_) part(channel);
   receive_start(channel);
 }
 

@@ -126,6 +126,7 @@ class ChannelOpener {
   uint32_t parting_ = 0;
   uint32_t returned_ = 0;   // channels that came back since top_up_timer_ was armed
   uint8_t session_tag_ = 0; // changes with the session
+  bool ended_in_peace_ = false;  // the last session: what comes back of it parts, too
   bool ending_ = false;     // no pair begins any more
   std::function<void()> on_nobody_comes_;
   OwnedTimer<&ChannelOpener::refill> refill_timer_{*this};

@@ -39,8 +39,9 @@ void Edge::stop() {
   for (auto& registration : registrations_) registration->close("the edge stops");
   for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
+  if (loop_) loop_->timers().disarm(start_again_);
   successor_.reset();
-  if (leases_ && !let_go_) leases_->finish();
+  if (leases_ && !made_way_) leases_->finish();
 }
 
 // --- Start --------------------------------------------------------------------------------------------------------
@@ -437,7 +438,7 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 
 void Edge::on_tick() {
   loop_->timers().arm(tick_, kTickMs);
-  if (!let_go_) tend();
+  if (!made_way_) lead();
   tell_refused();
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
@@ -445,8 +446,8 @@ void Edge::on_tick() {
   }
 }
 
-// What is the successor's after a handover.
-void Edge::tend() {
+// What only the edge does that has the addresses and the state folder, each tick.
+void Edge::lead() {
   leases_->expire();
   for (auto& registration : registrations_) registration->adjust_demand(true);
   if (grpc_) grpc_->tick();
@@ -469,10 +470,11 @@ int Edge::run(Succession succession) {
   succession_ = std::move(succession);
   say_ready();
   start_trim_->soon();
-  while (!stopped_) {
+  while (!over()) {
     loop_->run_once(-1);
     // Not in a handler: it runs the loop.
-    if (handing_over_ && !let_go_ && (workers_waiting_ == 0 || stopped_)) let_go();
+    const bool ready = workers_waiting_ == 0 || now_ms() >= make_way_ms_ || stopped_;
+    if (handing_over_ && !made_way_ && ready) make_way();
   }
   stop();
   log_info("edge stopped", {});

@@ -5,7 +5,7 @@
 //
 // Life     listen() ──▶ start() ──▶ serving ──SIGTERM──▶ draining ──idle, deadline or a second SIGTERM──▶ stopped
 //                                  serving ──SIGUSR2, and the successor's --check passes──▶ draining, handing over
-//                                          ──nobody waits──▶ let go, the successor runs ──idle or deadline──▶ stopped
+//                                          ──nobody waits──▶ made way, the successor runs ──idle or deadline──▶ stopped
 // Thread   the control thread, but for EdgeControlPort, which posts letters to it.
 #pragma once
 
@@ -126,11 +126,15 @@ class Edge final : public EdgeControlPort {
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
   void drain();
+  bool over() const;
   void hand_over();
   std::string why_no_successor() const;
-  void let_go();
+  void make_way();
+  void start_successor();
+  void successor_ended(int status);
+  void start_again_later();
   void on_tick();
-  void tend();
+  void lead();
   void tell_refused();
   void say_ready();
 
@@ -177,7 +181,11 @@ class Edge final : public EdgeControlPort {
   Succession succession_;
   std::unique_ptr<Successor> successor_;  // from the first SIGUSR2
   bool handing_over_ = false;
-  bool let_go_ = false;
+  bool made_way_ = false;
+  uint64_t make_way_ms_ = 0;  // then at the latest
+  uint64_t watch_until_ms_ = 0;
+  uint32_t start_again_ms_ = 0;
+  OwnedTimer<&Edge::start_successor> start_again_{*this};
   bool handed_over_ = false;
 };
 

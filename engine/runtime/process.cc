@@ -52,6 +52,8 @@ void block_signals() {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGHUP, SIG_IGN);
+  // Ignored, it may be inherited, and how a child ended could not be asked (runtime/successor).
+  ::signal(SIGCHLD, SIG_DFL);
 }
 
 uint64_t raise_descriptor_limit() {

@@ -9,12 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <charconv>
-#include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <sstream>
+#include <system_error>
 
 #include "base/check.h"
 
@@ -23,15 +24,33 @@ namespace {
 
 // Descriptors, separated by commas.
 constexpr char kListeners[] = "NATRP_HANDED_LISTENERS";
+constexpr uint32_t kCheckMs = 5000;
 
 }  // namespace
 
 std::vector<std::string> own_command(int argc, char** argv) {
   std::vector<std::string> command(argv, argv + argc);
   if (command.empty()) command.emplace_back();
-  std::array<char, PATH_MAX> file;
-  const ssize_t length = ::readlink("/proc/self/exe", file.data(), file.size());
-  if (length > 0) command.front().assign(file.data(), static_cast<size_t>(length));
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return command;
+  // argv[0] is what whoever started it likes to say.
+  const auto is_self = [&](const std::filesystem::path& file) {
+    return std::filesystem::equivalent(file, self, error);
+  };
+  if (const auto named = std::filesystem::absolute(command.front(), error); is_self(named)) {
+    command.front() = named;
+  } else {
+    command.front() = self;
+    const char* path = std::getenv("PATH");
+    std::istringstream folders(path != nullptr ? path : "");
+    for (std::string folder; std::getline(folders, folder, ':');) {
+      const auto found = std::filesystem::path(folder) / (argc > 0 ? argv[0] : "");
+      if (folder.empty() || !is_self(found)) continue;
+      command.front() = found;
+      break;
+    }
+  }
   return command;
 }
 
@@ -57,6 +76,7 @@ std::vector<Fd> take_handed_listeners() {
 }
 
 std::string how_it_ended(int status) {
+  if (status < 0) return "ended";
   return WIFEXITED(status) ? "ended with code " + std::to_string(WEXITSTATUS(status))
                            : "was ended by signal " + std::to_string(WTERMSIG(status));
 }
@@ -68,6 +88,8 @@ Successor::Successor(Loop& loop, std::vector<std::string> command) : loop_(loop)
 }
 
 Successor::~Successor() {
+  if (busy() && checks_) ::kill(pid_, SIGKILL);
+  loop_.timers().disarm(check_deadline_);
   if (watch_.in_flight) loop_.cancel(watch_);
   for (int turn = 0; turn < 100 && watch_.in_flight; ++turn) loop_.run_once(1);
   if (pidfd_.valid()) loop_.let_go(pidfd_.get());
@@ -77,7 +99,8 @@ Status Successor::spawn(const char* more, const std::vector<Fd>& listeners, OnEn
   NATRP_CHECK(!watch_.in_flight, "one process at a time");
   std::vector<char*> words;
   for (std::string& word : command_) words.push_back(word.data());
-  if (more != nullptr) words.push_back(const_cast<char*>(more));
+  checks_ = more != nullptr;
+  if (checks_) words.push_back(const_cast<char*>(more));
   words.push_back(nullptr);
   std::string handed(kListeners);
   std::vector<char*> environment;
@@ -90,6 +113,7 @@ Status Successor::spawn(const char* more, const std::vector<Fd>& listeners, OnEn
     posix_spawn_file_actions_adddup2(&files, listener.get(), listener.get());
     handed += (handed.size() == sizeof kListeners - 1 ? '=' : ',') + std::to_string(listener.get());
   }
+  if (checks_) posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
   if (!listeners.empty()) environment.push_back(handed.data());
   environment.push_back(nullptr);
   const int error = posix_spawn(&pid_, file().c_str(), &files, nullptr, words.data(), environment.data());
@@ -106,13 +130,19 @@ Status Successor::spawn(const char* more, const std::vector<Fd>& listeners, OnEn
   on_end_ = std::move(on_end);
   watch_.fd = pidfd_.get();
   loop_.submit(watch_);
+  if (checks_) loop_.timers().arm(check_deadline_, kCheckMs);
   return Done{};
 }
+
+void Successor::end_check() { ::kill(pid_, SIGKILL); }
 
 void Successor::on_op(Op& op) {
   if (op.cancelled) return;
   int status = 0;
-  if (::waitpid(pid_, &status, WNOHANG) != pid_) return loop_.submit(op);
+  const pid_t ended = ::waitpid(pid_, &status, WNOHANG);
+  if (ended == 0 || (ended < 0 && errno == EINTR)) return loop_.submit(op);
+  if (ended < 0) status = -1;  // somebody else has asked for it
+  loop_.timers().disarm(check_deadline_);
   loop_.let_go(pidfd_.get());  // the next one may have its number
   pidfd_.reset();
   const OnEnd on_end = std::move(on_end_);

@@ -23,7 +23,7 @@
 namespace natrp {
 
 // How this process was started. Asked in main, at once: when the file has been replaced, the kernel's name for it is
-// that of a deleted one.
+// that of a deleted one. The file is named as it was: a link that leads elsewhere by then leads there.
 std::vector<std::string> own_command(int argc, char** argv);
 // What the process before this one has handed on, once: they are named in the environment, and are not any more.
 std::vector<Fd> take_handed_listeners();
@@ -45,7 +45,8 @@ class Successor {
   Successor(const Successor&) = delete;
   Successor& operator=(const Successor&) = delete;
 
-  // Runs it with --check: it looks at its arguments and files, and ends. One process at a time.
+  // Runs it with --check: it looks at its arguments and files, and ends, within 5 s or by SIGKILL. What it prints is
+  // thrown away, its sentences are not. One process at a time.
   Status check(OnEnd on_end) { return spawn("--check", {}, std::move(on_end)); }
   // listeners: it finds them with take_handed_listeners(); here they are closed.
   Status start(std::vector<Fd> listeners, OnEnd on_end) { return spawn(nullptr, listeners, std::move(on_end)); }
@@ -57,11 +58,14 @@ class Successor {
  private:
   Status spawn(const char* more, const std::vector<Fd>& listeners, OnEnd on_end);
   void on_op(Op& op);
+  void end_check();
 
   OwnedOp<&Successor::on_op> watch_{*this};
   Loop& loop_;
   std::vector<std::string> command_;
   OnEnd on_end_;
+  OwnedTimer<&Successor::end_check> check_deadline_{*this};
+  bool checks_ = false;
   Fd pidfd_;
   pid_t pid_ = -1;
 };

@@ -34,6 +34,20 @@ def successor_of(edge, after=0):
     return Successor(int(wait_until(ready, 15, lambda: f"a successor is ready\n{edge.process.describe()}")[1]))
 
 
+def replace(file, by):
+    """As an installation does it: what runs from the old file goes on."""
+    shutil.copy(by, f"{file}.new")
+    os.rename(f"{file}.new", file)
+
+
+def replace_by_script(file, code):
+    """By one that finds nothing wrong in a --check, and ends with `code` when it is started."""
+    with open(f"{file}.new", "w", encoding="ascii") as script:
+        script.write(f'#!/bin/sh\nfor word; do test "$word" != --check || exit 0; done\nexit {code}\n')
+    os.chmod(f"{file}.new", 0o755)
+    os.rename(f"{file}.new", file)
+
+
 def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
     rig = yard.rig({"drain_seconds": 60})
     content = Content(32 * 1024 * 1024, 83)
@@ -70,10 +84,10 @@ def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
 
 
 def test_a_successor_hands_over_in_its_turn(yard):
-    rig = yard.rig()
+    rig = yard.rig({"drain_seconds": 60})
+    visitor, service = rig.pair()
     before = rig.address
     first = yard.closing(hand_over(rig.edge))
-    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
     assert rig.agent.wait_address(2) == before
     rig.check_echo()
     said = len(rig.edge.process.err)
@@ -83,6 +97,11 @@ def test_a_successor_hands_over_in_its_turn(yard):
     assert rig.agent.wait_address(3) == before
     rig.check_echo()
     assert len(os.listdir(f"/proc/{second.pid}/fd")) < 60, "no descriptor is handed on"
+    check_echo(visitor, service)  # through the first edge of all
+    visitor.close()
+    service.close()
+    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+    assert " error " not in rig.edge.process.err, rig.edge.process.describe()
     second.stop()
 
 
@@ -190,6 +209,53 @@ def test_the_successor_is_the_file_that_is_there_now(yard, tmp_path):
 
 
 @pytest.mark.over(ONE)
+def test_a_link_to_the_version_in_use_is_followed_anew(yard, tmp_path):
+    edge = yard.edge(start=False)
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        shutil.copy(edge.file, tmp_path / version / "natrp-engine")
+    (tmp_path / "current").symlink_to(tmp_path / "1")
+    edge.file = str(tmp_path / "current" / "natrp-engine")
+    edge.start()
+    (tmp_path / "next").symlink_to(tmp_path / "2")
+    (tmp_path / "next").rename(tmp_path / "current")
+    successor = yard.closing(hand_over(edge))
+    assert successor.file == str(tmp_path / "2" / "natrp-engine")
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_whoever_starts_an_edge_may_ignore_the_ends_of_children(yard):
+    rig_edge = yard.edge(prefix=("sh", "-c", 'trap "" CHLD; exec "$@"', "sh"))
+    yard.closing(hand_over(rig_edge)).stop()
+
+
+@pytest.mark.over(ONE)
+def test_an_agent_that_does_not_answer_holds_up_nobody_but_its_own(yard):
+    rig = yard.rig({"drain_seconds": 60})
+    token = rig.edge.add_client("other")
+    other_service = yard.service()
+    other = yard.agent(rig.edge, token, other_service)
+    address = other.address
+    with more_visitors_than_ready_channels(rig) as waiting:
+        os.kill(rig.edge.process.pid, signal.SIGUSR2)
+        rig.edge.process.wait_for("draining")
+        visitor = yard.peer(address)  # waits in the backlog
+        yard.closing(successor_of(rig.edge))
+        assert other.wait_address(2) == address
+        check_echo(visitor, yard.closing(other_service.accept()))
+    for each in waiting:
+        each.close()
+
+
+@pytest.mark.over(ONE)
+def test_an_edge_whose_port_the_kernel_chose_has_no_successor(yard):
+    edge = yard.edge(bind="127.0.0.1:0", admin=None)
+    os.kill(edge.process.pid, signal.SIGUSR2)
+    edge.process.wait_for("no handover: .*--bind")
+
+
+@pytest.mark.over(ONE)
 @pytest.mark.parametrize("how", ["a file that it refuses", "no program"])
 def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
     edge = yard.edge(start=False)
@@ -216,22 +282,42 @@ def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
 
 
 @pytest.mark.over(ONE)
-def test_a_successor_that_ends_at_once_is_named_while_visitors_flow_on(yard, tmp_path):
-    edge = yard.edge(start=False)
-    program, script = tmp_path / "natrp-engine", tmp_path / "script"
-    shutil.copy(edge.file, program)
-    edge.file = str(program)
+def test_a_successor_that_ends_at_once_is_started_again_by_an_idle_edge_too(yard, tmp_path):
+    edge = yard.edge(start=False, drain_seconds=60)
+    original, edge.file = edge.file, str(tmp_path / "natrp-engine")
+    shutil.copy(original, edge.file)
+    edge.start()
+    replace_by_script(edge.file, 7)
+    os.kill(edge.process.pid, signal.SIGUSR2)
+    edge.process.wait_for("the successor ended with code 7: nobody takes visitors")
+    said = len(edge.process.err)
+    replace(edge.file, original)
+    successor = yard.closing(successor_of(edge, said))
+    assert edge.process.wait_exit(15) == 0, edge.process.describe()
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_a_successor_that_ends_at_once_is_started_again_while_visitors_flow_on(yard, tmp_path):
+    edge = yard.edge(start=False, drain_seconds=60)
+    original, edge.file = edge.file, str(tmp_path / "natrp-engine")
+    shutil.copy(original, edge.file)
     edge.start()
     service = yard.service()
     agent = yard.agent(edge, edge.add_client(), service)
     visitor = yard.peer(agent.address)
     reached = yard.closing(service.accept())
     check_echo(visitor, reached)
-    script.write_text('#!/bin/sh\nfor word; do test "$word" != --check || exit 0; done\nexit 7\n', encoding="ascii")
-    script.chmod(0o755)
-    script.rename(program)
+    replace_by_script(edge.file, 7)
     os.kill(edge.process.pid, signal.SIGUSR2)
-    edge.process.wait_for("the successor ended with code 7.* nobody takes visitors")
+    edge.process.wait_for("the successor ended with code 7: nobody takes visitors")
+    said = len(edge.process.err)
+    check_echo(visitor, reached)
+    replace(edge.file, original)
+    yard.closing(successor_of(edge, said))  # the old edge has tried again
+    assert agent.wait_address(2) == agent.addresses()[0]
+    with contextlib.closing(connect(agent.address)) as another:
+        check_echo(another, yard.closing(service.accept()))
     check_echo(visitor, reached)
 
 

@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,6 +37,9 @@ class SuccessorTest : public LoopSuite {
     return check(successor);
   }
 };
+
+// It lasts 5 s, and so is run over the one loop that control threads have.
+class SuccessorDeadlineTest : public SuccessorTest {};
 
 TEST_P(SuccessorTest, TellsHowItEnded) {
   EXPECT_EQ(check("exit 0"), 0);
@@ -70,6 +75,35 @@ TEST_P(SuccessorTest, ASignalThatComesBeforeItIsReadyDoesNotEndIt) {
   block_signals();
   EXPECT_EQ(check("kill -USR2 $$; kill -TERM $$; exit 0"), 0);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+// A start may take as long as it likes.
+TEST_P(SuccessorDeadlineTest, ACheckThatHangsIsEnded) {
+  const auto killed = check("exec sleep 60");
+  ASSERT_TRUE(killed);
+  EXPECT_EQ(how_it_ended(*killed), "was ended by signal 9");
+}
+
+TEST_P(SuccessorTest, ACheckEndsWithWhoeverAsked) {
+  pid_t pid = -1;
+  {
+    Successor successor(*loop, shell("exec sleep 60"));
+    ASSERT_TRUE(successor.check([](int) { FAIL() << "it was not awaited"; }).ok());
+    pid = successor.pid();
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(how_it_ended(status), "was ended by signal 9");
+}
+
+TEST_P(SuccessorTest, OneWhoseEndSomebodyElseHasHeardHasEnded) {
+  Successor successor(*loop, shell("exit 3"));
+  std::optional<int> ended;
+  ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
+  ASSERT_EQ(::waitpid(successor.pid(), nullptr, 0), successor.pid());
+  for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
+  ASSERT_TRUE(ended);
+  EXPECT_EQ(how_it_ended(*ended), "ended");
 }
 
 TEST_P(SuccessorTest, AFileThatIsNotThereIsSaid) {
@@ -142,6 +176,26 @@ TEST(OwnCommand, HasThePathOfTheFileAndTheArguments) {
   EXPECT_EQ(command[1], "--bind");
 }
 
+// A link to the version in use, as some install it.
+TEST(OwnCommand, NamesTheFileAsItWasNamed) {
+  const std::filesystem::path folder = testing::TempDir() + "own_command_" + std::to_string(::getpid());
+  std::filesystem::create_directory(folder);
+  const std::string link = folder / "by-this-name";
+  std::filesystem::create_symlink(std::filesystem::read_symlink("/proc/self/exe"), link);
+  std::string named = link;
+  char* argv[] = {named.data(), nullptr};
+  EXPECT_EQ(own_command(1, argv).front(), link);
+
+  const std::string before = ::getenv("PATH");
+  ::setenv("PATH", ("/nowhere::" + folder.string()).c_str(), 1);
+  char bare[] = "by-this-name";
+  char* bare_argv[] = {bare, nullptr};
+  EXPECT_EQ(own_command(1, bare_argv).front(), link);
+  ::setenv("PATH", before.c_str(), 1);
+  std::filesystem::remove_all(folder);
+}
+
+INSTANTIATE_TEST_SUITE_P(Loop, SuccessorDeadlineTest, testing::Values(IoKind::kEpoll), loop_of);
 INSTANTIATE_TEST_SUITE_P(Loops, SuccessorTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
 
 }  // namespace
