@@ -144,6 +144,16 @@ def test_a_visitor_of_a_service_that_is_down_is_reset_at_once_and_counted(yard):
     reaches(yard, agent.address, back)
 
 
+def test_a_service_whose_name_has_no_address_is_named_on_both_ends(yard):
+    edge = yard.edge()
+    agent = yard.agent(edge, edge.add_client(), "nowhere.invalid:80")  # RFC 6761: never an address
+    visitor = yard.peer(agent.address)
+    assert visitor.wait_reset(10)
+    for process in (agent.process, edge.process):
+        process.wait_for("nowhere.invalid:80: its name has no address yet")
+    assert agent.process.alive, agent.process.describe()
+
+
 def test_bytes_behind_a_descriptor_that_a_unix_service_passes_arrive(yard):
     edge = yard.edge()
     service = yard.service(path=yard.path("service.sock"))
