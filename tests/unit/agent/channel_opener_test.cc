@@ -87,6 +87,11 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
   void demand(uint32_t ready, uint32_t extra = 0) {
     in_worker([&] { role->opener().demand(ready, extra); });
   }
+  uint32_t conns_live() {
+    uint32_t live = 0;
+    in_worker([&] { live = conns->shard(0).live(); });
+    return live;
+  }
   uint64_t count(Counter counter) const { return worker->counters().get(counter); }
 
   static void accept_all(const loopback::Listener& listener, std::deque<Peer>& peers) {
@@ -285,7 +290,7 @@ TEST_P(ChannelOpenerTest, AStartThatWasOnItsWayIsServed) {
   EXPECT_FALSE(channels[0].was_reset);
   EXPECT_FALSE(channels[1].over()) << "the edge ends it, as it knows whether it has given it to somebody";
   channels[1].fd.reset();
-  EXPECT_TRUE(until([&] { return conns->shard(0).live() == 0; }));
+  EXPECT_TRUE(until([&] { return conns_live() == 0; }));
 }
 
 TEST_P(ChannelOpenerTest, AnEdgeThatLeavesThemToThemselvesIsNotWaitedForForever) {
