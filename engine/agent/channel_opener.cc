@@ -82,17 +82,18 @@ void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
   // their FREE or a Start through at this moment: it costs a few channels more until they have had their Start.
   held_up_ = std::min(held_up_ + extra, unused_carried_);
   // Extra ones are dialled beside those that are under way for earlier visitors.
-  dial(extra);
+  dial_extra(extra);
   if (more && !refill_timer_.armed()) dial_up_to(ready_wanted_);
   refill();
 }
 
-void ChannelOpener::dial(uint32_t count) {
+void ChannelOpener::dial_extra(uint32_t count) {
   to_dial_ += count;
   if (!dials_next_turn_) dial_some();
 }
 
-// A dial takes some 30 µs on the spot, and for hundreds in one turn every visitor of this worker would wait.
+// A dial takes some 30 µs on the spot, and for hundreds in one turn every visitor of this worker would wait. Those that
+// fill up what is ready are few, and a letter for the rest of them would be an allocation.
 void ChannelOpener::dial_some() {
   dials_next_turn_ = false;
   for (uint32_t i = 0; i < kDialsPerTurn && to_dial_ > 0; ++i) {
@@ -105,7 +106,7 @@ void ChannelOpener::dial_some() {
 }
 
 void ChannelOpener::dial_up_to(uint32_t count) {
-  if (at_hand() < count) dial(count - at_hand());
+  while (at_hand() < count) dial_one();
 }
 
 void ChannelOpener::refill() {

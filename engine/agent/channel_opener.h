@@ -95,7 +95,7 @@ class ChannelOpener {
   void no_longer_ready(const Channel& channel);
   void part(Channel& channel);
   void end_parting();
-  void dial(uint32_t count);
+  void dial_extra(uint32_t count);
   void dial_some();
   void dial_one();
   void dial_up_to(uint32_t count);
@@ -115,7 +115,7 @@ class ChannelOpener {
   std::shared_ptr<const ServiceAddresses> services_;
   RecordPool<Channel, &Channel::pool_link> channels_{kRecordsKept};
   uint32_t ready_wanted_ = 0;
-  uint32_t to_dial_ = 0;    // in the next turns
+  uint32_t to_dial_ = 0;    // extra ones, in the next turns
   bool dials_next_turn_ = false;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
   uint32_t unused_carried_ = 0;  // of these: came back
