@@ -85,7 +85,6 @@ class Edge final : public EdgeControlPort {
   // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
   LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
   void close_listener(int listener, Backlog backlog = Backlog::kReset) { ports_->close(listener, backlog); }
-  void hand_on_listener(int listener) { ports_->hand_on(listener); }
   void session_over(SlotId session);
   // One has begun or ended.
   void count_sessions();

@@ -40,8 +40,8 @@ void Edge::drain() {
   draining_ = true;
   drain_deadline_ms_ = now_ms() + static_cast<uint64_t>(options_.drain_seconds) * 1000;
   log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
-  const auto ports = handing_over_ ? Registration::Ports::kHandOn : Registration::Ports::kClose;
-  for (auto& registration : registrations_) registration->drain(options_.drain_seconds, ports);
+  const auto backlog = handing_over_ ? Backlog::kHandedOn : Backlog::kServed;
+  for (auto& registration : registrations_) registration->drain(options_.drain_seconds, backlog);
   if (grpc_) grpc_->drain();
   // The control port stays: visitors that wait are to have their data channels. A new agent is told of the drain.
   workers_waiting_ = workers_flowing_ = static_cast<unsigned>(workers_.size());

@@ -39,29 +39,17 @@ void PublicPorts::close(int listener_fd, Backlog backlog) {
   const auto at = open_.find(listener_fd);
   NATRP_CHECK(at != open_.end(), "an open port is closed once");
   if (backlog == Backlog::kServed) serve_backlog(listener_fd, at->second.tunnel);
-  ::shutdown(listener_fd, SHUT_RDWR);
-  let_land(std::move(at->second), false);
+  if (backlog != Backlog::kHandedOn) ::shutdown(listener_fd, SHUT_RDWR);
+  closing_[listener_fd] = Closing{std::move(at->second.fd), workers_.size(), backlog == Backlog::kHandedOn};
   open_.erase(at);
-}
-
-void PublicPorts::hand_on(int listener_fd) {
-  const auto at = open_.find(listener_fd);
-  NATRP_CHECK(at != open_.end(), "an open port is handed on once");
-  let_land(std::move(at->second), true);
-  open_.erase(at);
-}
-
-void PublicPorts::let_land(Listener listener, bool hand_on) {
-  const int fd = listener.fd.get();
-  closing_[fd] = Closing{std::move(listener.fd), workers_.size(), hand_on};
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], fd] { role->close_listener(fd); });
+    workers_[i]->mailbox().post([role = roles_[i], listener_fd] { role->close_listener(listener_fd); });
   }
 }
 
 void PublicPorts::end_handed_on() {
   for (auto& [fd, closing] : closing_) {
-    if (std::exchange(closing.hand_on, false)) ::shutdown(fd, SHUT_RDWR);
+    if (std::exchange(closing.handed_on, false)) ::shutdown(fd, SHUT_RDWR);
   }
   handed_on_.clear();
 }
@@ -86,7 +74,7 @@ bool PublicPorts::is_open(uint16_t port) const {
 void PublicPorts::landed(int listener_fd) {
   const auto at = closing_.find(listener_fd);
   if (at == closing_.end() || --at->second.workers_left > 0) return;
-  if (at->second.hand_on) handed_on_.push_back(std::move(at->second.fd));
+  if (at->second.handed_on) handed_on_.push_back(std::move(at->second.fd));
   closing_.erase(at);
 }
 

@@ -3,7 +3,7 @@
 // PublicPort: the listener of one live lease, as the control thread sees it. The workers accept on its descriptor.
 //
 // Life     listening ──close──▶ shut (the port is free at once) ──every worker landed──▶ closed
-//                    ──hand_on──▶ nobody accepts ──every worker landed──▶ handed on: take_handed_on()
+//                    ──close, kHandedOn──▶ nobody accepts ──every worker landed──▶ handed on: take_handed_on()
 // Thread   the control thread.
 #pragma once
 
@@ -23,8 +23,9 @@ class EdgeWorker;
 
 // What becomes of visitors that have connected, and that no worker has accepted yet.
 enum class Backlog : uint8_t {
-  kReset,   // as the kernel does it
-  kServed,  // they are visitors like those before them
+  kReset,     // as the kernel does it
+  kServed,    // they are visitors like those before them
+  kHandedOn,  // the port listens on, and they wait for the edge that has it next, as do those who come
 };
 
 class PublicPorts {
@@ -36,11 +37,9 @@ class PublicPorts {
   int open(Fd listener, uint16_t port, const EdgeTunnel& tunnel);
   // The control port: its conns go through their first bytes.
   int open_control(Fd listener);
-  // Frees the port now: shutdown(2) of a listener takes it out of the listening state, and SO_REUSEADDR lets the
-  // next bind pass. The descriptor itself is closed when no worker has an op on it.
+  // Frees the port now, but for kHandedOn: shutdown(2) of a listener takes it out of the listening state, and
+  // SO_REUSEADDR lets the next bind pass. The descriptor itself is closed when no worker has an op on it.
   void close(int listener_fd, Backlog backlog = Backlog::kReset);
-  // No worker accepts on it any more, and it listens on: who connects waits for the edge that has it next.
-  void hand_on(int listener_fd);
   // Those that have landed.
   std::vector<Fd> take_handed_on() { return std::move(handed_on_); }
   // Nobody has them next: they close, and who waits is reset.
@@ -60,10 +59,9 @@ class PublicPorts {
   struct Closing {
     Fd fd;
     size_t workers_left;
-    bool hand_on;
+    bool handed_on;
   };
   void serve_backlog(int listener_fd, const EdgeTunnel& tunnel);
-  void let_land(Listener listener, bool hand_on);
 
   std::vector<Worker*> workers_;
   std::vector<EdgeWorker*> roles_;

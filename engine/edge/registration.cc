@@ -400,18 +400,13 @@ void Registration::close_ports(Backlog backlog) {
   tunnels_.clear();
 }
 
-void Registration::drain(uint32_t seconds, Ports ports) {
+void Registration::drain(uint32_t seconds, Backlog backlog) {
   while (!contests_.empty()) {
     const uint32_t index = contests_.begin()->first;
     refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
     end_contest(index);
   }
-  if (ports == Ports::kHandOn) {
-    for (auto& [index, tunnel] : tunnels_) edge_.hand_on_listener(tunnel.listener);
-    tunnels_.clear();
-  } else {
-    close_ports(Backlog::kServed);
-  }
+  close_ports(backlog);
   wire::Frame frame;
   frame.mutable_drain()->set_seconds(seconds);
   channel_.send(frame);

@@ -50,9 +50,7 @@ class Registration final : public ControlChannelEvents {
   void close(const std::string& why) { channel_.close(why); }
   // Another session has the tunnel now. The agent is told, or its session ends when it has no other tunnel.
   void lose_tunnel(const std::string& name, Takeover how);
-  // ports: what becomes of its public ports' listeners.
-  enum class Ports : uint8_t { kClose, kHandOn };
-  void drain(uint32_t seconds, Ports ports);
+  void drain(uint32_t seconds, Backlog backlog);
   // Asks whether the agent lives: any answer moves last_heard_ms().
   void probe();
   // Visitors wait for channels; collected, and sent by adjust_demand.

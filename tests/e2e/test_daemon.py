@@ -63,6 +63,7 @@ def test_descriptors_have_their_places_before_they_are_needed(yard, limit):
         assert len(os.listdir(f"/proc/{process.pid}/fd")) < 100  # and none is taken
 
 
+@pytest.mark.over(AUTO)
 def test_the_edge_logs_its_pin_as_an_agent_takes_it(yard):
     edge = yard.edge()
     pin = re.search(r"edge ready.*\bpin=(sha256:[0-9a-f]{64})\b", edge.process.err)

@@ -18,32 +18,46 @@ from sockets import FIN, RESET, Content, Task, check_echo, check_received, conne
 ONE = [Setup(LOOPS[0], "auto")]
 
 
+class UnderWay:
+    """A transfer that has begun, and a pair that talks."""
+
+    def __init__(self, rig, size, seed):
+        self._content = Content(size, seed)
+        self._visitor, self._service = rig.pair(receive_buffer=64 * 1024)
+        self._talker, self._listener = rig.pair()
+        check_echo(self._talker, self._listener)
+        self._sender = Task(self._service.send_content, self._content, finish=True)
+        self._visitor.receive(1)
+
+    def check_not_over(self):
+        assert not self._sender.done, "the transfer was over before anything was asked: nothing was measured"
+
+    def check_completed(self):
+        """Both directions of the pair go on to their ends, and the transfer arrives whole."""
+        check_echo(self._talker, self._listener)
+        self._talker.finish()
+        assert self._listener.receive_to_end(15).ending == FIN
+        self._listener.finish()
+        assert self._talker.receive_to_end(15).ending == FIN
+        check_received(self._visitor.receive_to_end(), self._content.after(1), FIN, "the visitor")
+        self._sender.result()
+        self._visitor.finish()
+        self._service.receive_to_end(15)
+
+
 def drain(rig, process):
     """A transfer is under way when `process` is asked to end: new visitors get nowhere, the transfer is completed."""
-    content = Content(64 * 1024 * 1024, 81)
-    visitor, service = rig.pair(receive_buffer=64 * 1024)
-    talker, listener = rig.pair()
-    check_echo(talker, listener)
-    sender = Task(service.send_content, content, finish=True)
-    visitor.receive(1)
+    under_way = UnderWay(rig, 64 * 1024 * 1024, 81)
     address = rig.address
 
     process.terminate()
     wait_until(lambda: is_refused(address, 1), 10, "new visitors are refused during the drain")
     rig.service.forget()
-    assert not sender.done, "the transfer was over before the drain began: nothing was measured"
+    under_way.check_not_over()
     assert process.alive, process.describe()
     assert is_refused(address, 1) and rig.service.accepted_none(), "a visitor was let in during the drain"
 
-    check_echo(talker, listener)  # both directions of a running pair go on
-    talker.finish()
-    assert listener.receive_to_end(15).ending == FIN
-    listener.finish()
-    assert talker.receive_to_end(15).ending == FIN
-    check_received(visitor.receive_to_end(), content.after(1), FIN, "the visitor")
-    sender.result()
-    visitor.finish()
-    service.receive_to_end(15)
+    under_way.check_completed()
     assert process.wait_exit(15) == 0, process.describe()
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from conftest import LOOPS
 from net import wait_until
-from processes import Successor, assert_sentence
+from processes import Successor, assert_sentence, program
 from rig import Setup
-from sockets import FIN, Content, EchoService, Task, check_echo, check_received, connect, is_refused
-from test_drain import check_all_served, more_visitors_than_ready_channels
+from sockets import EchoService, Task, check_echo, connect, is_refused
+from test_drain import UnderWay, check_all_served, more_visitors_than_ready_channels
 
 ONE = [Setup(LOOPS[0], "auto")]
 
@@ -34,6 +34,13 @@ def successor_of(edge, after=0):
     return Successor(int(wait_until(ready, 15, lambda: f"a successor is ready\n{edge.process.describe()}")[1]))
 
 
+def installed(yard, folder, **options):
+    """An edge, not started yet, of a program file of the test's own."""
+    edge = yard.edge(start=False, **options)
+    edge.file = shutil.copy(edge.file, folder / "natrp-engine")
+    return edge
+
+
 def replace(file, by):
     """As an installation does it: what runs from the old file goes on."""
     shutil.copy(by, f"{file}.new")
@@ -50,12 +57,7 @@ def replace_by_script(file, code):
 
 def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
     rig = yard.rig({"drain_seconds": 60})
-    content = Content(32 * 1024 * 1024, 83)
-    visitor, service = rig.pair(receive_buffer=64 * 1024)
-    talker, listener = rig.pair()
-    check_echo(talker, listener)
-    sender = Task(service.send_content, content, finish=True)
-    visitor.receive(1)
+    under_way = UnderWay(rig, 32 * 1024 * 1024, 83)
     before = rig.address
 
     successor = yard.closing(hand_over(rig.edge))
@@ -65,17 +67,9 @@ def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
     assert rig.metric("natrp_visitors_total") == 5, "the admin server is the successor's"
     assert rig.edge.get("/healthz") == "ok\n"
 
-    assert not sender.done, "the transfer was over before the handover: nothing was measured"
+    under_way.check_not_over()
     assert rig.edge.process.alive, rig.edge.process.describe()
-    check_echo(talker, listener)
-    talker.finish()
-    assert listener.receive_to_end(15).ending == FIN
-    listener.finish()
-    assert talker.receive_to_end(15).ending == FIN
-    check_received(visitor.receive_to_end(), content.after(1), FIN, "the visitor")
-    sender.result()
-    visitor.finish()
-    service.receive_to_end(15)
+    under_way.check_completed()
     assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
 
     rig.check_echo()
@@ -191,16 +185,11 @@ def test_a_tunnel_never_has_another_ones_visitors(yard):
 
 @pytest.mark.over(ONE)
 def test_the_successor_is_the_file_that_is_there_now(yard, tmp_path):
-    edge = yard.edge(start=False)
-    installed, new = tmp_path / "installed", tmp_path / "new"
-    shutil.copy(edge.file, installed)
-    shutil.copy(edge.file, new)
-    edge.file = str(installed)
-    edge.start()
-    os.rename(new, installed)
-    inode = os.stat(installed).st_ino
+    edge = installed(yard, tmp_path).start()
+    replace(edge.file, program("natrp-engine"))
+    inode = os.stat(edge.file).st_ino
     successor = yard.closing(hand_over(edge))
-    assert successor.file == str(installed)
+    assert successor.file == str(edge.file)
     assert os.stat(f"/proc/{successor.pid}/exe").st_ino == inode
     with open(f"/proc/{successor.pid}/cmdline", "rb") as words:
         assert words.read().decode().split("\0")[1:-1] == edge.process.argv[1:]
@@ -258,17 +247,15 @@ def test_an_edge_whose_port_the_kernel_chose_has_no_successor(yard):
 @pytest.mark.over(ONE)
 @pytest.mark.parametrize("how", ["a file that it refuses", "no program"])
 def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
-    edge = yard.edge(start=False)
-    config, program = tmp_path / "engine.toml", tmp_path / "natrp-engine"
+    edge = installed(yard, tmp_path)
+    config = tmp_path / "engine.toml"
     config.write_text("grace_seconds = 50\n", encoding="utf-8")
-    shutil.copy(edge.file, program)
-    edge.file = str(program)
     edge.options["config"] = config
     edge.start()
     service = yard.service()
     agent = yard.agent(edge, edge.add_client(), service)
     if how == "no program":
-        program.unlink()
+        os.unlink(edge.file)
     else:
         config.write_text("grace_seconds = often\n", encoding="utf-8")
     os.kill(edge.process.pid, signal.SIGUSR2)
@@ -283,15 +270,12 @@ def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
 
 @pytest.mark.over(ONE)
 def test_a_successor_that_ends_at_once_is_started_again_by_an_idle_edge_too(yard, tmp_path):
-    edge = yard.edge(start=False, drain_seconds=60)
-    original, edge.file = edge.file, str(tmp_path / "natrp-engine")
-    shutil.copy(original, edge.file)
-    edge.start()
+    edge = installed(yard, tmp_path, drain_seconds=60).start()
     replace_by_script(edge.file, 7)
     os.kill(edge.process.pid, signal.SIGUSR2)
     edge.process.wait_for("the successor ended with code 7: nobody takes visitors")
     said = len(edge.process.err)
-    replace(edge.file, original)
+    replace(edge.file, program("natrp-engine"))
     successor = yard.closing(successor_of(edge, said))
     assert edge.process.wait_exit(15) == 0, edge.process.describe()
     successor.stop()
@@ -299,10 +283,7 @@ def test_a_successor_that_ends_at_once_is_started_again_by_an_idle_edge_too(yard
 
 @pytest.mark.over(ONE)
 def test_a_successor_that_ends_at_once_is_started_again_while_visitors_flow_on(yard, tmp_path):
-    edge = yard.edge(start=False, drain_seconds=60)
-    original, edge.file = edge.file, str(tmp_path / "natrp-engine")
-    shutil.copy(original, edge.file)
-    edge.start()
+    edge = installed(yard, tmp_path, drain_seconds=60).start()
     service = yard.service()
     agent = yard.agent(edge, edge.add_client(), service)
     visitor = yard.peer(agent.address)
@@ -313,7 +294,7 @@ def test_a_successor_that_ends_at_once_is_started_again_while_visitors_flow_on(y
     edge.process.wait_for("the successor ended with code 7: nobody takes visitors")
     said = len(edge.process.err)
     check_echo(visitor, reached)
-    replace(edge.file, original)
+    replace(edge.file, program("natrp-engine"))
     yard.closing(successor_of(edge, said))  # the old edge has tried again
     assert agent.wait_address(2) == agent.addresses()[0]
     with contextlib.closing(connect(agent.address)) as another:

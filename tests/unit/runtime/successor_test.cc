@@ -23,12 +23,15 @@ class SuccessorTest : public LoopSuite {
  protected:
   // A program that does what the shell is told. $0 is "--check" in a check, else the shell itself.
   std::vector<std::string> shell(const std::string& script) { return {"/bin/sh", "-c", script}; }
+  void await(const std::optional<int>& ended) {
+    for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
+  }
   // Its status, once it has ended.
   std::optional<int> check(Successor& successor) {
     std::optional<int> ended;
     const Status begun = successor.check([&](int status) { ended = status; });
     EXPECT_TRUE(begun.ok()) << begun.error().message;
-    for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
+    await(ended);
     EXPECT_FALSE(successor.busy());
     return ended;
   }
@@ -58,7 +61,7 @@ TEST_P(SuccessorTest, IsAskedWithCheckAndStartedWithout) {
   ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
   EXPECT_TRUE(successor.busy());
   EXPECT_GT(successor.pid(), 0);
-  for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
+  await(ended);
   EXPECT_EQ(ended, 0);
   EXPECT_EQ(check(successor), 1 << 8) << "it can be run again";
 }
@@ -101,7 +104,7 @@ TEST_P(SuccessorTest, OneWhoseEndSomebodyElseHasHeardHasEnded) {
   std::optional<int> ended;
   ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
   ASSERT_EQ(::waitpid(successor.pid(), nullptr, 0), successor.pid());
-  for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
+  await(ended);
   ASSERT_TRUE(ended);
   EXPECT_EQ(how_it_ended(*ended), "ended");
 }
@@ -137,7 +140,7 @@ TEST_P(SuccessorTest, HasTheListenersThatAreHandedOnAndNoOther) {
   Successor successor(*loop, shell(expected + " -a $(ls -l /proc/self/fd | grep -c socket:) -eq 2"));
   std::optional<int> ended;
   ASSERT_TRUE(successor.start(std::move(listeners), [&](int status) { ended = status; }).ok());
-  for (int turn = 0; turn < 1000 && !ended; ++turn) loop->run_once(10);
+  await(ended);
   EXPECT_EQ(ended, 0);
 }
 
