@@ -24,6 +24,8 @@ inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
 // … of a stream beside messages (runtime/wake_policy.h): the next message waits behind it, some 20 µs of splice or copy
 inline constexpr size_t kBytesPerTurnQuick = 128u << 10;
 inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read calls
+// Ops that a loop lists between two turns without an allocation: several times what 32 short visitors at once need.
+inline constexpr unsigned kOpsListed = 256;
 
 // --- Before a loop sleeps (loop/brief_wait.h) ----------------------------------------------------------------------
 // Longer than what an exchange of two hosts of one rack, or of processes of one host, keeps a worker waiting.

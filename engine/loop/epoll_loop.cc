@@ -45,6 +45,8 @@ Result<std::unique_ptr<Loop>> EpollLoop::make() {
 
 EpollLoop::EpollLoop(Fd epoll, Fd event) : epoll_(std::move(epoll)), event_(std::move(event)) {
   buffers_.setup(nullptr, nullptr);
+  ready_.reserve(kOpsListed);
+  running_.reserve(kOpsListed);
   turn_ms_ = now_ms();
   timers_.start_at(turn_ms_);
 }

@@ -61,6 +61,8 @@ Status UringLoop::start() {
   if (!hang_ups_.valid()) return Error::from_errno("cannot make an epoll instance", errno);
   rooms_.reset(epoll_create1(EPOLL_CLOEXEC));
   if (!rooms_.valid()) return Error::from_errno("cannot make an epoll instance", errno);
+  cancelled_aside_.reserve(kOpsListed);
+  finishing_.reserve(kOpsListed);
   turn_ms_ = now_ms();
   timers_.start_at(turn_ms_);
   poll_own(wake_op_, event_.get());
