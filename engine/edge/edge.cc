@@ -39,9 +39,8 @@ void Edge::stop() {
   for (auto& registration : registrations_) registration->close("the edge stops");
   for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
-  if (loop_) loop_->timers().disarm(start_again_);
-  successor_.reset();
-  if (leases_ && !made_way_) leases_->finish();
+  handover_.reset();
+  if (leases_ && leads_) leases_->finish();
 }
 
 // --- Start --------------------------------------------------------------------------------------------------------
@@ -438,7 +437,7 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 
 void Edge::on_tick() {
   loop_->timers().arm(tick_, kTickMs);
-  if (!made_way_) lead();
+  if (leads_) lead();
   tell_refused();
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
@@ -467,14 +466,13 @@ void Edge::tell_refused() {
 }
 
 int Edge::run(Succession succession) {
-  succession_ = std::move(succession);
+  handover_ = std::make_unique<Handover>(*loop_, options_, std::move(succession));
   say_ready();
   start_trim_->soon();
   while (!over()) {
     loop_->run_once(-1);
     // Not in a handler: it runs the loop.
-    const bool ready = workers_waiting_ == 0 || now_ms() >= make_way_ms_ || stopped_;
-    if (handing_over_ && !made_way_ && ready) make_way();
+    if (handover_->is_due(workers_waiting_ == 0 || stopped_)) make_way();
   }
   stop();
   log_info("edge stopped", {});

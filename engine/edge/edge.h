@@ -25,6 +25,7 @@
 #include "edge/edge_leases.h"
 #include "edge/edge_worker.h"
 #include "edge/grpc_tunnels.h"
+#include "edge/handover.h"
 #include "edge/public_port.h"
 #include "edge/registration.h"
 #include "edge/session_ids.h"
@@ -126,12 +127,7 @@ class Edge final : public EdgeControlPort {
   void on_signal(int signal);
   void drain();
   bool over() const;
-  void hand_over();
-  std::string why_no_successor() const;
   void make_way();
-  void start_successor();
-  void successor_ended(int status);
-  void start_again_later();
   void on_tick();
   void lead();
   void tell_refused();
@@ -177,15 +173,8 @@ class Edge final : public EdgeControlPort {
   uint64_t drain_deadline_ms_ = 0;
   unsigned workers_flowing_ = 0;
   unsigned workers_waiting_ = 0;  // a visitor of theirs waits for its data channel, or may still come
-  Succession succession_;
-  std::unique_ptr<Successor> successor_;  // from the first SIGUSR2
-  bool handing_over_ = false;
-  bool made_way_ = false;
-  uint64_t make_way_ms_ = 0;  // then at the latest
-  uint64_t watch_until_ms_ = 0;
-  uint32_t start_again_ms_ = 0;
-  OwnedTimer<&Edge::start_successor> start_again_{*this};
-  bool handed_over_ = false;
+  bool leads_ = true;  // has the addresses and the state folder, or will; ends when it makes way
+  std::unique_ptr<Handover> handover_;  // from run() on
 };
 
 }  // namespace natrp

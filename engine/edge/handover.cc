@@ -1,0 +1,115 @@
+#include "edge/handover.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "runtime/process.h"
+
+namespace natrp {
+namespace {
+
+// For visitors that wait for a data channel: all others wait with them.
+constexpr uint32_t kDueMs = 3000;
+// An edge through which nothing flows stays so long, to see its successor start.
+constexpr uint32_t kWatchMs = 2000;
+constexpr uint32_t kStartAgainLeastMs = 1000;
+constexpr uint32_t kStartAgainMostMs = 30'000;
+
+void say_no(const std::string& why) { log_error("no handover: " + why, {}); }
+
+}  // namespace
+
+Handover::Handover(Loop& loop, const EdgeOptions& options, Succession succession)
+    : loop_(loop), options_(options), succession_(std::move(succession)) {
+  if (!succession_.command.empty()) successor_.emplace(loop, succession_.command);
+}
+
+Handover::~Handover() { loop_.timers().disarm(again_); }
+
+void Handover::begin(bool draining, std::function<void()> drain) {
+  if (draining || stage_ != Stage::kNone) {
+    return log_warning("SIGUSR2 changes nothing: this edge hands over or stops already", {});
+  }
+  if (const std::string why = why_not(); !why.empty()) return say_no(why);
+  drain_ = std::move(drain);
+  // What can be found wrong before anything is let go, is.
+  const Status begun = successor_->check([this](int status) { tried(status); });
+  if (!begun.ok()) return say_no(begun.error().message + "; this edge goes on");
+  stage_ = Stage::kTrying;
+}
+
+std::string Handover::why_not() const {
+  if (!successor_) return "nobody has said how this program is started";
+  if (options_.bind.port() == 0) return "the kernel chose the control port (--bind), and no agent would find another";
+  // Whoever is process 1 of a container takes it along at its end.
+  if (::getpid() == 1) return "this edge is process 1, with which its container ends; start another container";
+  return {};
+}
+
+void Handover::tried(int status) {
+  if (stage_ != Stage::kTrying) return;  // called off
+  if (status != 0) {
+    stage_ = Stage::kNone;
+    return say_no(successor_->file() + " --check " + how_it_ended(status) + "; this edge goes on");
+  }
+  stage_ = Stage::kWaiting;
+  due_ms_ = loop_.turn_ms() + kDueMs;
+  drain_();
+}
+
+bool Handover::call_off() {
+  if (stage_ == Stage::kDone) return false;
+  const bool was_under_way = under_way();
+  stage_ = Stage::kNone;
+  if (was_under_way) log_warning("no handover: this edge was told to stop", {});
+  return was_under_way;
+}
+
+bool Handover::is_due(bool nobody_waits) const {
+  return stage_ == Stage::kWaiting && (nobody_waits || loop_.turn_ms() >= due_ms_);
+}
+
+void Handover::give_up_addresses() {
+  if (succession_.give_up_addresses) succession_.give_up_addresses();
+}
+
+void Handover::start(std::vector<Fd> listeners) {
+  if (stage_ != Stage::kLettingGo) return;
+  stage_ = Stage::kDone;
+  run_successor(std::move(listeners));
+}
+
+void Handover::run_successor(std::vector<Fd> listeners) {
+  watch_until_ms_ = loop_.turn_ms() + kWatchMs;
+  const Status started = successor_->start(std::move(listeners), [this](int status) { successor_ended(status); });
+  if (!started.ok()) {
+    log_error(started.error().message, {});
+    return start_again_later();
+  }
+  // From here on the service manager looks after that process, and listens to it.
+  notify_systemd(("MAINPID=" + std::to_string(successor_->pid())).c_str());
+  log_info("handed over: what flows here may finish", {{"program", successor_->file()},
+                                                       {"successor", static_cast<int>(successor_->pid())}});
+}
+
+// A service manager hears of it only when this process is gone, too: until then it has a manager in us.
+void Handover::successor_ended(int status) {
+  if (status == 0) return;  // it was told to stop, or has a successor itself
+  log_error("the successor " + how_it_ended(status) + ": nobody takes visitors", {});
+  start_again_later();
+}
+
+void Handover::start_again_later() {
+  again_ms_ = std::clamp(2 * again_ms_, kStartAgainLeastMs, kStartAgainMostMs);
+  log_info("the successor is started again", {{"in_ms", again_ms_}});
+  watch_until_ms_ = loop_.turn_ms() + again_ms_ + kWatchMs;
+  loop_.timers().arm(again_, again_ms_);
+}
+
+// The first one had the listeners.
+void Handover::start_again() { run_successor({}); }
+
+}  // namespace natrp

@@ -1,0 +1,74 @@
+// edge/handover.h
+//
+// Handover: an edge makes way for its successor, and looks after it until its own end (docs/operations.md, Upgrading).
+// It says when; what is drained and let go is the Edge's.
+//
+// Life     none ──begin──▶ trying ──nothing stands against it──▶ waiting ──due──▶ letting go ──start──▶ done
+//                                 ──something does──▶ none       call_off: ──▶ none
+// Thread   the control thread.
+// Memory   a successor that runs is on its own: it outlives this.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "loop/loop.h"
+#include "loop/owned.h"
+#include "runtime/options.h"
+#include "runtime/successor.h"
+
+namespace natrp {
+
+class Handover {
+ public:
+  // Both outlive this.
+  Handover(Loop& loop, const EdgeOptions& options, Succession succession);
+  ~Handover();
+  Handover(const Handover&) = delete;
+  Handover& operator=(const Handover&) = delete;
+
+  // Tries the program that is there now. Nothing stands against it: drain() is called, and the handover waits. Else the
+  // log has the reason, and all is as before. draining: the edge is at its end, for a handover or for good.
+  void begin(bool draining, std::function<void()> drain);
+  // True: what was drained for it is not needed any more, the edge stops. False: there was nothing to call off.
+  bool call_off();
+
+  // From drain() until the successor starts: public ports are to be handed on.
+  bool under_way() const { return stage_ == Stage::kWaiting || stage_ == Stage::kLettingGo; }
+  // The edge has to let go now. nobody_waits: no visitor of the edge's is without its data channel.
+  bool is_due(bool nobody_waits) const;
+  // What only one edge can have goes, between these two: first the sessions and ports, then the addresses.
+  void let_go() { stage_ = Stage::kLettingGo; }
+  void give_up_addresses();
+  // Unless it was called off meanwhile.
+  void start(std::vector<Fd> listeners);
+  bool done() const { return stage_ == Stage::kDone; }
+  // The successor has just been started, or will be again: an edge through which nothing flows waits for it.
+  bool watches() const { return loop_.turn_ms() < watch_until_ms_; }
+
+ private:
+  enum class Stage : uint8_t { kNone, kTrying, kWaiting, kLettingGo, kDone };
+  std::string why_not() const;
+  void tried(int status);
+  void run_successor(std::vector<Fd> listeners);
+  void start_again();
+  void successor_ended(int status);
+  void start_again_later();
+
+  Loop& loop_;
+  const EdgeOptions& options_;
+  Succession succession_;
+  std::optional<Successor> successor_;  // when there is a command
+  std::function<void()> drain_;
+  Stage stage_ = Stage::kNone;
+  uint64_t due_ms_ = 0;
+  uint64_t watch_until_ms_ = 0;
+  uint32_t again_ms_ = 0;
+  OwnedTimer<&Handover::start_again> again_{*this};
+};
+
+}  // namespace natrp
