@@ -2,6 +2,7 @@
 #include "admin/admin_server.h"
 #include "base/log.h"
 #include "edge/edge.h"
+#include "edge/rehearsal.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
 #include "runtime/successor.h"
@@ -11,6 +12,11 @@ int main(int argc, char** argv) {
   auto command = natrp::own_command(argc, argv);
   auto listeners = natrp::take_handed_listeners();
   auto parsed = natrp::parse_edge_options(argc, argv);
+  if (const auto asking = natrp::read_asking_variable(); asking && parsed.checked) {
+    if (const auto found = natrp::rehearse_start(parsed.options, *asking); !found.ok()) {
+      parsed.end = {2, "natrp-engine: " + found.error().message + '\n'};
+    }
+  }
   if (!parsed.run) return parsed.end.say();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   const auto admin_address = parsed.options.admin;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "edge/rehearsal.h"
 #include "runtime/process.h"
 
 namespace natrp {
@@ -36,7 +37,7 @@ void Handover::begin(bool draining, std::function<void()> drain) {
   if (const std::string why = why_not(); !why.empty()) return say_no(why);
   drain_ = std::move(drain);
   // What can be found wrong before anything is let go, is.
-  const Status begun = successor_->check([this](int status) { tried(status); });
+  const Status begun = successor_->check(asking_variable(options_), [this](int status) { tried(status); });
   if (!begun.ok()) return say_no(begun.error().message + "; this edge goes on");
   stage_ = Stage::kTrying;
 }

@@ -95,26 +95,28 @@ Successor::~Successor() {
   if (pidfd_.valid()) loop_.let_go(pidfd_.get());
 }
 
-Status Successor::spawn(const char* more, const std::vector<Fd>& listeners, OnEnd on_end) {
+Status Successor::spawn(Way way, OnEnd on_end) {
   NATRP_CHECK(!watch_.in_flight, "one process at a time");
+  checks_ = way.checks;
   std::vector<char*> words;
   for (std::string& word : command_) words.push_back(word.data());
-  checks_ = more != nullptr;
-  if (checks_) words.push_back(const_cast<char*>(more));
+  std::string check = "--check";
+  if (checks_) words.push_back(check.data());
   words.push_back(nullptr);
-  std::string handed(kListeners);
-  std::vector<char*> environment;
-  for (char** each = environ; *each != nullptr; ++each) environment.push_back(*each);
   // The signals that we block stay blocked: one that comes before it looks for them (runtime/process) waits for it.
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   // All others are close-on-exec. A dup2 of a descriptor to itself is how they are told not to be.
-  for (const Fd& listener : listeners) {
+  std::string handed(kListeners);
+  for (const Fd& listener : way.listeners) {
     posix_spawn_file_actions_adddup2(&files, listener.get(), listener.get());
     handed += (handed.size() == sizeof kListeners - 1 ? '=' : ',') + std::to_string(listener.get());
   }
   if (checks_) posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  if (!listeners.empty()) environment.push_back(handed.data());
+  std::vector<char*> environment;
+  for (char** each = environ; *each != nullptr; ++each) environment.push_back(*each);
+  if (!way.variable.empty()) environment.push_back(way.variable.data());
+  if (!way.listeners.empty()) environment.push_back(handed.data());
   environment.push_back(nullptr);
   const int error = posix_spawn(&pid_, file().c_str(), &files, nullptr, words.data(), environment.data());
   posix_spawn_file_actions_destroy(&files);

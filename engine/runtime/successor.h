@@ -46,17 +46,26 @@ class Successor {
   Successor& operator=(const Successor&) = delete;
 
   // Runs it with --check: it looks at its arguments and files, and ends, within 5 s or by SIGKILL. What it prints is
-  // thrown away, its sentences are not. One process at a time.
-  Status check(OnEnd on_end) { return spawn("--check", {}, std::move(on_end)); }
+  // thrown away, its sentences are not. One process at a time. variable: one more in its environment, NAME=VALUE.
+  Status check(std::string variable, OnEnd on_end) {
+    return spawn({.checks = true, .variable = std::move(variable)}, std::move(on_end));
+  }
   // listeners: it finds them with take_handed_listeners(); here they are closed.
-  Status start(std::vector<Fd> listeners, OnEnd on_end) { return spawn(nullptr, listeners, std::move(on_end)); }
+  Status start(std::vector<Fd> listeners, OnEnd on_end) {
+    return spawn({.listeners = std::move(listeners)}, std::move(on_end));
+  }
   bool busy() const { return watch_.in_flight; }
   // Of the last one.
   pid_t pid() const { return pid_; }
   const std::string& file() const { return command_.front(); }
 
  private:
-  Status spawn(const char* more, const std::vector<Fd>& listeners, OnEnd on_end);
+  struct Way {
+    bool checks = false;
+    std::string variable{};  // empty: none
+    std::vector<Fd> listeners{};
+  };
+  Status spawn(Way way, OnEnd on_end);
   void on_op(Op& op);
   void end_check();
 

@@ -100,6 +100,12 @@ Error no_such_client(std::string_view name) {
                ENOENT};
 }
 
+Error no_right_to(const std::string& path, int errno_value) {
+  Error error = Error::from_errno("cannot open " + path, errno_value);
+  error.message += "; run as the owner of the state folder, or give another with --state";
+  return error;
+}
+
 void bind_hash_or_null(Statement& statement, int at, const std::optional<TokenHash>& hash) {
   if (hash.has_value()) {
     statement.bind(at, std::span<const uint8_t>(*hash));
@@ -146,11 +152,7 @@ Result<Store> Store::open(const std::string& dir, Missing missing) {
     // SQLite would make the file readable to all; its -wal and -shm files take over this one's mode and
     // owner.
     const Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!fd.valid()) {
-      Error error = Error::from_errno("cannot open " + path, errno);
-      error.message += "; run as the owner of the state folder, or give another with --state";
-      return error;
-    }
+    if (!fd.valid()) return no_right_to(path, errno);
     give_to_owner_of_dir(dir, fd.get());
   }
   sqlite3* db = nullptr;
@@ -159,6 +161,19 @@ Result<Store> Store::open(const std::string& dir, Missing missing) {
   if (code != SQLITE_OK) return sqlite_error("cannot open", db);
   if (Status prepared = store.prepare(); !prepared.ok()) return prepared.error();
   return store;
+}
+
+Status Store::check(const std::string& dir) {
+  const std::string path = dir + "/natrp.db";
+  const Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!fd.valid() && errno == ENOENT) return Done{};
+  if (!fd.valid()) return no_right_to(path, errno);
+  sqlite3* db = nullptr;
+  const int code = sqlite3_open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+  const Store store(path, db);
+  if (code != SQLITE_OK) return sqlite_error("cannot open", db);
+  if (auto version = store.version(); !version.ok()) return version.error();
+  return Done{};
 }
 
 void Store::wait_at_most(int milliseconds) { sqlite3_busy_timeout(db_.get(), milliseconds); }
@@ -174,30 +189,28 @@ Status Store::prepare() {
   return migrate();
 }
 
+// One that this program knows.
+Result<size_t> Store::version() const {
+  Statement statement(db_.get(), "PRAGMA user_version");
+  const auto row = statement.step();
+  if (!row.ok()) return row.error();
+  const int64_t found = statement.integer(0);
+  if (found >= 0 && found <= static_cast<int64_t>(kSchemaSteps.size())) return static_cast<size_t>(found);
+  return Error{path_ + " has version " + std::to_string(found) + ", this program knows versions up to " +
+               std::to_string(kSchemaSteps.size()) +
+               ": a newer natrp-engine wrote it; use that one, or put a backup in its place"};
+}
+
 Status Store::migrate() {
-  const auto version = [this]() -> Result<int64_t> {
-    Statement statement(db_.get(), "PRAGMA user_version");
-    const auto row = statement.step();
-    if (!row.ok()) return row.error();
-    return statement.integer(0);
-  };
-  const auto check = [this](int64_t found) -> Status {
-    if (found >= 0 && found <= static_cast<int64_t>(kSchemaSteps.size())) return Done{};
-    return Error{path_ + " has version " + std::to_string(found) + ", this program knows versions up to " +
-                 std::to_string(kSchemaSteps.size()) +
-                 ": a newer natrp-engine wrote it; use that one, or put a backup in its place"};
-  };
   auto found = version();
   if (!found.ok()) return found.error();
-  if (Status known = check(found.value()); !known.ok()) return known;
-  if (found.value() == static_cast<int64_t>(kSchemaSteps.size())) return Done{};
+  if (found.value() == kSchemaSteps.size()) return Done{};
 
   Transaction transaction(db_.get());
   if (!transaction.begun().ok()) return transaction.begun();
   found = version();  // again: another program may have done it while this one waited
   if (!found.ok()) return found.error();
-  if (Status known = check(found.value()); !known.ok()) return known;
-  for (size_t step = static_cast<size_t>(found.value()); step < kSchemaSteps.size(); ++step) {
+  for (size_t step = found.value(); step < kSchemaSteps.size(); ++step) {
     if (Status status = execute(db_.get(), kSchemaSteps[step]); !status.ok()) return status;
   }
   const std::string set = "PRAGMA user_version = " + std::to_string(kSchemaSteps.size());

@@ -63,6 +63,9 @@ class Store {
   // Opens dir/natrp.db. An error names the folder, the reason and the remedy; a file of a newer version is
   // refused.
   static Result<Store> open(const std::string& dir, Missing missing = Missing::kMake);
+  // Whether open() would have it, as far as can be told without changing anything: its file is not made, and stays of
+  // the version that it is. A file that is not there is no error.
+  static Status check(const std::string& dir);
 
   // How long a call waits for another program that holds the file, from now on. At first: kStoreWaitLongMs.
   void wait_at_most(int milliseconds);
@@ -106,6 +109,7 @@ class Store {
   };
   Store(std::string path, sqlite3* db) : path_(std::move(path)), db_(db) {}
   Status prepare();
+  Result<size_t> version() const;
   Status migrate();
   Status put_lease(const LeaseRecord& lease);
   bool has_fresh(const LeaseRecord& lease);

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 
@@ -245,24 +246,29 @@ def test_an_edge_whose_port_the_kernel_chose_has_no_successor(yard):
 
 
 @pytest.mark.over(ONE)
-@pytest.mark.parametrize("how", ["a file that it refuses", "no program"])
+@pytest.mark.parametrize("how", ["a file that it refuses", "an address that is taken", "no program"])
 def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
-    edge = installed(yard, tmp_path)
+    edge = installed(yard, tmp_path, admin=None)
     config = tmp_path / "engine.toml"
     config.write_text("grace_seconds = 50\n", encoding="utf-8")
     edge.options["config"] = config
     edge.start()
     service = yard.service()
     agent = yard.agent(edge, edge.add_client(), service)
+    taken = yard.closing(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
     if how == "no program":
         os.unlink(edge.file)
-    else:
+        expected = "no handover"
+    elif how == "a file that it refuses":
         config.write_text("grace_seconds = often\n", encoding="utf-8")
+        expected = "engine.toml.*grace_seconds|grace_seconds.*engine.toml|often"
+    else:
+        config.write_text(f'admin = "127.0.0.1:{taken}"\n', encoding="utf-8")
+        expected = f"--admin: cannot listen on 127.0.0.1:{taken}: the port is in use by another process"
     os.kill(edge.process.pid, signal.SIGUSR2)
     edge.process.wait_for("no handover")
     assert_sentence(edge.process.err, "no handover: .*this edge goes on")
-    if how != "no program":
-        assert_sentence(edge.process.err, "engine.toml.*grace_seconds|grace_seconds.*engine.toml|often")
+    assert_sentence(edge.process.err, expected)
     visitor = yard.peer(agent.address)
     check_echo(visitor, yard.closing(service.accept()))
     assert edge.process.alive and agent.addresses() == [agent.address]

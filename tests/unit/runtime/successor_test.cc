@@ -29,7 +29,7 @@ class SuccessorTest : public LoopSuite {
   // Its status, once it has ended.
   std::optional<int> check(Successor& successor) {
     std::optional<int> ended;
-    const Status begun = successor.check([&](int status) { ended = status; });
+    const Status begun = successor.check({}, [&](int status) { ended = status; });
     EXPECT_TRUE(begun.ok()) << begun.error().message;
     await(ended);
     EXPECT_FALSE(successor.busy());
@@ -66,6 +66,18 @@ TEST_P(SuccessorTest, IsAskedWithCheckAndStartedWithout) {
   EXPECT_EQ(check(successor), 1 << 8) << "it can be run again";
 }
 
+TEST_P(SuccessorTest, ACheckHasTheVariableAndAStartDoesNot) {
+  Successor successor(*loop, shell("test \"$ASKED\" = 'a b,c'"));
+  std::optional<int> ended;
+  ASSERT_TRUE(successor.check("ASKED=a b,c", [&](int status) { ended = status; }).ok());
+  await(ended);
+  EXPECT_EQ(ended, 0);
+  ended.reset();
+  ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
+  await(ended);
+  EXPECT_EQ(ended, 1 << 8);
+}
+
 TEST_P(SuccessorTest, HasNoDescriptorOfOurs) {
   const Fd open(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
   ASSERT_TRUE(open.valid());
@@ -91,7 +103,7 @@ TEST_P(SuccessorTest, ACheckEndsWithWhoeverAsked) {
   pid_t pid = -1;
   {
     Successor successor(*loop, shell("exec sleep 60"));
-    ASSERT_TRUE(successor.check([](int) { FAIL() << "it was not awaited"; }).ok());
+    ASSERT_TRUE(successor.check({}, [](int) { FAIL() << "it was not awaited"; }).ok());
     pid = successor.pid();
   }
   int status = 0;

@@ -1,0 +1,33 @@
+// edge/rehearsal.h
+//
+// A rehearsal: what a start of the edge would find wrong, found without keeping or making anything. An edge that hands
+// over asks it of the program that is to take its place, by --check and a variable in the environment, while it still
+// has all that the start will need: what that is, the variable says.
+//
+// Thread   any.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "runtime/options.h"
+
+namespace natrp {
+
+// What the edge that asks lets go before the start.
+struct AskingEdge {
+  uint16_t control_port = 0;
+  uint16_t admin_port = 0;  // 0: it has no admin server
+  std::string state_dir;
+};
+
+// NAME=VALUE, for the environment of the program that is asked. nullopt from the other: nobody asks.
+std::string asking_variable(const EdgeOptions& options);
+std::optional<AskingEdge> read_asking_variable();
+
+// The limits of the process, the loop, the addresses (each is taken for a moment), the files of the state folder.
+Status rehearse_start(const EdgeOptions& options, const AskingEdge& asking);
+
+}  // namespace natrp

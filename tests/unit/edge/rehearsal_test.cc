@@ -1,0 +1,154 @@
+// What an edge's successor finds wrong while the edge still has everything.
+#include "edge/rehearsal.h"
+
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "control/tls_identity.h"
+#include "net/loopback.h"
+#include "net/socket.h"
+#include "store/state_dir.h"
+#include "store/store.h"
+
+namespace natrp {
+namespace {
+
+class RehearsalTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char path[] = "/tmp/natrp_rehearsal_test_XXXXXX";
+    ASSERT_NE(::mkdtemp(path), nullptr);
+    top = path;
+    options.state_dir = top + "/state";
+    options.bind = options.public_bind = loopback_port(0);
+    options.workers = 1;
+    asking = {.control_port = 1, .admin_port = 0, .state_dir = options.state_dir};
+  }
+  void TearDown() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(top, ignored);
+  }
+
+  static Address loopback_port(uint16_t port) { return Address::parse("127.0.0.1:0").value().with_port(port); }
+  static uint16_t port_of(const Fd& listener) { return local_address(listener.get()).port(); }
+  // As an edge leaves it.
+  void fill_state() {
+    ASSERT_TRUE(make_state_dir(options.state_dir).ok());
+    ASSERT_TRUE(TlsIdentity::load_or_create(options.state_dir).ok());
+    ASSERT_TRUE(Store::open(options.state_dir).ok());
+  }
+  // "": nothing is wrong.
+  std::string found() {
+    const Status status = rehearse_start(options, asking);
+    return status.ok() ? "" : status.error().message;
+  }
+  bool finds(const std::string& what) {
+    const std::string sentence = found();
+    return sentence.find(what) != std::string::npos ? true : (ADD_FAILURE() << sentence, false);
+  }
+
+  std::string top;
+  EdgeOptions options;
+  AskingEdge asking;
+};
+
+TEST_F(RehearsalTest, WhatWillDoIsLeftAsItWas) {
+  EXPECT_EQ(found(), "");
+  EXPECT_FALSE(std::filesystem::exists(options.state_dir)) << "a start makes it";
+  fill_state();
+  const auto lock = lock_state_dir(options.state_dir);
+  ASSERT_TRUE(lock.ok());
+  EXPECT_EQ(found(), "") << "the folder is the asking edge's";
+}
+
+TEST_F(RehearsalTest, AnAddressThatSomebodyElseHasIsFoundAndWhatTheAskingEdgeHasIsNot) {
+  const auto taken = loopback::listener();
+  const uint16_t port = port_of(taken.fd);
+  options.bind = loopback_port(port);
+  EXPECT_TRUE(finds("--bind: cannot listen on 127.0.0.1:" + std::to_string(port)));
+  asking.control_port = port;
+  EXPECT_EQ(found(), "");
+  asking.control_port = 1;
+  options.bind = loopback_port(0);
+  options.admin = loopback_port(port);
+  EXPECT_TRUE(finds("--admin: "));
+  asking.admin_port = port;
+  EXPECT_EQ(found(), "");
+  options.admin.reset();
+  options.public_bind = Address::parse("203.0.113.7:0").value();
+  EXPECT_TRUE(finds("--public-bind: "));
+}
+
+TEST_F(RehearsalTest, AFolderOfAnotherEdgesIsFound) {
+  fill_state();
+  const auto lock = lock_state_dir(options.state_dir);
+  ASSERT_TRUE(lock.ok());
+  asking.state_dir = top + "/other";
+  EXPECT_TRUE(finds("another edge is running with the state folder"));
+}
+
+TEST_F(RehearsalTest, AStoreThatANewerEdgeWroteIsFoundAndAnOlderOneIsNotChanged) {
+  fill_state();
+  const auto set_version = [&](const std::string& version) {
+    sqlite3* db = nullptr;
+    ASSERT_EQ(sqlite3_open((options.state_dir + "/natrp.db").c_str(), &db), SQLITE_OK);
+    ASSERT_EQ(sqlite3_exec(db, ("PRAGMA user_version = " + version).c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
+    sqlite3_close(db);
+  };
+  set_version("99");
+  EXPECT_TRUE(finds("a newer natrp-engine wrote it"));
+  // A step that is done twice would fail: the start has to be the first to do it.
+  set_version("0");
+  EXPECT_EQ(found(), "");
+  EXPECT_FALSE(Store::open(options.state_dir).ok()) << "this one had its tables, and its steps were not done again";
+}
+
+TEST_F(RehearsalTest, AKeyThatIsNoneIsFound) {
+  fill_state();
+  std::ofstream(options.state_dir + "/edge.key") << "no key";
+  EXPECT_TRUE(finds("edge.key"));
+}
+
+TEST_F(RehearsalTest, AStateFolderThatIsAFileIsFound) {
+  std::ofstream(options.state_dir) << "in the way";
+  EXPECT_TRUE(finds("is not a folder"));
+}
+
+// In a child each, whose environment is its own.
+void read_variable(const char* value, bool sound) {
+  if (value != nullptr) ::setenv("NATRP_HANDOVER_FROM", value, 1);
+  ::_exit(read_asking_variable().has_value() == sound ? 0 : 1);
+}
+
+TEST(AskingVariable, SaysWhatTheAskingEdgeHas) {
+  EdgeOptions options;
+  options.bind = Address::parse("127.0.0.1:7000").value();
+  options.state_dir = "/var/a,b";
+  std::string variable = asking_variable(options);
+  EXPECT_EQ(variable, "NATRP_HANDOVER_FROM=7000,0,/var/a,b");
+  options.admin = Address::parse("127.0.0.1:9022").value();
+  variable = asking_variable(options);
+  ASSERT_EQ(::putenv(variable.data()), 0);
+  const auto asking = read_asking_variable();
+  ::unsetenv("NATRP_HANDOVER_FROM");
+  ASSERT_TRUE(asking);
+  EXPECT_EQ(asking->control_port, 7000);
+  EXPECT_EQ(asking->admin_port, 9022);
+  EXPECT_EQ(asking->state_dir, "/var/a,b");
+}
+
+TEST(AskingVariable, OfSomebodyElseIsNobodysQuestion) {
+  EXPECT_EXIT(read_variable(nullptr, false), testing::ExitedWithCode(0), "");
+  for (const char* value : {"", "7000", "7000,", "7000,0", "x,0,/a", "70000,0,/a", "-1,0,/a"}) {
+    EXPECT_EXIT(read_variable(value, false), testing::ExitedWithCode(0), "") << value;
+  }
+  EXPECT_EXIT(read_variable("7000,0,/a", true), testing::ExitedWithCode(0), "");
+}
+
+}  // namespace
+}  // namespace natrp
