@@ -12,9 +12,11 @@ void Edge::on_signal(int signal) {
     ports_->end_handed_on();
     return notify_systemd("STOPPING=1");
   }
+  if (handover_->leave()) {
+    return log_info("told to stop: it drains already, and what flows may finish; a second signal cuts it off", {});
+  }
   if (draining_) {
-    log_warning(handover_->done() ? "told to stop: what still flows is cut off" : "second signal: stopping at once",
-                {});
+    log_warning("second signal: stopping at once", {});
     stopped_ = true;
     return;
   }

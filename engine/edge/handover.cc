@@ -62,7 +62,7 @@ void Handover::tried(int status) {
 }
 
 bool Handover::call_off() {
-  if (stage_ == Stage::kDone) return false;
+  if (stage_ == Stage::kDone || stage_ == Stage::kLeft) return false;
   const bool was_under_way = under_way();
   stage_ = Stage::kNone;
   if (was_under_way) log_warning("no handover: this edge was told to stop", {});
@@ -83,6 +83,13 @@ void Handover::start(std::vector<Fd> listeners) {
   run_successor(std::move(listeners));
 }
 
+bool Handover::leave() {
+  if (stage_ != Stage::kDone) return false;
+  stage_ = Stage::kLeft;
+  loop_.timers().disarm(again_);
+  return true;
+}
+
 void Handover::run_successor(std::vector<Fd> listeners) {
   watch_until_ms_ = loop_.turn_ms() + kWatchMs;
   const Status started = successor_->start(std::move(listeners), [this](int status) { successor_ended(status); });
@@ -98,7 +105,8 @@ void Handover::run_successor(std::vector<Fd> listeners) {
 
 // A service manager hears of it only when this process is gone, too: until then it has a manager in us.
 void Handover::successor_ended(int status) {
-  if (status == 0) return;  // it was told to stop, or has a successor itself
+  // It was told to stop, or has a successor itself.
+  if (status == 0 || stage_ == Stage::kLeft) return;
   log_error("the successor " + how_it_ended(status) + ": nobody takes visitors", {});
   start_again_later();
 }

@@ -4,7 +4,7 @@
 // It says when; what is drained and let go is the Edge's.
 //
 // Life     none ──begin──▶ trying ──nothing stands against it──▶ waiting ──due──▶ letting go ──start──▶ done
-//                                 ──something does──▶ none       call_off: ──▶ none
+//                                 ──something does──▶ none       call_off: ──▶ none       done ──leave──▶ left
 // Thread   the control thread.
 // Memory   a successor that runs is on its own: it outlives this.
 #pragma once
@@ -46,12 +46,14 @@ class Handover {
   void give_up_addresses();
   // Unless it was called off meanwhile.
   void start(std::vector<Fd> listeners);
-  bool done() const { return stage_ == Stage::kDone; }
+  // Nobody looks after the successor from here on: a service manager that stops the one stops the other. True: it had
+  // one, and this is the first time.
+  bool leave();
   // The successor has just been started, or will be again: an edge through which nothing flows waits for it.
-  bool watches() const { return loop_.turn_ms() < watch_until_ms_; }
+  bool watches() const { return stage_ == Stage::kDone && loop_.turn_ms() < watch_until_ms_; }
 
  private:
-  enum class Stage : uint8_t { kNone, kTrying, kWaiting, kLettingGo, kDone };
+  enum class Stage : uint8_t { kNone, kTrying, kWaiting, kLettingGo, kDone, kLeft };
   std::string why_not() const;
   void tried(int status);
   void run_successor(std::vector<Fd> listeners);

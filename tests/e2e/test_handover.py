@@ -309,6 +309,28 @@ def test_a_successor_that_ends_at_once_is_started_again_while_visitors_flow_on(y
 
 
 @pytest.mark.over(ONE)
+def test_who_stops_both_edges_lets_visitors_of_both_finish(yard):
+    rig = yard.rig({"drain_seconds": 60})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    successor = yard.closing(hand_over(rig.edge))
+    rig.agent.wait_address(2)
+    another, its_service = rig.pair()
+    for pid in (rig.edge.process.pid, successor.pid):  # as a service manager stops a unit
+        os.kill(pid, signal.SIGTERM)
+    rig.edge.process.wait_for("told to stop: it drains already")
+    for _ in range(3):
+        time.sleep(0.1)
+        check_echo(visitor, service)
+        check_echo(another, its_service)
+    os.kill(rig.edge.process.pid, signal.SIGTERM)
+    rig.edge.process.wait_for("second signal: stopping at once")
+    assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
+    check_echo(another, its_service)
+    successor.stop()
+
+
+@pytest.mark.over(ONE)
 def test_the_old_edge_leaves_the_store_to_its_successor(yard):
     rig = yard.rig({"drain_seconds": 60})
     visitor, service = rig.pair()

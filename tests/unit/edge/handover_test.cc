@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -66,7 +67,8 @@ TEST_P(HandoverTest, TheSuccessorStartsWhenTheEdgeHasLetGo) {
   EXPECT_TRUE(handover->under_way()) << "its public ports are still to be handed on";
   EXPECT_FALSE(has("started"));
   handover->start({});
-  EXPECT_TRUE(handover->done());
+  EXPECT_FALSE(handover->under_way());
+  EXPECT_FALSE(handover->call_off()) << "too late";
   EXPECT_TRUE(handover->watches());
   EXPECT_TRUE(run_until(*loop, [&] { return has("started"); }));
 }
@@ -105,8 +107,9 @@ TEST_P(HandoverTest, AnEdgeThatIsToldToStopWhileItLetsGoStartsNoSuccessor) {
   handover->start({});
   run_for(*loop, 200);
   EXPECT_FALSE(has("started"));
-  EXPECT_FALSE(handover->done());
+  EXPECT_FALSE(handover->watches());
   EXPECT_FALSE(handover->call_off()) << "once";
+  EXPECT_FALSE(handover->leave()) << "there is no successor";
 }
 
 TEST_P(HandoverTest, ASuccessorThatEndsByAFaultIsStartedAgainAndOneThatWasToldToIsNot) {
@@ -120,6 +123,30 @@ TEST_P(HandoverTest, ASuccessorThatEndsByAFaultIsStartedAgainAndOneThatWasToldTo
   std::filesystem::remove(folder + "/second");
   run_for(*loop, 1500);
   EXPECT_FALSE(has("second"));
+}
+
+TEST_P(HandoverTest, AnEdgeThatIsToldToStopLooksAfterItsSuccessorNoLonger) {
+  for (const bool has_ended : {false, true}) {
+    make("exit 0", "echo >> $F/starts; until test -e $F/end; do sleep 0.02; done; exit 7");
+    begin();
+    ASSERT_TRUE(waits());
+    handover->let_go();
+    handover->start({});
+    ASSERT_TRUE(run_until(*loop, [&] { return has("starts"); }));
+    const auto end = [&] {
+      std::ofstream(folder + "/end") << "now";
+      run_for(*loop, 200);
+    };
+    if (has_ended) end();
+    EXPECT_TRUE(handover->leave());
+    EXPECT_FALSE(handover->leave()) << "once";
+    EXPECT_FALSE(handover->watches());
+    if (!has_ended) end();
+    run_for(*loop, 1200);
+    EXPECT_EQ(std::filesystem::file_size(folder + "/starts"), 1u) << "it was not started again";
+    std::filesystem::remove(folder + "/starts");
+    std::filesystem::remove(folder + "/end");
+  }
 }
 
 TEST_P(HandoverTest, AnEdgeThatNobodyFindsAgainHasNoSuccessor) {
