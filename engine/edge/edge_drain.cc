@@ -16,7 +16,7 @@ void Edge::on_signal(int signal) {
     return log_info("told to stop: it drains already, and what flows may finish; a second signal cuts it off", {});
   }
   if (draining_) {
-    log_warning("second signal: stopping at once", {});
+    log_warning("told to stop: what still flows is cut off", {});
     stopped_ = true;
     return;
   }

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "edge/rehearsal.h"
 #include "runtime/process.h"
+#include "store/state_dir.h"
 
 namespace natrp {
 namespace {
@@ -84,7 +85,7 @@ void Handover::start(std::vector<Fd> listeners) {
 }
 
 bool Handover::leave() {
-  if (stage_ != Stage::kDone) return false;
+  if (stage_ != Stage::kDone || waits_for_us()) return false;
   stage_ = Stage::kLeft;
   loop_.timers().disarm(again_);
   return true;
@@ -103,12 +104,20 @@ void Handover::run_successor(std::vector<Fd> listeners) {
                                                        {"successor", static_cast<int>(successor_->pid())}});
 }
 
-// A service manager hears of it only when this process is gone, too: until then it has a manager in us.
 void Handover::successor_ended(int status) {
   // It was told to stop, or has a successor itself.
   if (status == 0 || stage_ == Stage::kLeft) return;
+  if (Successor::is_managed()) {
+    if (waits_for_us()) log_error("the successor ended: nobody takes visitors until its manager starts one", {});
+    return;
+  }
   log_error("the successor " + how_it_ended(status) + ": nobody takes visitors", {});
   start_again_later();
+}
+
+// A service manager starts the next edge when all processes of the last one are gone.
+bool Handover::waits_for_us() const {
+  return Successor::is_managed() && !successor_->busy() && check_state_dir_is_free(options_.state_dir).ok();
 }
 
 void Handover::start_again_later() {

@@ -46,8 +46,8 @@ class Handover {
   void give_up_addresses();
   // Unless it was called off meanwhile.
   void start(std::vector<Fd> listeners);
-  // Nobody looks after the successor from here on: a service manager that stops the one stops the other. True: it had
-  // one, and this is the first time.
+  // Nobody looks after the successor from here on: a service manager that stops the one stops the other. True: this is
+  // the first time. False where no edge has the state folder, too: its manager starts one when we are gone.
   bool leave();
   // The successor has just been started, or will be again: an edge through which nothing flows waits for it.
   bool watches() const { return stage_ == Stage::kDone && loop_.turn_ms() < watch_until_ms_; }
@@ -60,6 +60,7 @@ class Handover {
   void start_again();
   void successor_ended(int status);
   void start_again_later();
+  bool waits_for_us() const;
 
   Loop& loop_;
   const EdgeOptions& options_;

@@ -76,7 +76,7 @@ std::vector<Fd> take_handed_listeners() {
 }
 
 std::string how_it_ended(int status) {
-  if (status < 0) return "ended";
+  if (status == Successor::kUnknownEnd) return "ended";
   return WIFEXITED(status) ? "ended with code " + std::to_string(WEXITSTATUS(status))
                            : "was ended by signal " + std::to_string(WTERMSIG(status));
 }
@@ -118,7 +118,7 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   if (!way.variable.empty()) environment.push_back(way.variable.data());
   if (!way.listeners.empty()) environment.push_back(handed.data());
   environment.push_back(nullptr);
-  const int error = posix_spawn(&pid_, file().c_str(), &files, nullptr, words.data(), environment.data());
+  const int error = start_process(way, files, words.data(), environment.data());
   posix_spawn_file_actions_destroy(&files);
   if (error != 0) return Error::from_errno("cannot start " + file(), error);
   // By number, as <sys/pidfd.h> came with glibc 2.36 only. In the kernel since 5.3.
@@ -136,6 +136,41 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   return Done{};
 }
 
+// An errno, or 0.
+int Successor::start_process(const Way& way, const posix_spawn_file_actions_t& files, char** words,
+                             char** environment) {
+  const char* const path = file().c_str();
+  if (way.checks || !is_managed()) return posix_spawn(&pid_, path, &files, nullptr, words, environment);
+  // A child of a process that has ended is the manager's.
+  struct Started {
+    int error;
+    pid_t pid;
+  } started{EIO, -1};
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return errno;
+  const Fd reads(ends[0]);
+  Fd writes(ends[1]);
+  const pid_t between = ::fork();
+  if (between < 0) return errno;
+  if (between == 0) {
+    // Other threads may have held any lock: no call here takes one.
+    started.error = posix_spawn(&started.pid, path, &files, nullptr, words, environment);
+    ::_exit(::write(writes.get(), &started, sizeof started) == sizeof started ? 0 : 1);
+  }
+  writes.reset();
+  while (::read(reads.get(), &started, sizeof started) < 0 && errno == EINTR) {
+  }
+  while (::waitpid(between, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = started.pid;
+  return started.error;
+}
+
+bool Successor::is_managed() {
+  const char* const manager = std::getenv("NOTIFY_SOCKET");
+  return manager != nullptr && manager[0] != '\0';
+}
+
 void Successor::end_check() { ::kill(pid_, SIGKILL); }
 
 void Successor::on_op(Op& op) {
@@ -143,7 +178,7 @@ void Successor::on_op(Op& op) {
   int status = 0;
   const pid_t ended = ::waitpid(pid_, &status, WNOHANG);
   if (ended == 0 || (ended < 0 && errno == EINTR)) return loop_.submit(op);
-  if (ended < 0) status = -1;  // somebody else has asked for it
+  if (ended < 0) status = kUnknownEnd;  // its manager's, or somebody else has asked for it
   loop_.timers().disarm(check_deadline_);
   loop_.let_go(pidfd_.get());  // the next one may have its number
   pidfd_.reset();

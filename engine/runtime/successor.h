@@ -4,11 +4,14 @@
 // environment. After an upgrade that is the new one.
 //
 // Life     idle ──check() or start()──▶ runs ──it ends: on_end──▶ idle
+// Parent   this process; where a service manager listens (NOTIFY_SOCKET), of one that was started: the manager. systemd
+//          waits for its own children only: another main process it kills without a drain when it stops the unit.
 // Thread   its loop's.
 // Memory   the process is on its own once it runs: it outlives this and the process that started it.
 // Never    hands a descriptor on, but standard input, output and error, and the listeners that it is told to.
 #pragma once
 
+#include <spawn.h>
 #include <sys/types.h>
 
 #include <functional>
@@ -36,8 +39,9 @@ struct Succession {
 
 class Successor {
  public:
-  // status: as of waitpid(2). Called from the loop.
+  // status: as of waitpid(2), or kUnknownEnd: it was not ours to ask. Called from the loop.
   using OnEnd = std::function<void(int status)>;
+  static constexpr int kUnknownEnd = -1;
 
   // command: the path of the file, then the arguments.
   Successor(Loop& loop, std::vector<std::string> command);
@@ -55,6 +59,8 @@ class Successor {
     return spawn({.listeners = std::move(listeners)}, std::move(on_end));
   }
   bool busy() const { return watch_.in_flight; }
+  // Its end is its manager's business, who starts another.
+  static bool is_managed();
   // Of the last one.
   pid_t pid() const { return pid_; }
   const std::string& file() const { return command_.front(); }
@@ -66,6 +72,7 @@ class Successor {
     std::vector<Fd> listeners{};
   };
   Status spawn(Way way, OnEnd on_end);
+  int start_process(const Way& way, const posix_spawn_file_actions_t& files, char** words, char** environment);
   void on_op(Op& op);
   void end_check();
 

@@ -324,7 +324,7 @@ def test_who_stops_both_edges_lets_visitors_of_both_finish(yard):
         check_echo(visitor, service)
         check_echo(another, its_service)
     os.kill(rig.edge.process.pid, signal.SIGTERM)
-    rig.edge.process.wait_for("second signal: stopping at once")
+    rig.edge.process.wait_for("what still flows is cut off")
     assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
     check_echo(another, its_service)
     successor.stop()

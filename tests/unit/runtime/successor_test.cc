@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -41,8 +42,8 @@ class SuccessorTest : public LoopSuite {
   }
 };
 
-// It lasts 5 s, and so is run over the one loop that control threads have.
-class SuccessorDeadlineTest : public SuccessorTest {};
+// Over the one loop that control threads have: for what lasts 5 s, or goes on in a child, which a ring cannot.
+class SuccessorControlTest : public SuccessorTest {};
 
 TEST_P(SuccessorTest, TellsHowItEnded) {
   EXPECT_EQ(check("exit 0"), 0);
@@ -93,7 +94,7 @@ TEST_P(SuccessorTest, ASignalThatComesBeforeItIsReadyDoesNotEndIt) {
 }
 
 // A start may take as long as it likes.
-TEST_P(SuccessorDeadlineTest, ACheckThatHangsIsEnded) {
+TEST_P(SuccessorControlTest, ACheckThatHangsIsEnded) {
   const auto killed = check("exec sleep 60");
   ASSERT_TRUE(killed);
   EXPECT_EQ(how_it_ended(*killed), "was ended by signal 9");
@@ -140,6 +141,27 @@ TEST_P(SuccessorTest, RunsOnWhenNobodyAwaitsItAnyMore) {
   ::kill(pid, SIGKILL);
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+}
+
+// In a child, whose environment is its own, and where nobody else's children are waited for.
+void be_managed(Loop& loop, const std::vector<std::string>& command) {
+  ::setenv("NOTIFY_SOCKET", "/nowhere", 1);
+  Successor successor(loop, command);
+  std::optional<int> ended;
+  const bool started = successor.start({}, [&](int status) { ended = status; }).ok();
+  const bool is_ours = ::waitpid(-1, nullptr, WNOHANG) >= 0 || errno != ECHILD;
+  for (int turn = 0; turn < 1000 && started && !ended; ++turn) loop.run_once(10);
+  ::_exit(started && !is_ours && ended == Successor::kUnknownEnd ? 0 : 1);
+}
+
+TEST_P(SuccessorControlTest, IsTheServiceManagersChildWhereOneListens) {
+  EXPECT_EXIT(be_managed(*loop, shell("sleep 0.2; exit 3")), testing::ExitedWithCode(0), "");
+  Successor successor(*loop, {"/nowhere/natrp-engine"});
+  ::setenv("NOTIFY_SOCKET", "/nowhere", 1);
+  const Status started = successor.start({}, [](int) {});
+  ::unsetenv("NOTIFY_SOCKET");
+  ASSERT_FALSE(started.ok());
+  EXPECT_NE(started.error().message.find("No such file"), std::string::npos) << started.error().message;
 }
 
 TEST_P(SuccessorTest, HasTheListenersThatAreHandedOnAndNoOther) {
@@ -212,7 +234,7 @@ TEST(OwnCommand, NamesTheFileAsItWasNamed) {
   std::filesystem::remove_all(folder);
 }
 
-INSTANTIATE_TEST_SUITE_P(Loop, SuccessorDeadlineTest, testing::Values(IoKind::kEpoll), loop_of);
+INSTANTIATE_TEST_SUITE_P(Loop, SuccessorControlTest, testing::Values(IoKind::kEpoll), loop_of);
 INSTANTIATE_TEST_SUITE_P(Loops, SuccessorTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
 
 }  // namespace
