@@ -114,6 +114,34 @@ def test_visitors_that_wait_have_their_data_channels_before_the_edge_lets_go(yar
     successor.stop()
 
 
+@pytest.mark.over([Setup(io, "auto") for io in LOOPS])
+@pytest.mark.parametrize("who", ["an edge that hands over", "an agent that drains"])
+def test_a_start_that_is_on_its_way_when_the_session_ends_in_peace_is_served(yard, who):
+    rig = yard.rig({"drain_seconds": 30}, {"drain_seconds": 30}, wire=True)
+    wait_until(lambda: rig.metric("natrp_channels_ready") > 0, 10, "a channel is ready")
+    channels = rig.wire.live()[1:]  # the control channel was there first
+    for link in channels:
+        link.silent = True
+    time.sleep(0.1)  # their turns are over
+    visitor = rig.visit()
+    visitor.send(b"first")
+    wait_until(lambda: rig.metric("natrp_pairs_live") == 1, 10, "the visitor has its channel")
+    assert rig.service.accepted_none(), "its Start has arrived: nothing is on its way"
+
+    if who == "an edge that hands over":
+        yard.closing(hand_over(rig.edge))
+        rig.agent.wait_address(2)  # the next session has begun
+    else:
+        rig.agent.process.terminate()
+        rig.edge.process.wait_for("session ended")
+    for link in channels:
+        link.silent = False
+
+    service = rig.accept()
+    assert service.receive(5) == b"first"
+    check_echo(visitor, service)
+
+
 def test_no_visitor_is_refused_or_cut_by_handovers(yard):
     edge = yard.edge(drain_seconds=60)
     service = yard.closing(EchoService())
