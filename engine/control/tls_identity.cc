@@ -164,6 +164,18 @@ Result<Pin> pin_of(const X509* certificate) {
   return pin;
 }
 
+Status TlsIdentity::check(const std::string& state_dir) {
+  const auto has = [&](const char* file) { return ::access((state_dir + file).c_str(), F_OK) == 0; };
+  const bool makes_the_key = !has("/edge.key") && !has("/edge.crt");
+  if (makes_the_key) return Done{};
+  if (has("/edge.crt")) {
+    const auto identity = load_or_create(state_dir);
+    return identity ? Status(Done{}) : identity.error();
+  }
+  const auto key = load_key(state_dir + "/edge.key");
+  return key ? Status(Done{}) : key.error();
+}
+
 Result<TlsIdentity> TlsIdentity::load_or_create(const std::string& state_dir) {
   ERR_clear_error();
   const std::string key_path = state_dir + "/edge.key";

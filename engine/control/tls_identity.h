@@ -24,6 +24,8 @@ class TlsIdentity {
  public:
   // state_dir must exist. Safe against another process that does the same at the same moment: one key wins.
   static Result<TlsIdentity> load_or_create(const std::string& state_dir);
+  // Whether that would do, as far as can be told without making a file.
+  static Status check(const std::string& state_dir);
 
   // SHA-256 of the certificate's SubjectPublicKeyInfo in DER.
   const Pin& pin() const { return pin_; }

@@ -438,6 +438,7 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 void Edge::on_tick() {
   loop_->timers().arm(tick_, kTickMs);
   if (leads_) lead();
+  if (handover_) handover_->tick();
   tell_refused();
   if (draining_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});

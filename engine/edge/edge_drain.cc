@@ -13,7 +13,7 @@ void Edge::on_signal(int signal) {
     return notify_systemd("STOPPING=1");
   }
   if (handover_->leave()) {
-    return log_info("told to stop: it drains already, and what flows may finish; a second signal cuts it off", {});
+    return log_info("told to stop: it drains already, and what flows may finish", {});
   }
   if (draining_) {
     log_warning("told to stop: what still flows is cut off", {});

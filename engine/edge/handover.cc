@@ -81,43 +81,51 @@ void Handover::give_up_addresses() {
 void Handover::start(std::vector<Fd> listeners) {
   if (stage_ != Stage::kLettingGo) return;
   stage_ = Stage::kDone;
-  run_successor(std::move(listeners));
+  listeners_ = std::move(listeners);
+  run_successor();
 }
 
-bool Handover::leave() {
-  if (stage_ != Stage::kDone || waits_for_us()) return false;
-  stage_ = Stage::kLeft;
-  loop_.timers().disarm(again_);
-  return true;
-}
-
-void Handover::run_successor(std::vector<Fd> listeners) {
+void Handover::run_successor() {
   watch_until_ms_ = loop_.turn_ms() + kWatchMs;
-  const Status started = successor_->start(std::move(listeners), [this](int status) { successor_ended(status); });
+  announced_ = !Successor::is_managed();
+  const Status started = successor_->start(listeners_, [this](int status) { successor_ended(status); });
   if (!started.ok()) {
     log_error(started.error().message, {});
     return start_again_later();
   }
-  // From here on the service manager looks after that process, and listens to it.
-  notify_systemd(("MAINPID=" + std::to_string(successor_->pid())).c_str());
   log_info("handed over: what flows here may finish", {{"program", successor_->file()},
                                                        {"successor", static_cast<int>(successor_->pid())}});
 }
 
+// Not before it has the state folder: of a main process that could not start, and says so by its exit code, the manager
+// would start no other; we do.
+void Handover::tick() {
+  if (announced_ || stage_ != Stage::kDone || !successor_->busy() || nobody_leads()) return;
+  announced_ = true;
+  // From here on the service manager looks after that process, and listens to it.
+  notify_systemd(("MAINPID=" + std::to_string(successor_->pid())).c_str());
+}
+
+// When it was announced, its manager sends us SIGTERM well before we try again.
 void Handover::successor_ended(int status) {
+  const bool is_well = status == 0 || (status == Successor::kUnknownEnd && !nobody_leads());
   // It was told to stop, or has a successor itself.
-  if (status == 0 || stage_ == Stage::kLeft) return;
-  if (Successor::is_managed()) {
-    if (waits_for_us()) log_error("the successor ended: nobody takes visitors until its manager starts one", {});
-    return;
-  }
+  if (is_well || stage_ == Stage::kLeft) return;
   log_error("the successor " + how_it_ended(status) + ": nobody takes visitors", {});
   start_again_later();
 }
 
-// A service manager starts the next edge when all processes of the last one are gone.
-bool Handover::waits_for_us() const {
-  return Successor::is_managed() && !successor_->busy() && check_state_dir_is_free(options_.state_dir).ok();
+bool Handover::nobody_leads() const { return check_state_dir_is_free(options_.state_dir).ok(); }
+
+bool Handover::leave() {
+  if (stage_ != Stage::kDone && stage_ != Stage::kLeft) return false;
+  const bool managed = Successor::is_managed();
+  if (stage_ == Stage::kDone && managed && nobody_leads()) return false;
+  if (++told_to_stop_ > (managed ? 2u : 1u)) return false;
+  stage_ = Stage::kLeft;
+  if (again_.armed()) log_warning("the successor is not started again", {});
+  loop_.timers().disarm(again_);
+  return true;
 }
 
 void Handover::start_again_later() {
@@ -126,8 +134,5 @@ void Handover::start_again_later() {
   watch_until_ms_ = loop_.turn_ms() + again_ms_ + kWatchMs;
   loop_.timers().arm(again_, again_ms_);
 }
-
-// The first one had the listeners.
-void Handover::start_again() { run_successor({}); }
 
 }  // namespace natrp

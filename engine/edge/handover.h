@@ -44,11 +44,14 @@ class Handover {
   // What only one edge can have goes, between these two: first the sessions and ports, then the addresses.
   void let_go() { stage_ = Stage::kLettingGo; }
   void give_up_addresses();
-  // Unless it was called off meanwhile.
+  // Starts the successor, unless it was called off meanwhile.
   void start(std::vector<Fd> listeners);
-  // Nobody looks after the successor from here on: a service manager that stops the one stops the other. True: this is
-  // the first time. False where no edge has the state folder, too: its manager starts one when we are gone.
+  // Told to stop, after the successor was started: nobody looks after that one from here on. False: it is time to go. A
+  // manager tells all processes of a unit, and those that are left when the main one has ended again; and where no edge
+  // has the state folder, it waits for our end to start one.
   bool leave();
+  // Now and then: a successor that has begun its start is announced to the service manager.
+  void tick();
   // The successor has just been started, or will be again: an edge through which nothing flows waits for it.
   bool watches() const { return stage_ == Stage::kDone && loop_.turn_ms() < watch_until_ms_; }
 
@@ -56,11 +59,10 @@ class Handover {
   enum class Stage : uint8_t { kNone, kTrying, kWaiting, kLettingGo, kDone, kLeft };
   std::string why_not() const;
   void tried(int status);
-  void run_successor(std::vector<Fd> listeners);
-  void start_again();
+  void run_successor();
   void successor_ended(int status);
   void start_again_later();
-  bool waits_for_us() const;
+  bool nobody_leads() const;
 
   Loop& loop_;
   const EdgeOptions& options_;
@@ -71,7 +73,10 @@ class Handover {
   uint64_t due_ms_ = 0;
   uint64_t watch_until_ms_ = 0;
   uint32_t again_ms_ = 0;
-  OwnedTimer<&Handover::start_again> again_{*this};
+  OwnedTimer<&Handover::run_successor> again_{*this};
+  std::vector<Fd> listeners_;  // until a successor has them
+  bool announced_ = false;
+  unsigned told_to_stop_ = 0;
 };
 
 }  // namespace natrp

@@ -1,13 +1,11 @@
 #include "edge/rehearsal.h"
 
-#include <unistd.h>
-
 #include <cerrno>
-#include <charconv>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
+#include <vector>
 
 #include "control/tls_identity.h"
 #include "loop/loop.h"
@@ -19,71 +17,88 @@
 namespace natrp {
 namespace {
 
-// The control port, the admin server's port, the state folder: 7000,9022,/var/lib/natrp
+// The control port, the admin server, the state folder: 0.0.0.0:7000,127.0.0.1:9022,/var/lib/natrp
 constexpr char kVariable[] = "NATRP_HANDOVER_FROM";
+constexpr char kNoAdmin[] = "-";
 
-bool read_port(const char*& at, const char* end, uint16_t& port) {
-  const auto read = std::from_chars(at, end, port);
-  if (read.ec != std::errc() || read.ptr == end || *read.ptr != ',') return false;
-  at = read.ptr + 1;
-  return true;
+std::string_view take_word(std::string_view& text) {
+  const size_t comma = text.find(',');
+  const std::string_view word = text.substr(0, comma);
+  text.remove_prefix(comma == text.npos ? text.size() : comma + 1);
+  return word;
 }
 
-// A port of the asking edge's is in use until the start, and may be by nobody else.
-Status try_address(const char* option, const Address& address, const AskingEdge& asking) {
-  const auto listener = listen_on(address, {}, 1);
-  if (listener.ok()) return Done{};
-  const bool is_let_go = listener.error().errno_value == EADDRINUSE && address.port() != 0 &&
-                         (address.port() == asking.control_port || address.port() == asking.admin_port);
+bool is_wildcard(const Address& address) {
+  return address.host_text() == "0.0.0.0" || address.host_text() == "::";
+}
+
+// Who listens on one keeps others from the other.
+bool overlap(const Address& one, const Address& other) {
+  return one.port() == other.port() && (is_wildcard(one) || is_wildcard(other) || one.text() == other.text());
+}
+
+// Each address is held until the last is tried: a start has them all at once.
+Status try_address(const char* option, const Address& address, const AskingEdge& asking, std::vector<Fd>& held) {
+  auto listener = listen_on(address, {}, 1);
+  if (listener.ok()) {
+    held.push_back(std::move(listener).value());
+    return Done{};
+  }
+  // The asking edge's is in use until the start. Whether another process has one beside it, nobody can tell.
+  const bool is_let_go = listener.error().errno_value == EADDRINUSE &&
+                         (overlap(address, asking.control) || (asking.admin && overlap(address, *asking.admin)));
   if (is_let_go) return Done{};
   return Error{std::string(option) + ": " + listener.error().message, listener.error().errno_value};
 }
 
+Status try_addresses(const EdgeOptions& options, const AskingEdge& asking) {
+  std::vector<Fd> held;
+  if (Status bind = try_address("--bind", options.bind, asking, held); !bind.ok()) return bind;
+  const Address any_port = options.public_bind.with_port(0);
+  if (Status ports = try_address("--public-bind", any_port, asking, held); !ports.ok()) return ports;
+  if (!options.admin) return Done{};
+  if (options.admin->port() != 0 && overlap(*options.admin, options.bind)) {
+    return Error{"--admin: " + options.admin->text() + " is in the way of --bind " + options.bind.text() +
+                 "; choose another port"};
+  }
+  return try_address("--admin", *options.admin, asking, held);
+}
+
 Status try_state_dir(const std::string& dir, const AskingEdge& asking) {
-  std::error_code error;
-  // A start makes it, and the key, the certificate and the store where they are missing.
-  if (!std::filesystem::exists(dir, error)) return Done{};
-  if (Status usable = make_state_dir(dir); !usable.ok()) return usable;
-  if (Status ours = check_not_everybodys(dir); !ours.ok()) return ours;
-  if (!std::filesystem::equivalent(dir, asking.state_dir, error)) {
+  if (Status usable = check_state_dir(dir); !usable.ok()) return usable;
+  std::error_code ignored;
+  if (!std::filesystem::equivalent(dir, asking.state_dir, ignored)) {
     if (Status free = check_state_dir_is_free(dir); !free.ok()) return free;
   }
-  const bool has_key = ::access((dir + "/edge.key").c_str(), F_OK) == 0;
-  const bool has_certificate = ::access((dir + "/edge.crt").c_str(), F_OK) == 0;
-  if (has_key && has_certificate) {
-    if (const auto identity = TlsIdentity::load_or_create(dir); !identity.ok()) return identity.error();
-  }
+  if (Status identity = TlsIdentity::check(dir); !identity.ok()) return identity;
   return Store::check(dir);
 }
 
 }  // namespace
 
 std::string asking_variable(const EdgeOptions& options) {
-  const uint16_t admin_port = options.admin ? options.admin->port() : 0;
-  return std::string(kVariable) + '=' + std::to_string(options.bind.port()) + ',' + std::to_string(admin_port) + ',' +
-         options.state_dir;
+  return std::string(kVariable) + '=' + options.bind.text() + ',' +
+         (options.admin ? options.admin->text() : kNoAdmin) + ',' + options.state_dir;
 }
 
 std::optional<AskingEdge> read_asking_variable() {
-  const char* at = std::getenv(kVariable);
-  if (at == nullptr) return std::nullopt;
-  const char* const end = at + std::strlen(at);
-  AskingEdge asking;
-  if (!read_port(at, end, asking.control_port) || !read_port(at, end, asking.admin_port)) return std::nullopt;
-  asking.state_dir.assign(at, end);
+  const char* value = std::getenv(kVariable);
+  if (value == nullptr) return std::nullopt;
+  std::string_view left = value;
+  const auto control = Address::parse(take_word(left));
+  const std::string_view admin_word = take_word(left);
+  const auto admin = Address::parse(admin_word);
+  if (!control.ok() || (!admin.ok() && admin_word != kNoAdmin) || left.empty()) return std::nullopt;
+  AskingEdge asking{.control = control.value()};
+  if (admin.ok()) asking.admin = admin.value();
+  asking.state_dir = left;
   return asking;
 }
 
 Status rehearse_start(const EdgeOptions& options, const AskingEdge& asking) {
   if (Status limits = check_process_limits(options.workers); !limits.ok()) return limits;
   if (const auto loop = make_loop(options.io); !loop.ok()) return loop.error();
-  if (Status status = try_address("--bind", options.bind, asking); !status.ok()) return status;
-  if (Status status = try_address("--public-bind", options.public_bind.with_port(0), asking); !status.ok()) {
-    return status;
-  }
-  if (options.admin) {
-    if (Status status = try_address("--admin", *options.admin, asking); !status.ok()) return status;
-  }
+  if (Status addresses = try_addresses(options, asking); !addresses.ok()) return addresses;
   return try_state_dir(options.state_dir, asking);
 }
 

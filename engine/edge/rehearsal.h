@@ -7,27 +7,28 @@
 // Thread   any.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
 
 #include "base/result.h"
+#include "net/address.h"
 #include "runtime/options.h"
 
 namespace natrp {
 
 // What the edge that asks lets go before the start.
 struct AskingEdge {
-  uint16_t control_port = 0;
-  uint16_t admin_port = 0;  // 0: it has no admin server
-  std::string state_dir;
+  Address control;
+  std::optional<Address> admin{};
+  std::string state_dir{};
 };
 
 // NAME=VALUE, for the environment of the program that is asked. nullopt from the other: nobody asks.
 std::string asking_variable(const EdgeOptions& options);
 std::optional<AskingEdge> read_asking_variable();
 
-// The limits of the process, the loop, the addresses (each is taken for a moment), the files of the state folder.
+// The limits of the process, the loop, the addresses (each is taken for a moment), the files of the state folder. Not
+// the public ports that leases will want: their listeners are handed on.
 Status rehearse_start(const EdgeOptions& options, const AskingEdge& asking);
 
 }  // namespace natrp

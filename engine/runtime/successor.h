@@ -54,12 +54,14 @@ class Successor {
   Status check(std::string variable, OnEnd on_end) {
     return spawn({.checks = true, .variable = std::move(variable)}, std::move(on_end));
   }
-  // listeners: it finds them with take_handed_listeners(); here they are closed.
-  Status start(std::vector<Fd> listeners, OnEnd on_end) {
-    return spawn({.listeners = std::move(listeners)}, std::move(on_end));
+  // listeners: it finds them with take_handed_listeners(); here they are closed, once it has them.
+  Status start(std::vector<Fd>& listeners, OnEnd on_end) {
+    Status started = spawn({.listeners = &listeners}, std::move(on_end));
+    if (started.ok()) listeners.clear();
+    return started;
   }
   bool busy() const { return watch_.in_flight; }
-  // Its end is its manager's business, who starts another.
+  // A service manager listens, and is to be told of it.
   static bool is_managed();
   // Of the last one.
   pid_t pid() const { return pid_; }
@@ -69,7 +71,7 @@ class Successor {
   struct Way {
     bool checks = false;
     std::string variable{};  // empty: none
-    std::vector<Fd> listeners{};
+    const std::vector<Fd>* listeners = nullptr;
   };
   Status spawn(Way way, OnEnd on_end);
   int start_process(const Way& way, const posix_spawn_file_actions_t& files, char** words, char** environment);

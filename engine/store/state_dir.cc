@@ -13,6 +13,7 @@ namespace natrp {
 namespace {
 
 constexpr mode_t kDirMode = 0700;
+constexpr unsigned kLockTries = 200;  // some 100 µs
 
 Error not_makeable(const std::string& dir, const std::string& at, int errno_value) {
   Error error = Error::from_errno("cannot make the state folder " + dir + ": " + at, errno_value);
@@ -23,8 +24,12 @@ Error not_makeable(const std::string& dir, const std::string& at, int errno_valu
 std::string lock_path(const std::string& dir) { return dir + "/edge.lock"; }
 
 Status lock(int fd, const std::string& dir) {
-  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return Done{};
-  if (errno != EWOULDBLOCK) return Error::from_errno("cannot lock " + lock_path(dir), errno);
+  // Who only asks (check_state_dir_is_free) has it for some µs: an edge that starts in these would be refused.
+  for (unsigned tries = 0; tries < kLockTries; ++tries) {
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return Done{};
+    if (errno != EWOULDBLOCK && errno != EINTR) break;
+  }
+  if (errno != EWOULDBLOCK && errno != EINTR) return Error::from_errno("cannot lock " + lock_path(dir), errno);
   return Error{"another edge is running with the state folder " + dir +
                    ": stop it, or give this one a folder of its own with --state",
                EWOULDBLOCK};
@@ -79,6 +84,29 @@ Result<Fd> lock_state_dir(const std::string& dir) {
   give_to_owner_of_dir(dir, fd.get());
   if (Status locked = lock(fd.get(), dir); !locked.ok()) return locked.error();
   return fd;
+}
+
+Status check_state_dir(const std::string& dir) {
+  std::string there = dir;
+  // What is not there yet, a start makes.
+  while (!there.empty() && access(there.c_str(), F_OK) != 0) {
+    if (errno != ENOENT) return not_makeable(dir, there, errno);
+    const size_t slash = there.rfind('/');
+    there = slash == std::string::npos ? "." : slash == 0 ? "/" : there.substr(0, slash);
+  }
+  if (there == dir) {
+    if (Status usable = make_state_dir(dir); !usable.ok()) return usable;
+    if (Status ours = check_not_everybodys(dir); !ours.ok()) return ours;
+    const std::string lock = lock_path(dir);
+    if (access(lock.c_str(), R_OK | W_OK) == 0 || errno == ENOENT) return Done{};
+    return Error::from_errno("cannot open " + lock, errno);
+  }
+  struct stat info;
+  if (stat(there.c_str(), &info) != 0) return not_makeable(dir, there, errno);
+  if (!S_ISDIR(info.st_mode)) return not_makeable(dir, there, ENOTDIR);
+  // As mkdir(2) would say it: EROFS, too.
+  if (access(there.c_str(), W_OK | X_OK) != 0) return not_makeable(dir, there, errno);
+  return Done{};
 }
 
 Status check_state_dir_is_free(const std::string& dir) {

@@ -23,6 +23,9 @@ Status check_not_everybodys(const std::string& dir);
 // process ends, however it ends. Fails when another edge has it.
 Result<Fd> lock_state_dir(const std::string& dir);
 
+// Whether make_state_dir() and lock_state_dir() would have the folder, but for another edge's lock. Makes nothing.
+Status check_state_dir(const std::string& dir);
+
 // Fails when another edge has the folder now. Makes nothing and keeps nothing: lock_state_dir() decides.
 Status check_state_dir_is_free(const std::string& dir);
 

@@ -19,6 +19,8 @@ namespace natrp {
 namespace {
 
 constexpr int kBusyRetryMs = 5;
+// Of check(): who asks waits for no more than 5 s (runtime/successor).
+constexpr int kCheckWaitMs = 2000;
 
 constexpr const char* kClientColumns =
     "SELECT id, name, token_hash, plain_token_hash, ports, tunnels_max, conns_max, created FROM clients ";
@@ -170,9 +172,14 @@ Status Store::check(const std::string& dir) {
   if (!fd.valid()) return no_right_to(path, errno);
   sqlite3* db = nullptr;
   const int code = sqlite3_open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
-  const Store store(path, db);
+  Store store(path, db);
   if (code != SQLITE_OK) return sqlite_error("cannot open", db);
-  if (auto version = store.version(); !version.ok()) return version.error();
+  store.wait_at_most(kCheckWaitMs);
+  const auto version = store.version();
+  if (!version.ok()) return version.error();
+  if (version.value() != kSchemaSteps.size()) return Done{};  // to be migrated: its tables are of another form
+  if (const auto clients = store.list_clients(); !clients.ok()) return clients.error();
+  if (const auto leases = store.list_leases(); !leases.ok()) return leases.error();
   return Done{};
 }
 

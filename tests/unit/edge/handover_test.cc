@@ -3,17 +3,24 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
+#include "net/address.h"
+#include "store/state_dir.h"
 
 namespace natrp {
 namespace {
@@ -21,12 +28,16 @@ namespace {
 class HandoverTest : public LoopSuite {
  protected:
   void SetUp() override {
+    ::unsetenv("NOTIFY_SOCKET");  // the runner's
     LoopSuite::SetUp();
     if (IsSkipped()) return;
     options.bind = Address::parse("127.0.0.1:7000").value();
     char path[] = "/tmp/natrp_handover_test_XXXXXX";
     ASSERT_NE(::mkdtemp(path), nullptr);
     folder = path;
+    options.state_dir = folder + "/state";
+    ASSERT_TRUE(make_state_dir(options.state_dir).ok());
+    std::ofstream(options.state_dir + "/edge.lock") << "";
   }
   void TearDown() override {
     handover.reset();
@@ -77,7 +88,7 @@ TEST_P(HandoverTest, OneThatIsNoGoodChangesNothingAndTheNextMayBeBetter) {
   make("test -e $F/better", "exit 0");
   begin();
   begin();  // changes nothing: it is being tried
-  run_for(*loop, 200);
+  run_for(*loop, 500);
   EXPECT_FALSE(handover->under_way());
   EXPECT_EQ(drains, 0);
   EXPECT_FALSE(handover->call_off());
@@ -121,7 +132,7 @@ TEST_P(HandoverTest, ASuccessorThatEndsByAFaultIsStartedAgainAndOneThatWasToldTo
   ASSERT_TRUE(run_until(*loop, [&] { return has("second"); }));
   EXPECT_TRUE(handover->watches()) << "the edge is there until it has seen it start";
   std::filesystem::remove(folder + "/second");
-  run_for(*loop, 1500);
+  run_for(*loop, 2500);  // the next time would be after 2 s
   EXPECT_FALSE(has("second"));
 }
 
@@ -167,7 +178,99 @@ TEST_P(HandoverTest, AnEdgeThatDrainsHasNoSuccessor) {
   EXPECT_FALSE(has("tried"));
 }
 
+// --- With a service manager -----------------------------------------------------------------------------------------
+
+class ManagedHandoverTest : public HandoverTest {
+ protected:
+  void SetUp() override {
+    HandoverTest::SetUp();
+    if (IsSkipped()) return;
+    const std::string path = folder + "/notify";
+    const Address address = Address::unix_path(path).value();
+    manager.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::bind(manager.get(), address.get(), address.length()), 0);
+    ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
+  }
+  void TearDown() override {
+    ::unsetenv("NOTIFY_SOCKET");
+    if (main_process > 0) ::kill(main_process, SIGKILL);
+    HandoverTest::TearDown();
+  }
+  // A successor that has the state folder from the time when there is a file, and until it is killed.
+  void start_leader(const std::string& when) {
+    const std::string leads = "exec 9<>$F/state/edge.lock; flock 9; exec sleep 60";
+    make("exit 0", "until test -e $F/" + when + "; do sleep 0.02; done; " + leads);
+    begin();
+    ASSERT_TRUE(waits());
+    handover->let_go();
+    handover->start({});
+  }
+  // With ticks, as an edge has them.
+  bool is_told() {
+    return run_until(*loop, [&] {
+      handover->tick();
+      char said[64] = {};
+      if (::recv(manager.get(), said, sizeof said - 1, 0) <= 0) return false;
+      const std::string_view text(said);
+      if (!text.starts_with("MAINPID=")) return false;
+      return std::from_chars(said + 8, said + text.size(), main_process).ec == std::errc();
+    });
+  }
+  void make_file(const std::string& name) { std::ofstream(folder + '/' + name) << "now"; }
+
+  Fd manager;
+  pid_t main_process = -1;
+};
+
+TEST_P(ManagedHandoverTest, TheManagerHearsOfASuccessorWhenThatLeads) {
+  start_leader("leads");
+  for (int i = 0; i < 10; ++i) {
+    run_for(*loop, 20);
+    handover->tick();
+  }
+  char said[64];
+  EXPECT_LT(::recv(manager.get(), said, sizeof said, 0), 0);
+  make_file("leads");
+  ASSERT_TRUE(is_told());
+  run_for(*loop, 20);
+  handover->tick();
+  EXPECT_LT(::recv(manager.get(), said, sizeof said, 0), 0) << "once";
+}
+
+TEST_P(ManagedHandoverTest, WhoStopsTheUnitSaysItTwiceToThoseThatAreLeft) {
+  make_file("leads");
+  start_leader("leads");
+  ASSERT_TRUE(is_told());
+  EXPECT_TRUE(handover->leave());
+  ::kill(main_process, SIGKILL);
+  run_for(*loop, 200);
+  EXPECT_TRUE(handover->leave());
+  EXPECT_FALSE(handover->leave());
+}
+
+TEST_P(ManagedHandoverTest, AManagerThatWaitsForOurEndToStartTheNextHasIt) {
+  make_file("leads");
+  start_leader("leads");
+  ASSERT_TRUE(is_told());
+  ::kill(main_process, SIGKILL);
+  run_for(*loop, 200);
+  EXPECT_FALSE(handover->leave()) << "no edge has the state folder";
+}
+
+TEST_P(ManagedHandoverTest, ASuccessorThatDoesNotGetAsFarIsStartedAgain) {
+  make("exit 0", "echo >> $F/starts; exit 2");
+  begin();
+  ASSERT_TRUE(waits());
+  handover->let_go();
+  handover->start({});
+  EXPECT_TRUE(run_until(*loop, [&] { return has("starts") && std::filesystem::file_size(folder + "/starts") == 2; }));
+  handover->tick();
+  char said[64];
+  EXPECT_LT(::recv(manager.get(), said, sizeof said, 0), 0) << "of no such one";
+}
+
 // The loop that control threads have.
+INSTANTIATE_TEST_SUITE_P(Loops, ManagedHandoverTest, testing::Values(IoKind::kEpoll), loop_of);
 INSTANTIATE_TEST_SUITE_P(Loops, HandoverTest, testing::Values(IoKind::kEpoll), loop_of);
 
 }  // namespace

@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 #include <sqlite3.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include "control/tls_identity.h"
 #include "net/loopback.h"
@@ -27,7 +29,7 @@ class RehearsalTest : public testing::Test {
     options.state_dir = top + "/state";
     options.bind = options.public_bind = loopback_port(0);
     options.workers = 1;
-    asking = {.control_port = 1, .admin_port = 0, .state_dir = options.state_dir};
+    asking = {.control = loopback_port(1), .state_dir = options.state_dir};
   }
   void TearDown() override {
     std::error_code ignored;
@@ -71,14 +73,20 @@ TEST_F(RehearsalTest, AnAddressThatSomebodyElseHasIsFoundAndWhatTheAskingEdgeHas
   const uint16_t port = port_of(taken.fd);
   options.bind = loopback_port(port);
   EXPECT_TRUE(finds("--bind: cannot listen on 127.0.0.1:" + std::to_string(port)));
-  asking.control_port = port;
-  EXPECT_EQ(found(), "");
-  asking.control_port = 1;
+  for (const char* host : {"127.0.0.1", "0.0.0.0", "[::]"}) {
+    asking.control = Address::parse(std::string(host) + ":" + std::to_string(port)).value();
+    EXPECT_EQ(found(), "") << host;
+  }
+  asking.control = Address::parse("127.0.0.2:" + std::to_string(port)).value();
+  EXPECT_TRUE(finds("--bind: ")) << "another host's";
   options.bind = loopback_port(0);
   options.admin = loopback_port(port);
   EXPECT_TRUE(finds("--admin: "));
-  asking.admin_port = port;
+  asking.admin = options.admin;
   EXPECT_EQ(found(), "");
+  options.bind = *options.admin;
+  EXPECT_TRUE(finds("is in the way of --bind")) << "a start has both";
+  options.bind = loopback_port(0);
   options.admin.reset();
   options.public_bind = Address::parse("203.0.113.7:0").value();
   EXPECT_TRUE(finds("--public-bind: "));
@@ -108,15 +116,51 @@ TEST_F(RehearsalTest, AStoreThatANewerEdgeWroteIsFoundAndAnOlderOneIsNotChanged)
   EXPECT_FALSE(Store::open(options.state_dir).ok()) << "this one had its tables, and its steps were not done again";
 }
 
+TEST_F(RehearsalTest, AStoreThatSomebodyWritesToIsWaitedFor) {
+  fill_state();
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open((options.state_dir + "/natrp.db").c_str(), &db), SQLITE_OK);
+  // Whoever closes a store last has it alone for a moment.
+  ASSERT_EQ(sqlite3_exec(db, "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE", nullptr, nullptr, nullptr), SQLITE_OK);
+  std::thread closes([db] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    sqlite3_close(db);
+  });
+  EXPECT_EQ(found(), "");
+  closes.join();
+}
+
+TEST_F(RehearsalTest, AStoreThatIsBrokenBehindItsHeaderIsFound) {
+  fill_state();
+  std::filesystem::resize_file(options.state_dir + "/natrp.db", 4096);
+  EXPECT_TRUE(finds("natrp.db"));
+}
+
 TEST_F(RehearsalTest, AKeyThatIsNoneIsFound) {
   fill_state();
   std::ofstream(options.state_dir + "/edge.key") << "no key";
   EXPECT_TRUE(finds("edge.key"));
+  std::filesystem::remove(options.state_dir + "/edge.crt");
+  EXPECT_TRUE(finds("edge.key"));
+  EXPECT_FALSE(std::filesystem::exists(options.state_dir + "/edge.crt"));
 }
 
-TEST_F(RehearsalTest, AStateFolderThatIsAFileIsFound) {
-  std::ofstream(options.state_dir) << "in the way";
-  EXPECT_TRUE(finds("is not a folder"));
+TEST_F(RehearsalTest, ACertificateWithoutItsKeyIsFound) {
+  fill_state();
+  std::filesystem::remove(options.state_dir + "/edge.key");
+  EXPECT_TRUE(finds("but no key"));
+  EXPECT_FALSE(std::filesystem::exists(options.state_dir + "/edge.key"));
+}
+
+TEST_F(RehearsalTest, AStateFolderThatCannotBeIsFound) {
+  std::ofstream(top + "/file") << "in the way";
+  for (const char* dir : {"/file", "/file/state", "/file/a/b/state"}) {
+    options.state_dir = top + dir;
+    EXPECT_TRUE(finds(top + "/file")) << dir;
+  }
+  options.state_dir = top + "/a/b/state";
+  EXPECT_EQ(found(), "");
+  EXPECT_FALSE(std::filesystem::exists(top + "/a"));
 }
 
 // In a child each, whose environment is its own.
@@ -130,24 +174,25 @@ TEST(AskingVariable, SaysWhatTheAskingEdgeHas) {
   options.bind = Address::parse("127.0.0.1:7000").value();
   options.state_dir = "/var/a,b";
   std::string variable = asking_variable(options);
-  EXPECT_EQ(variable, "NATRP_HANDOVER_FROM=7000,0,/var/a,b");
-  options.admin = Address::parse("127.0.0.1:9022").value();
+  EXPECT_EQ(variable, "NATRP_HANDOVER_FROM=127.0.0.1:7000,-,/var/a,b");
+  options.admin = Address::parse("[::1]:9022").value();
   variable = asking_variable(options);
   ASSERT_EQ(::putenv(variable.data()), 0);
   const auto asking = read_asking_variable();
   ::unsetenv("NATRP_HANDOVER_FROM");
   ASSERT_TRUE(asking);
-  EXPECT_EQ(asking->control_port, 7000);
-  EXPECT_EQ(asking->admin_port, 9022);
+  EXPECT_EQ(asking->control.text(), "127.0.0.1:7000");
+  ASSERT_TRUE(asking->admin);
+  EXPECT_EQ(asking->admin->text(), "[::1]:9022");
   EXPECT_EQ(asking->state_dir, "/var/a,b");
 }
 
 TEST(AskingVariable, OfSomebodyElseIsNobodysQuestion) {
   EXPECT_EXIT(read_variable(nullptr, false), testing::ExitedWithCode(0), "");
-  for (const char* value : {"", "7000", "7000,", "7000,0", "x,0,/a", "70000,0,/a", "-1,0,/a"}) {
+  for (const char* value : {"", "127.0.0.1:1", "127.0.0.1:1,-", "127.0.0.1:1,-,", "x,-,/a", "127.0.0.1:1,x,/a"}) {
     EXPECT_EXIT(read_variable(value, false), testing::ExitedWithCode(0), "") << value;
   }
-  EXPECT_EXIT(read_variable("7000,0,/a", true), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(read_variable("127.0.0.1:1,-,/a", true), testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

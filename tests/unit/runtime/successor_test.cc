@@ -22,6 +22,10 @@ namespace {
 
 class SuccessorTest : public LoopSuite {
  protected:
+  void SetUp() override {
+    ::unsetenv("NOTIFY_SOCKET");  // the runner's
+    LoopSuite::SetUp();
+  }
   // A program that does what the shell is told. $0 is "--check" in a check, else the shell itself.
   std::vector<std::string> shell(const std::string& script) { return {"/bin/sh", "-c", script}; }
   void await(const std::optional<int>& ended) {
@@ -40,6 +44,7 @@ class SuccessorTest : public LoopSuite {
     Successor successor(*loop, shell(script));
     return check(successor);
   }
+  std::vector<Fd> none;
 };
 
 // Over the one loop that control threads have: for what lasts 5 s, or goes on in a child, which a ring cannot.
@@ -59,7 +64,7 @@ TEST_P(SuccessorTest, IsAskedWithCheckAndStartedWithout) {
   EXPECT_EQ(check("test \"$0\" = --check"), 0);
   Successor successor(*loop, shell("test \"$0\" != --check"));
   std::optional<int> ended;
-  ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
+  ASSERT_TRUE(successor.start(none, [&](int status) { ended = status; }).ok());
   EXPECT_TRUE(successor.busy());
   EXPECT_GT(successor.pid(), 0);
   await(ended);
@@ -74,7 +79,7 @@ TEST_P(SuccessorTest, ACheckHasTheVariableAndAStartDoesNot) {
   await(ended);
   EXPECT_EQ(ended, 0);
   ended.reset();
-  ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
+  ASSERT_TRUE(successor.start(none, [&](int status) { ended = status; }).ok());
   await(ended);
   EXPECT_EQ(ended, 1 << 8);
 }
@@ -115,7 +120,7 @@ TEST_P(SuccessorTest, ACheckEndsWithWhoeverAsked) {
 TEST_P(SuccessorTest, OneWhoseEndSomebodyElseHasHeardHasEnded) {
   Successor successor(*loop, shell("exit 3"));
   std::optional<int> ended;
-  ASSERT_TRUE(successor.start({}, [&](int status) { ended = status; }).ok());
+  ASSERT_TRUE(successor.start(none, [&](int status) { ended = status; }).ok());
   ASSERT_EQ(::waitpid(successor.pid(), nullptr, 0), successor.pid());
   await(ended);
   ASSERT_TRUE(ended);
@@ -124,7 +129,7 @@ TEST_P(SuccessorTest, OneWhoseEndSomebodyElseHasHeardHasEnded) {
 
 TEST_P(SuccessorTest, AFileThatIsNotThereIsSaid) {
   Successor successor(*loop, {"/nowhere/natrp-engine"});
-  const Status begun = successor.start({}, [](int) { FAIL() << "nothing ran"; });
+  const Status begun = successor.start(none, [](int) { FAIL() << "nothing ran"; });
   ASSERT_FALSE(begun.ok());
   EXPECT_EQ(begun.error().message, "cannot start /nowhere/natrp-engine: No such file or directory");
   EXPECT_FALSE(successor.busy());
@@ -134,7 +139,7 @@ TEST_P(SuccessorTest, RunsOnWhenNobodyAwaitsItAnyMore) {
   pid_t pid = -1;
   {
     Successor successor(*loop, shell("exec sleep 60"));
-    ASSERT_TRUE(successor.start({}, [](int) { FAIL() << "it was not awaited"; }).ok());
+    ASSERT_TRUE(successor.start(none, [](int) { FAIL() << "it was not awaited"; }).ok());
     pid = successor.pid();
   }
   EXPECT_EQ(::kill(pid, 0), 0);
@@ -148,7 +153,8 @@ void be_managed(Loop& loop, const std::vector<std::string>& command) {
   ::setenv("NOTIFY_SOCKET", "/nowhere", 1);
   Successor successor(loop, command);
   std::optional<int> ended;
-  const bool started = successor.start({}, [&](int status) { ended = status; }).ok();
+  std::vector<Fd> none;
+  const bool started = successor.start(none, [&](int status) { ended = status; }).ok();
   const bool is_ours = ::waitpid(-1, nullptr, WNOHANG) >= 0 || errno != ECHILD;
   for (int turn = 0; turn < 1000 && started && !ended; ++turn) loop.run_once(10);
   ::_exit(started && !is_ours && ended == Successor::kUnknownEnd ? 0 : 1);
@@ -158,7 +164,7 @@ TEST_P(SuccessorControlTest, IsTheServiceManagersChildWhereOneListens) {
   EXPECT_EXIT(be_managed(*loop, shell("sleep 0.2; exit 3")), testing::ExitedWithCode(0), "");
   Successor successor(*loop, {"/nowhere/natrp-engine"});
   ::setenv("NOTIFY_SOCKET", "/nowhere", 1);
-  const Status started = successor.start({}, [](int) {});
+  const Status started = successor.start(none, [](int) {});
   ::unsetenv("NOTIFY_SOCKET");
   ASSERT_FALSE(started.ok());
   EXPECT_NE(started.error().message.find("No such file"), std::string::npos) << started.error().message;
@@ -175,9 +181,19 @@ TEST_P(SuccessorTest, HasTheListenersThatAreHandedOnAndNoOther) {
   const std::string sockets = "$(ls -l /proc/self/fd | grep -v ' [012] -> ' | grep -c socket:)";
   Successor successor(*loop, shell(expected + " -a " + sockets + " -eq 2"));
   std::optional<int> ended;
-  ASSERT_TRUE(successor.start(std::move(listeners), [&](int status) { ended = status; }).ok());
+  ASSERT_TRUE(successor.start(listeners, [&](int status) { ended = status; }).ok());
+  EXPECT_TRUE(listeners.empty()) << "here they are closed";
   await(ended);
   EXPECT_EQ(ended, 0);
+}
+
+TEST_P(SuccessorTest, ListenersThatItCouldNotHaveStayHere) {
+  std::vector<Fd> listeners;
+  listeners.push_back(std::move(loopback::listener().fd));
+  Successor successor(*loop, {"/nowhere/natrp-engine"});
+  EXPECT_FALSE(successor.start(listeners, [](int) {}).ok());
+  ASSERT_EQ(listeners.size(), 1u);
+  EXPECT_TRUE(listeners[0].valid());
 }
 
 // Each of them in a child, which may do what it likes with its environment.
