@@ -29,7 +29,11 @@ Handover::Handover(Loop& loop, const EdgeOptions& options, Succession succession
   if (!succession_.command.empty()) successor_.emplace(loop, succession_.command);
 }
 
-Handover::~Handover() { loop_.timers().disarm(again_); }
+Handover::~Handover() {
+  loop_.timers().disarm(again_);
+  // One with a state folder of its own has not been seen to lead.
+  if (stage_ == Stage::kDone && successor_->busy()) announce();
+}
 
 void Handover::begin(bool draining, std::function<void()> drain) {
   if (draining || stage_ != Stage::kNone) {
@@ -100,9 +104,12 @@ void Handover::run_successor() {
 // Not before it has the state folder: of a main process that could not start, and says so by its exit code, the manager
 // would start no other; we do.
 void Handover::tick() {
-  if (announced_ || stage_ != Stage::kDone || !successor_->busy() || nobody_leads()) return;
-  announced_ = true;
-  // From here on the service manager looks after that process, and listens to it.
+  if (!announced_ && stage_ == Stage::kDone && successor_->busy() && !nobody_leads()) announce();
+}
+
+// From here on the service manager looks after that process, and listens to it.
+void Handover::announce() {
+  if (std::exchange(announced_, true)) return;
   notify_systemd(("MAINPID=" + std::to_string(successor_->pid())).c_str());
 }
 

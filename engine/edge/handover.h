@@ -60,6 +60,7 @@ class Handover {
   std::string why_not() const;
   void tried(int status);
   void run_successor();
+  void announce();
   void successor_ended(int status);
   void start_again_later();
   bool nobody_leads() const;

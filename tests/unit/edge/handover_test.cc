@@ -205,15 +205,19 @@ class ManagedHandoverTest : public HandoverTest {
     handover->let_go();
     handover->start({});
   }
+  // What the manager has been told by now.
+  bool reads_main_process() {
+    char said[64] = {};
+    if (::recv(manager.get(), said, sizeof said - 1, 0) <= 0) return false;
+    const std::string_view text(said);
+    if (!text.starts_with("MAINPID=")) return false;
+    return std::from_chars(said + 8, said + text.size(), main_process).ec == std::errc();
+  }
   // With ticks, as an edge has them.
   bool is_told() {
     return run_until(*loop, [&] {
       handover->tick();
-      char said[64] = {};
-      if (::recv(manager.get(), said, sizeof said - 1, 0) <= 0) return false;
-      const std::string_view text(said);
-      if (!text.starts_with("MAINPID=")) return false;
-      return std::from_chars(said + 8, said + text.size(), main_process).ec == std::errc();
+      return reads_main_process();
     });
   }
   void make_file(const std::string& name) { std::ofstream(folder + '/' + name) << "now"; }
@@ -235,6 +239,17 @@ TEST_P(ManagedHandoverTest, TheManagerHearsOfASuccessorWhenThatLeads) {
   run_for(*loop, 20);
   handover->tick();
   EXPECT_LT(::recv(manager.get(), said, sizeof said, 0), 0) << "once";
+}
+
+TEST_P(ManagedHandoverTest, OneThatLeadsElsewhereIsAnnouncedAtTheEnd) {
+  make("exit 0", "exec sleep 60");
+  begin();
+  ASSERT_TRUE(waits());
+  handover->let_go();
+  handover->start({});
+  handover->tick();
+  handover.reset();
+  EXPECT_TRUE(reads_main_process());
 }
 
 TEST_P(ManagedHandoverTest, WhoStopsTheUnitSaysItTwiceToThoseThatAreLeft) {
