@@ -165,14 +165,11 @@ Result<Pin> pin_of(const X509* certificate) {
 }
 
 Status TlsIdentity::check(const std::string& state_dir) {
-  const auto has = [&](const char* file) { return ::access((state_dir + file).c_str(), F_OK) == 0; };
-  const bool makes_the_key = !has("/edge.key") && !has("/edge.crt");
-  if (makes_the_key) return Done{};
-  if (has("/edge.crt")) {
-    const auto identity = load_or_create(state_dir);
+  if (::access((state_dir + "/edge.crt").c_str(), F_OK) == 0) {
+    const auto identity = load_or_create(state_dir);  // makes nothing then
     return identity ? Status(Done{}) : identity.error();
   }
-  const auto key = load_key(state_dir + "/edge.key");
+  const auto key = load_key(state_dir + "/edge.key");  // none is no error
   return key ? Status(Done{}) : key.error();
 }
 

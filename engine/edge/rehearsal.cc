@@ -1,5 +1,7 @@
 #include "edge/rehearsal.h"
 
+#include <sys/socket.h>
+
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -28,13 +30,15 @@ std::string_view take_word(std::string_view& text) {
   return word;
 }
 
-bool is_wildcard(const Address& address) {
-  return address.host_text() == "0.0.0.0" || address.host_text() == "::";
+// [::] has IPv4, too (listen_on).
+bool covers(const Address& one, const Address& other) {
+  const std::string host = one.host_text();
+  return host == "::" || host == other.host_text() || (host == "0.0.0.0" && other.family() == AF_INET);
 }
 
 // Who listens on one keeps others from the other.
 bool overlap(const Address& one, const Address& other) {
-  return one.port() == other.port() && (is_wildcard(one) || is_wildcard(other) || one.text() == other.text());
+  return one.port() == other.port() && (covers(one, other) || covers(other, one));
 }
 
 // Each address is held until the last is tried: a start has them all at once.

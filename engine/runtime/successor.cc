@@ -108,9 +108,7 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   posix_spawn_file_actions_init(&files);
   // All others are close-on-exec. A dup2 of a descriptor to itself is how they are told not to be.
   std::string handed(kListeners);
-  const bool hands_on = way.listeners != nullptr && !way.listeners->empty();
-  for (size_t i = 0; hands_on && i < way.listeners->size(); ++i) {
-    const Fd& listener = (*way.listeners)[i];
+  for (const Fd& listener : way.listeners) {
     posix_spawn_file_actions_adddup2(&files, listener.get(), listener.get());
     handed += (handed.size() == sizeof kListeners - 1 ? '=' : ',') + std::to_string(listener.get());
   }
@@ -118,7 +116,7 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   std::vector<char*> environment;
   for (char** each = environ; *each != nullptr; ++each) environment.push_back(*each);
   if (!way.variable.empty()) environment.push_back(way.variable.data());
-  if (hands_on) environment.push_back(handed.data());
+  if (!way.listeners.empty()) environment.push_back(handed.data());
   environment.push_back(nullptr);
   const int error = start_process(way, files, words.data(), environment.data());
   posix_spawn_file_actions_destroy(&files);

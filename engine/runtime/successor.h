@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,7 +57,7 @@ class Successor {
   }
   // listeners: it finds them with take_handed_listeners(); here they are closed, once it has them.
   Status start(std::vector<Fd>& listeners, OnEnd on_end) {
-    Status started = spawn({.listeners = &listeners}, std::move(on_end));
+    Status started = spawn({.listeners = listeners}, std::move(on_end));
     if (started.ok()) listeners.clear();
     return started;
   }
@@ -71,7 +72,7 @@ class Successor {
   struct Way {
     bool checks = false;
     std::string variable{};  // empty: none
-    const std::vector<Fd>* listeners = nullptr;
+    std::span<const Fd> listeners{};
   };
   Status spawn(Way way, OnEnd on_end);
   int start_process(const Way& way, const posix_spawn_file_actions_t& files, char** words, char** environment);
