@@ -138,7 +138,7 @@ TEST_P(HandoverTest, ASuccessorThatEndsByAFaultIsStartedAgainAndOneThatWasToldTo
 
 TEST_P(HandoverTest, AnEdgeThatIsToldToStopLooksAfterItsSuccessorNoLonger) {
   for (const bool has_ended : {false, true}) {
-    make("exit 0", "echo >> $F/starts; until test -e $F/end; do sleep 0.02; done; exit 7");
+    make("exit 0", "echo >> $F/starts; while test -d $F -a ! -e $F/end; do sleep 0.02; done; exit 7");
     begin();
     ASSERT_TRUE(waits());
     handover->let_go();
@@ -199,7 +199,7 @@ class ManagedHandoverTest : public HandoverTest {
   // A successor that has the state folder from the time when there is a file, and until it is killed.
   void start_leader(const std::string& when) {
     const std::string leads = "exec 9<>$F/state/edge.lock; flock 9; exec sleep 60";
-    make("exit 0", "until test -e $F/" + when + "; do sleep 0.02; done; " + leads);
+    make("exit 0", "while test -d $F -a ! -e $F/" + when + "; do sleep 0.02; done; " + leads);
     begin();
     ASSERT_TRUE(waits());
     handover->let_go();
