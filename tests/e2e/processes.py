@@ -192,9 +192,10 @@ class Process:
 class Successor:
     """An edge that another one started, and whose standard error is that one's. It is no child of ours."""
 
-    def __init__(self, pid):
+    def __init__(self, pid, starter):
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
+        self._starter = starter
 
     @property
     def alive(self):
@@ -215,6 +216,9 @@ class Successor:
         wait_until(lambda: not self.alive, seconds, f"the successor {self.pid} ends")
 
     def close(self):
+        # Who started it would start another, and nobody would end that.
+        if self._starter.alive:
+            self._starter.terminate()
         self.signal(signal.SIGKILL)
         wait_until(lambda: not self.alive, 15, f"the killed successor {self.pid} ends")
         os.close(self._pidfd)

@@ -32,7 +32,8 @@ def successor_of(edge, after=0):
     """What the edge's standard error says behind `after`; whose it was may have ended by then."""
     def ready():
         return re.search(r"handed over: .* successor=(\d+)[\s\S]*edge ready", edge.process.err[after:])
-    return Successor(int(wait_until(ready, 15, lambda: f"a successor is ready\n{edge.process.describe()}")[1]))
+    return Successor(int(wait_until(ready, 15, lambda: f"a successor is ready\n{edge.process.describe()}")[1]),
+                     edge.process)
 
 
 def installed(yard, folder, **options):
