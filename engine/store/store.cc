@@ -157,23 +157,29 @@ Result<Store> Store::open(const std::string& dir, Missing missing) {
     if (!fd.valid()) return no_right_to(path, errno);
     give_to_owner_of_dir(dir, fd.get());
   }
+  auto store = open_file(path);
+  if (!store.ok()) return store;
+  if (Status prepared = store.value().prepare(); !prepared.ok()) return prepared.error();
+  return store;
+}
+
+Result<Store> Store::open_file(const std::string& path) {
   sqlite3* db = nullptr;
   const int code = sqlite3_open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
   Store store(path, db);
   if (code != SQLITE_OK) return sqlite_error("cannot open", db);
-  if (Status prepared = store.prepare(); !prepared.ok()) return prepared.error();
   return store;
 }
 
 Status Store::check(const std::string& dir) {
   const std::string path = dir + "/natrp.db";
+  // SQLite would open a file that it may only read.
   const Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd.valid() && errno == ENOENT) return Done{};
   if (!fd.valid()) return no_right_to(path, errno);
-  sqlite3* db = nullptr;
-  const int code = sqlite3_open_v2(path.c_str(), &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
-  Store store(path, db);
-  if (code != SQLITE_OK) return sqlite_error("cannot open", db);
+  auto opened = open_file(path);
+  if (!opened.ok()) return opened.error();
+  Store& store = opened.value();
   store.wait_at_most(kCheckWaitMs);
   const auto version = store.version();
   if (!version.ok()) return version.error();

@@ -108,6 +108,7 @@ class Store {
     void operator()(Statement* statement) const;
   };
   Store(std::string path, sqlite3* db) : path_(std::move(path)), db_(db) {}
+  static Result<Store> open_file(const std::string& path);
   Status prepare();
   Result<size_t> version() const;
   Status migrate();

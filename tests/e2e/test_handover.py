@@ -36,6 +36,16 @@ def successor_of(edge, after=0):
                      edge.process)
 
 
+def handed_over(yard):
+    """A rig whose edge has handed over while one visitor flows through it: the rig, the two ends, the successor."""
+    rig = yard.rig({"drain_seconds": 60})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    successor = yard.closing(hand_over(rig.edge))
+    rig.agent.wait_address(2)
+    return rig, visitor, service, successor
+
+
 def installed(yard, folder, **options):
     """An edge, not started yet, of a program file of the test's own."""
     edge = yard.edge(start=False, **options)
@@ -339,11 +349,7 @@ def test_a_successor_that_ends_at_once_is_started_again_while_visitors_flow_on(y
 
 @pytest.mark.over(ONE)
 def test_who_stops_both_edges_lets_visitors_of_both_finish(yard):
-    rig = yard.rig({"drain_seconds": 60})
-    visitor, service = rig.pair()
-    check_echo(visitor, service)
-    successor = yard.closing(hand_over(rig.edge))
-    rig.agent.wait_address(2)
+    rig, visitor, service, successor = handed_over(yard)
     another, its_service = rig.pair()
     for pid in (rig.edge.process.pid, successor.pid):  # as a service manager stops a unit
         os.kill(pid, signal.SIGTERM)
@@ -361,11 +367,7 @@ def test_who_stops_both_edges_lets_visitors_of_both_finish(yard):
 
 @pytest.mark.over(ONE)
 def test_the_old_edge_leaves_the_store_to_its_successor(yard):
-    rig = yard.rig({"drain_seconds": 60})
-    visitor, service = rig.pair()
-    check_echo(visitor, service)
-    successor = yard.closing(hand_over(rig.edge))
-    rig.agent.wait_address(2)
+    rig, visitor, service, successor = handed_over(yard)
     code, _, err = rig.edge.ctl("client", "set", "tester", "--conns-max", "5")
     assert code == 0, err
     rig.edge.process.wait_for("may have other things than before")

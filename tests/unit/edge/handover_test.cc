@@ -1,7 +1,6 @@
 // When an edge makes way, and what it does about a successor that is no good: with shells in the successor's place.
 #include "edge/handover.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -17,6 +16,7 @@
 #include <system_error>
 #include <utility>
 
+#include "control/temp_dir.h"
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/address.h"
@@ -32,19 +32,10 @@ class HandoverTest : public LoopSuite {
     LoopSuite::SetUp();
     if (IsSkipped()) return;
     options.bind = Address::parse("127.0.0.1:7000").value();
-    char path[] = "/tmp/natrp_handover_test_XXXXXX";
-    ASSERT_NE(::mkdtemp(path), nullptr);
-    folder = path;
     options.state_dir = folder + "/state";
     ASSERT_TRUE(make_state_dir(options.state_dir).ok());
     std::ofstream(options.state_dir + "/edge.lock") << "";
   }
-  void TearDown() override {
-    handover.reset();
-    std::error_code ignored;
-    if (!folder.empty()) std::filesystem::remove_all(folder, ignored);
-  }
-
   // checked: what the shell does when it is tried; started: what it does in the edge's place. Its $F is our folder.
   void make(const std::string& checked, const std::string& started) {
     const std::string is_tried = "F=" + folder + "; if test \"$0\" = --check; then ";
@@ -57,10 +48,18 @@ class HandoverTest : public LoopSuite {
   bool waits() {
     return run_until(*loop, [&] { return handover->under_way(); });
   }
+  void hand_over() {
+    begin();
+    ASSERT_TRUE(waits());
+    handover->let_go();
+    handover->start({});
+  }
   bool has(const std::string& file) { return std::filesystem::exists(folder + '/' + file); }
+  void make_file(const std::string& name) { std::ofstream(folder + '/' + name) << "now"; }
 
+  TempDir temp_dir;
+  const std::string folder = temp_dir.path();
   EdgeOptions options;
-  std::string folder;
   std::unique_ptr<Handover> handover;
   int drains = 0;
 };
@@ -92,7 +91,7 @@ TEST_P(HandoverTest, OneThatIsNoGoodChangesNothingAndTheNextMayBeBetter) {
   EXPECT_FALSE(handover->under_way());
   EXPECT_EQ(drains, 0);
   EXPECT_FALSE(handover->call_off());
-  const Fd better(::open((folder + "/better").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+  make_file("better");
   begin();
   EXPECT_TRUE(waits());
   EXPECT_EQ(drains, 1);
@@ -125,10 +124,7 @@ TEST_P(HandoverTest, AnEdgeThatIsToldToStopWhileItLetsGoStartsNoSuccessor) {
 
 TEST_P(HandoverTest, ASuccessorThatEndsByAFaultIsStartedAgainAndOneThatWasToldToIsNot) {
   make("exit 0", "test -e $F/first && touch $F/second && exit 0; touch $F/first; exit 7");
-  begin();
-  ASSERT_TRUE(waits());
-  handover->let_go();
-  handover->start({});
+  hand_over();
   ASSERT_TRUE(run_until(*loop, [&] { return has("second"); }));
   EXPECT_TRUE(handover->watches()) << "the edge is there until it has seen it start";
   std::filesystem::remove(folder + "/second");
@@ -139,13 +135,10 @@ TEST_P(HandoverTest, ASuccessorThatEndsByAFaultIsStartedAgainAndOneThatWasToldTo
 TEST_P(HandoverTest, AnEdgeThatIsToldToStopLooksAfterItsSuccessorNoLonger) {
   for (const bool has_ended : {false, true}) {
     make("exit 0", "echo >> $F/starts; while test -d $F -a ! -e $F/end; do sleep 0.02; done; exit 7");
-    begin();
-    ASSERT_TRUE(waits());
-    handover->let_go();
-    handover->start({});
+    hand_over();
     ASSERT_TRUE(run_until(*loop, [&] { return has("starts"); }));
     const auto end = [&] {
-      std::ofstream(folder + "/end") << "now";
+      make_file("end");
       run_for(*loop, 200);
     };
     if (has_ended) end();
@@ -194,16 +187,12 @@ class ManagedHandoverTest : public HandoverTest {
   void TearDown() override {
     ::unsetenv("NOTIFY_SOCKET");
     if (main_process > 0) ::kill(main_process, SIGKILL);
-    HandoverTest::TearDown();
   }
   // A successor that has the state folder from the time when there is a file, and until it is killed.
   void start_leader(const std::string& when) {
     const std::string leads = "exec 9<>$F/state/edge.lock; flock 9; exec sleep 60";
     make("exit 0", "while test -d $F -a ! -e $F/" + when + "; do sleep 0.02; done; " + leads);
-    begin();
-    ASSERT_TRUE(waits());
-    handover->let_go();
-    handover->start({});
+    hand_over();
   }
   // What the manager has been told by now.
   bool reads_main_process() {
@@ -213,6 +202,10 @@ class ManagedHandoverTest : public HandoverTest {
     if (!text.starts_with("MAINPID=")) return false;
     return std::from_chars(said + 8, said + text.size(), main_process).ec == std::errc();
   }
+  bool reads_nothing() {
+    char said[64];
+    return ::recv(manager.get(), said, sizeof said, 0) < 0;
+  }
   // With ticks, as an edge has them.
   bool is_told() {
     return run_until(*loop, [&] {
@@ -220,7 +213,6 @@ class ManagedHandoverTest : public HandoverTest {
       return reads_main_process();
     });
   }
-  void make_file(const std::string& name) { std::ofstream(folder + '/' + name) << "now"; }
 
   Fd manager;
   pid_t main_process = -1;
@@ -232,21 +224,17 @@ TEST_P(ManagedHandoverTest, TheManagerHearsOfASuccessorWhenThatLeads) {
     run_for(*loop, 20);
     handover->tick();
   }
-  char said[64];
-  EXPECT_LT(::recv(manager.get(), said, sizeof said, 0), 0);
+  EXPECT_TRUE(reads_nothing());
   make_file("leads");
   ASSERT_TRUE(is_told());
   run_for(*loop, 20);
   handover->tick();
-  EXPECT_LT(::recv(manager.get(), said, sizeof said, 0), 0) << "once";
+  EXPECT_TRUE(reads_nothing()) << "once";
 }
 
 TEST_P(ManagedHandoverTest, OneThatLeadsElsewhereIsAnnouncedAtTheEnd) {
   make("exit 0", "exec sleep 60");
-  begin();
-  ASSERT_TRUE(waits());
-  handover->let_go();
-  handover->start({});
+  hand_over();
   handover->tick();
   handover.reset();
   EXPECT_TRUE(reads_main_process());
@@ -274,14 +262,10 @@ TEST_P(ManagedHandoverTest, AManagerThatWaitsForOurEndToStartTheNextHasIt) {
 
 TEST_P(ManagedHandoverTest, ASuccessorThatDoesNotGetAsFarIsStartedAgain) {
   make("exit 0", "echo >> $F/starts; exit 2");
-  begin();
-  ASSERT_TRUE(waits());
-  handover->let_go();
-  handover->start({});
+  hand_over();
   EXPECT_TRUE(run_until(*loop, [&] { return has("starts") && std::filesystem::file_size(folder + "/starts") == 2; }));
   handover->tick();
-  char said[64];
-  EXPECT_LT(::recv(manager.get(), said, sizeof said, 0), 0) << "of no such one";
+  EXPECT_TRUE(reads_nothing()) << "of no such one";
 }
 
 // The loop that control threads have.

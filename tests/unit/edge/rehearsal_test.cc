@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "control/temp_dir.h"
 #include "control/tls_identity.h"
 #include "net/loopback.h"
 #include "net/socket.h"
@@ -23,17 +24,10 @@ namespace {
 class RehearsalTest : public testing::Test {
  protected:
   void SetUp() override {
-    char path[] = "/tmp/natrp_rehearsal_test_XXXXXX";
-    ASSERT_NE(::mkdtemp(path), nullptr);
-    top = path;
     options.state_dir = top + "/state";
     options.bind = options.public_bind = loopback_port(0);
     options.workers = 1;
     asking = {.control = loopback_port(1), .state_dir = options.state_dir};
-  }
-  void TearDown() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(top, ignored);
   }
 
   static Address loopback_port(uint16_t port) { return Address::parse("127.0.0.1:0").value().with_port(port); }
@@ -54,7 +48,8 @@ class RehearsalTest : public testing::Test {
     return sentence.find(what) != std::string::npos ? true : (ADD_FAILURE() << sentence, false);
   }
 
-  std::string top;
+  TempDir temp_dir;
+  const std::string top = temp_dir.path();
   EdgeOptions options;
   AskingEdge asking;
 };

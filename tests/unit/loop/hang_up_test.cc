@@ -29,7 +29,7 @@ TEST_P(HangUpTest, AHangUpOpIgnoresAFinAndFiresOnTheResetBehindIt) {
   run_for(*loop, 50);
   EXPECT_EQ(hang_up.calls(), 0u) << "a FIN is no hang-up";
   loopback::reset(two.far);
-  ASSERT_TRUE(run_until(*loop, [&] { return hang_up.over() && hang_up.calls() > 0; }));
+  ASSERT_TRUE(until_over(*loop, hang_up));
   EXPECT_NE(hang_up.results[0] & POLLERR, 0);
   close(two.near);
 }
@@ -43,7 +43,7 @@ TEST_P(HangUpTest, AHangUpOpOnASocketThatWasResetBeforeFiresAtOnce) {
   }));
   Recorder hang_up(OpKind::kHangUp, two.near.get());
   loop->submit(hang_up.op);
-  ASSERT_TRUE(run_until(*loop, [&] { return hang_up.over() && hang_up.calls() > 0; }));
+  ASSERT_TRUE(until_over(*loop, hang_up));
   EXPECT_NE(hang_up.results[0] & POLLERR, 0);
   close(two.near);
 }
@@ -104,7 +104,7 @@ TEST_P(HangUpTest, AHangUpOpOnADescriptorThatCannotBeWatchedEndsOnceEvenWhenCanc
   Recorder hang_up(OpKind::kHangUp, file.get());
   loop->submit(hang_up.op);
   loop->cancel(hang_up.op);
-  ASSERT_TRUE(run_until(*loop, [&] { return hang_up.over() && hang_up.calls() > 0; }));
+  ASSERT_TRUE(until_over(*loop, hang_up));
   run_for(*loop, 10);
   EXPECT_EQ(hang_up.calls(), 1u);
   close(file);

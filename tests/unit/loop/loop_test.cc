@@ -21,12 +21,7 @@ namespace {
 
 using loopback::Two;
 
-class LoopTest : public LoopSuite {
- protected:
-  bool until_over(Recorder& recorder) {
-    return run_until(*loop, [&] { return recorder.over() && recorder.calls() > 0; });
-  }
-};
+class LoopTest : public LoopSuite {};
 
 std::string pattern(size_t bytes) {
   std::string out(bytes, 0);
@@ -58,7 +53,7 @@ TEST_P(LoopTest, AReceiveCompletesWithTheBytesAndWithZeroAtTheEndOfTheStream) {
   loop->run_once(0);
   EXPECT_EQ(receive.calls(), 0u);
   ASSERT_EQ(::send(two.far.get(), "hello", 5, 0), 5);
-  ASSERT_TRUE(until_over(receive));
+  ASSERT_TRUE(until_over(*loop, receive));
   EXPECT_EQ(receive.results[0], 5);
   EXPECT_EQ(std::string(buffer, 5), "hello");
   two.far.reset();
@@ -73,7 +68,7 @@ TEST_P(LoopTest, AReceiveIntoASharedBufferNamesTheBufferAndItsReceiverOwnsIt) {
   Recorder receive(OpKind::kRecvBuffer, two.near.get(), nullptr, kBufferBytes);
   loop->submit(receive.op);
   ASSERT_EQ(::send(two.far.get(), "hello", 5, 0), 5);
-  ASSERT_TRUE(until_over(receive));
+  ASSERT_TRUE(until_over(*loop, receive));
   ASSERT_EQ(receive.results[0], 5);
   EXPECT_EQ(loop->buffers().held(), 1u);
   EXPECT_EQ(std::string(reinterpret_cast<char*>(loop->buffers().data(receive.buffers[0])), 5), "hello");
@@ -94,7 +89,7 @@ TEST_P(LoopTest, ASendLargerThanTheSocketsBufferCompletesWhole) {
   for (int i = 0; i < 5; ++i) loop->run_once(10);
   EXPECT_EQ(send.calls(), 0u) << "nobody read yet";
   EXPECT_EQ(read_all(*loop, two.far.get(), bytes.size()), bytes);
-  ASSERT_TRUE(until_over(send));
+  ASSERT_TRUE(until_over(*loop, send));
   ASSERT_EQ(send.calls(), 1u);
   EXPECT_EQ(send.results[0], static_cast<int32_t>(bytes.size()));
   close(two.near);
@@ -105,7 +100,7 @@ TEST_P(LoopTest, ASendToAResetSocketFails) {
   loopback::reset(two.far);
   Recorder send(OpKind::kSend, two.near.get(), const_cast<char*>("x"), 1);
   loop->submit(send.op);
-  ASSERT_TRUE(until_over(send));
+  ASSERT_TRUE(until_over(*loop, send));
   EXPECT_TRUE(send.results[0] == -ECONNRESET || send.results[0] == -EPIPE) << send.results[0];
   close(two.near);
 }
@@ -139,7 +134,7 @@ TEST_P(LoopTest, APollSeesReadinessAndMultishotPollSeesItAgainAndAgain) {
   Recorder once(OpKind::kPoll, event.get(), nullptr, POLLIN);
   loop->submit(once.op);
   ASSERT_EQ(eventfd_write(event.get(), 1), 0);
-  ASSERT_TRUE(until_over(once));
+  ASSERT_TRUE(until_over(*loop, once));
   EXPECT_EQ(once.results[0] & POLLIN, POLLIN);
   eventfd_t value;
   eventfd_read(event.get(), &value);
@@ -171,7 +166,7 @@ TEST_P(LoopTest, ACancelledOpRunsItsHandlerOnceWithECANCELED) {
     loop->cancel(receive.op);
     loop->cancel(receive.op);
     EXPECT_TRUE(receive.op.in_flight) << "never inside cancel()";
-    ASSERT_TRUE(until_over(receive));
+    ASSERT_TRUE(until_over(*loop, receive));
     run_for(*loop, 20);
     EXPECT_EQ(receive.results, std::vector<int32_t>{-ECANCELED});
   }
@@ -195,7 +190,7 @@ TEST_P(LoopTest, CancellingAnOpThatIsNotInFlightDoesNothing) {
   EXPECT_EQ(receive.calls(), 0u);
   loop->submit(receive.op);
   ASSERT_EQ(::send(two.far.get(), "a", 1, 0), 1);
-  ASSERT_TRUE(until_over(receive));
+  ASSERT_TRUE(until_over(*loop, receive));
   loop->cancel(receive.op);
   run_for(*loop, 10);
   EXPECT_EQ(receive.results, std::vector<int32_t>{1});
@@ -213,7 +208,7 @@ TEST_P(LoopTest, ACancelThatRacesWithItsCompletionLosesNoByte) {
     ASSERT_EQ(::send(two.far.get(), &byte, 1, 0), 1);
     if (round % 2 == 0) loop->run_once(0);
     loop->cancel(receive.op);
-    ASSERT_TRUE(until_over(receive));
+    ASSERT_TRUE(until_over(*loop, receive));
     ASSERT_EQ(receive.calls(), 1u);
     if (receive.results[0] > 0) {
       got.append(reinterpret_cast<char*>(loop->buffers().data(receive.buffers[0])),
@@ -257,7 +252,7 @@ TEST_P(LoopTest, WhenEveryBufferIsHeldAReceiveSaysENOBUFSAndTheBytesAreThereAfte
     Recorder receive(OpKind::kRecvBuffer, filler.near.get(), nullptr, kBufferBytes);
     ASSERT_EQ(::send(filler.far.get(), "x", 1, 0), 1);
     loop->submit(receive.op);
-    ASSERT_TRUE(until_over(receive));
+    ASSERT_TRUE(until_over(*loop, receive));
     ASSERT_EQ(receive.results[0], 1);
     held.push_back(receive.buffers[0]);
   }
@@ -265,7 +260,7 @@ TEST_P(LoopTest, WhenEveryBufferIsHeldAReceiveSaysENOBUFSAndTheBytesAreThereAfte
   ASSERT_EQ(::send(filler.far.get(), "late", 4, 0), 4);
   Recorder receive(OpKind::kRecvBuffer, filler.near.get(), nullptr, kBufferBytes);
   loop->submit(receive.op);
-  ASSERT_TRUE(until_over(receive));
+  ASSERT_TRUE(until_over(*loop, receive));
   EXPECT_EQ(receive.results[0], -ENOBUFS);
   buffers.release(held.back());
   held.pop_back();
@@ -300,7 +295,7 @@ TEST_P(LoopTest, APollAfterEAGAINLosesNoEdgeWheneverTheBytesCome) {
       loop->run_once(0);
       ASSERT_EQ(::send(two.far.get(), "a", 1, 0), 1);
     }
-    ASSERT_TRUE(until_over(poll)) << "round " << round;
+    ASSERT_TRUE(until_over(*loop, poll)) << "round " << round;
     ASSERT_EQ(loop->try_recv(two.near.get(), &byte, 1), 1);
     poll.results.clear();
   }
@@ -319,14 +314,14 @@ TEST_P(LoopTest, AFinThatArrivedWithTheBytesIsSeenByADrainedPoll) {
     ASSERT_EQ(::send(two.far.get(), "bye", 3, 0), 3);
     two.far.reset();
     if (polled_before) {
-      ASSERT_TRUE(until_over(poll));
+      ASSERT_TRUE(until_over(*loop, poll));
     }
     // The short read says "drained" with the FIN already there: its edge has come and will not come again.
     ASSERT_TRUE(run_until(*loop, [&] { return loop->try_recv(two.near.get(), buffer, sizeof buffer) == 3; }));
     poll.results.clear();
     poll.op.drained = true;
     loop->submit(poll.op);
-    ASSERT_TRUE(until_over(poll)) << polled_before;
+    ASSERT_TRUE(until_over(*loop, poll)) << polled_before;
     EXPECT_EQ(loop->try_recv(two.near.get(), buffer, sizeof buffer), 0);
     close(two.near);
   }
@@ -378,7 +373,7 @@ TEST_P(LoopTest, APollForRoomFiresAfterAFullSocketWasDrained) {
     EXPECT_LT(turns_in(*loop, 200), 40u);
     EXPECT_EQ(poll.calls(), 0u);
     read_all(*loop, two.far.get(), sent);
-    ASSERT_TRUE(until_over(poll));
+    ASSERT_TRUE(until_over(*loop, poll));
     EXPECT_NE(poll.results[0] & POLLOUT, 0);
     EXPECT_EQ(hang_up.calls(), 0u);
     ASSERT_TRUE(land(*loop, hang_up));
@@ -404,7 +399,7 @@ TEST_P(LoopTest, AWaitForRoomInAHalfClosedSocketEndsWithAResetAndWithACancel) {
       } else {
         loopback::reset(two.far);
       }
-      ASSERT_TRUE(until_over(op));
+      ASSERT_TRUE(until_over(*loop, op));
       run_for(*loop, 30);
       EXPECT_EQ(op.calls(), 1u);
       EXPECT_EQ(op.op.kind, kind);
@@ -446,7 +441,7 @@ TEST_P(LoopTest, SendsIntoHalfClosedSocketsThatAreFullWaitAtNoCostAndArriveWhole
     const std::string got = read_all(*loop, all[i].far.get(), before[i] + bytes.size());
     EXPECT_EQ(got.size(), before[i] + bytes.size());
     EXPECT_TRUE(got.substr(before[i]) == bytes);
-    ASSERT_TRUE(until_over(*sends[i]));
+    ASSERT_TRUE(until_over(*loop, *sends[i]));
     EXPECT_EQ(sends[i]->results[0], static_cast<int32_t>(bytes.size()));
     close(all[i].near);
   }
@@ -478,7 +473,7 @@ TEST_P(LoopTest, WhatHappenedToAClosedSocketNeverReachesTheNextOwnerOfItsNumber)
     ASSERT_EQ(::send(second.far.get(), "t", 1, 0), 1);
     ASSERT_EQ(::send(first.far.get(), "stale", 5, 0), 5);
     loopback::reset(first.far);
-    ASSERT_TRUE(until_over(trigger));
+    ASSERT_TRUE(until_over(*loop, trigger));
     ASSERT_NE(fresh, nullptr);
     for (int i = 0; i < 3; ++i) loop->run_once(1);
     EXPECT_EQ(fresh->calls(), 0u) << "round " << round;

@@ -58,6 +58,11 @@ inline void run_for(Loop& loop, uint32_t duration_ms) {
   run_until(loop, [] { return false; }, duration_ms);
 }
 
+// Waits for its last call.
+inline bool until_over(Loop& loop, Recorder& recorder) {
+  return run_until(loop, [&] { return recorder.over() && recorder.calls() > 0; });
+}
+
 // Cancels what is in flight and waits for its end.
 inline bool land(Loop& loop, Recorder& recorder) {
   loop.cancel(recorder.op);
