@@ -125,6 +125,7 @@ class Run:
         print(f"{progress} {workload.name:<22} {contestant.name:<18} {text}", flush=True)
 
     def result(self, environment_record, suite):
+        runs = results.with_quiet_ratios(self.runs)
         return {
             "environment": environment_record,
             "options": {"suite": suite, "quick": self.arguments.quick, "rounds": self.arguments.rounds,
@@ -134,9 +135,9 @@ class Run:
             "workloads": {one.name: one.title for one in self.workloads},
             "absent": self.absent,
             "absent_workloads": self.absent_workloads,
-            "runs": self.runs,
-            "summary": results.summarize(self.runs),
-            "goals": results.compare(self.runs, suite),
+            "runs": runs,
+            "summary": results.summarize(runs),
+            "goals": results.compare(runs, suite),
         }
 
 

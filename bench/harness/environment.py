@@ -7,10 +7,12 @@ import platform
 import re
 import resource
 import subprocess
+import time
 
 CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 CONGESTION_ALLOWED = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
 FDS_WANTED = 200_000
+QUIET_SAMPLE_S = 2
 
 
 def read_text(path, otherwise=""):
@@ -73,6 +75,14 @@ def cpu_ticks():
     return sum(fields[:8]), fields[3] + fields[4], fields[7]
 
 
+def busy_share(seconds):
+    """The share of the CPUs in use while this process sleeps. (A load average still counts what ended a minute ago.)"""
+    before = cpu_ticks()
+    time.sleep(seconds)
+    after = cpu_ticks()
+    return 1 - (after[1] - before[1]) / max(after[0] - before[0], 1)
+
+
 def raise_fd_limit():
     """As many descriptors as this process may have; what it starts inherits them. Returns the number."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -132,5 +142,5 @@ def describe(repository):
         "tcp_wmem": read_text("/proc/sys/net/ipv4/tcp_wmem"),
         "pipe_user_pages_soft": read_text("/proc/sys/fs/pipe-user-pages-soft"),
         "user_is_root": os.geteuid() == 0,
-        "load_before": os.getloadavg()[0],
+        "busy_before": busy_share(QUIET_SAMPLE_S),
     }

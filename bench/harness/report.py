@@ -15,7 +15,7 @@ FIGURES = {
     "allocations_per_s_idle": ("per s without visitors", 0),
     "idle_visitors": ("idle visitors", 0),
     "p99_alone_us": ("p99 alone µs", 0), "p50_beside_us": ("p50 beside µs", 0), "p99_beside_us": ("p99 beside µs", 0),
-    "p99_beside_over_alone": ("p99 beside/alone", 1), "bulk_gbps": ("bulk Gb/s", 1),
+    "p99_beside_over_quiet": ("p99 beside/least alone", 1), "bulk_gbps": ("bulk Gb/s", 1),
 }
 
 
@@ -104,8 +104,8 @@ def markdown(result):
     ]
     if congestion["note"]:
         lines += ["", congestion["note"]]
-    if environment["load_before"] > 0.3 or environment["steal_share"] > 0.02:
-        lines += ["", f"The machine was not quiet: load {environment['load_before']:.1f} before the run, "
+    if environment["busy_before"] > 0.05 or environment["steal_share"] > 0.02:
+        lines += ["", f"The machine was not quiet: {environment['busy_before']:.0%} of its CPUs in use before the run, "
                       f"{environment['steal_share']:.1%} of the time stolen by the host. Do not quote these figures."]
     if result["options"]["quick"]:
         lines += ["", "A quick run: it shows that everything works; its figures are rough."]

@@ -60,7 +60,7 @@ def goals_of(suite):
     goal("exchange_64_1", "p99_us", "haproxy", "at most", 1.0, 0.85)
     goal("churn_32", "rate_per_s", "haproxy", "at least", 1.0, 1.3)
     goal("churn_32", "rate_per_s", "frp-plain", "at least", 3.0)
-    goal("mixed_10_1000", "p99_beside_over_alone", "", "at most", 3.0, 2.0)
+    goal("mixed_10_1000", "p99_beside_over_quiet", "", "at most", 3.0, 2.0)
     goal("idle_1000", "pss_bytes_per_visitor", "", "at most", 1024, 512, unit="B")
     goal("idle_1000", "base_pss_kb_per_process", "", "at most", 6_000, 4_000, unit="kB")
     # Beyond what the same seconds cost without a visitor. A heartbeat at the edge of them makes it a handful.
@@ -94,6 +94,24 @@ def summarize(runs):
 def by_round(runs, workload, contestant, figure):
     return {run["round"]: run["figures"][figure] for run in runs
             if run["workload"] == workload and run["contestant"] == contestant and figure in run.get("figures", {})}
+
+
+def with_quiet_ratios(runs):
+    """The runs, and in those of mixed p99_beside_over_quiet: the p99 beside bulk, divided by the least p99 alone that
+    the contestant had in any round. A host that takes processors away for milliseconds can only raise a p99 alone, and
+    makes the quotient of that round look better than it is."""
+    quiet = {}
+    for workload, contestant in {(run["workload"], run["contestant"]) for run in runs}:
+        quiet[workload, contestant] = min(by_round(runs, workload, contestant, "p99_alone_us").values(), default=None)
+
+    def completed(run):
+        alone = quiet[run["workload"], run["contestant"]]
+        if not alone or "figures" not in run:
+            return run
+        ratio = run["figures"]["p99_beside_us"] / alone
+        return {**run, "figures": {**run["figures"], "p99_beside_over_quiet": ratio}}
+
+    return [completed(run) for run in runs]
 
 
 def ratios(runs, workload, figure, ours, against):

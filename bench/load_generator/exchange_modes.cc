@@ -175,8 +175,6 @@ int run_mixed(Flags& flags) {
     child.go();
     const ExchangeResult beside = run.measure(seconds + kSettleS, kSettleS);
     const std::string bulk = child.result();
-    const auto p99_alone = static_cast<double>(alone.latency.percentile_ns(99));
-    const auto p99_beside = static_cast<double>(beside.latency.percentile_ns(99));
     const bool all_answered = run.failures().total() == 0 && alone.unanswered + beside.unanswered == 0;
     const bool sound = all_answered && bulk.find("\"verified\":true") != std::string::npos;
     JsonObject()
@@ -184,7 +182,6 @@ int run_mixed(Flags& flags) {
         .raw("alone", alone.json(with_buckets).str())
         .raw("beside", beside.json(with_buckets).str())
         .raw("bulk", bulk.empty() ? "null" : bulk)
-        .number("p99_beside_over_alone", p99_alone > 0 ? p99_beside / p99_alone : 0)
         .count("failed", run.failures().total())
         .raw("failures", run.failures().json())
         .flag("verified", sound)

@@ -1,0 +1,35 @@
+"""What the whole-tunnel bench makes of its measurements, on figures that are made up."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
+
+from harness import results  # noqa: E402
+
+
+def mixed(number, alone, beside, contestant="natrp"):
+    return {"round": number, "workload": "mixed_10_1000", "contestant": contestant,
+            "figures": {"p99_alone_us": alone, "p99_beside_us": beside}}
+
+
+def goal_of(compared, figure):
+    return next(one for one in compared if one["figure"] == figure)
+
+
+def test_a_stall_while_visitors_are_alone_does_not_make_their_wait_beside_bulk_look_better():
+    runs = [mixed(0, 300, 1800), mixed(1, 10_000, 1500), mixed(2, 10_000, 2100)]
+    goal = goal_of(results.compare(results.with_quiet_ratios(runs), "full"), "p99_beside_over_quiet")
+    assert (goal["least"], goal["value"], goal["most"]) == (5.0, 6.0, 7.0)
+    assert not goal["met"]
+
+
+def test_each_contestant_is_measured_by_its_own_quiet_round():
+    runs = results.with_quiet_ratios([mixed(0, 300, 1800), mixed(0, 100, 1800, contestant="direct")])
+    assert [run["figures"]["p99_beside_over_quiet"] for run in runs] == [6.0, 18.0]
+
+
+def test_a_measurement_that_failed_or_has_no_visitors_alone_stays_as_it_is():
+    runs = [{"round": 0, "workload": "mixed_10_1000", "contestant": "natrp", "error": "not answered"},
+            {"round": 0, "workload": "bulk_1_up", "contestant": "natrp", "figures": {"gbps": 30}}]
+    assert results.with_quiet_ratios(runs) == runs
