@@ -8,6 +8,7 @@ import pytest
 
 from net import patient, wait_until
 from sockets import Peer, check_echo, is_refused
+from test_handover import hand_over
 from test_natrp_grpc import CLIENT, client, edge, grpc_js, service, tunnel  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.parametrize("edge", ["uring", "epoll"], indirect=True),
@@ -169,3 +170,25 @@ def test_an_agent_of_today_takes_the_tunnel_over_only_when_told_to(tunnel):
     check_echo(visitor, service)  # what flows, flows on
     visitor.close()
     wait_until(ended(tunnel.process, "UNAVAILABLE"), 10, tunnel.process.describe)
+
+
+def test_a_handover_leaves_a_visitor_where_it_flows_and_the_next_stream_opens_the_port_again(tunnel):
+    services = tunnel.open(2)
+    visitor = tunnel.visit()
+    visitor.send(b"?")
+    serving = first_that_got_bytes(services, tunnel.service, tunnel)
+    assert serving.receive(1) == b"?"
+    check_echo(visitor, serving)
+    tunnel.service.forget()
+
+    old = tunnel.edge.edge.process
+    successor = tunnel.edge.yard.closing(hand_over(tunnel.edge.edge))
+    next_service = tunnel.keep(tunnel.service.accept(60))  # gRPC's own back-off
+    check_echo(tunnel.visit(seconds=60), next_service)
+
+    assert old.alive, "what flows through the old edge goes on"
+    check_echo(visitor, serving)
+    visitor.close()
+    assert serving.receive_to_end(10).size == 0
+    assert old.wait_exit(15) == 0, old.describe()
+    successor.stop()
