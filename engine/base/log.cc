@@ -30,20 +30,23 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
   return spdlog::level::info;
 }
 
-// JSON string escape; also keeps a hostile peer's text from forging a second log line.
+// Keeps a hostile peer's text from forging a second log line, or from painting on the operator's terminal.
+void append_printable(std::string& out, char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  if (byte >= 0x20 && byte != 0x7f) {
+    out += c;
+    return;
+  }
+  char buffer[8];
+  std::snprintf(buffer, sizeof buffer, "\\u%04x", byte);
+  out += buffer;
+}
+
+// JSON string escape.
 void append_escaped(std::string& out, std::string_view text) {
   for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (byte < 0x20 || byte == 0x7f) {
-      char buffer[8];
-      std::snprintf(buffer, sizeof buffer, "\\u%04x", byte);
-      out += buffer;
-    } else {
-      out += c;
-    }
+    if (c == '"' || c == '\\') out += '\\';
+    append_printable(out, c);
   }
 }
 
@@ -56,7 +59,8 @@ bool needs_quotes(std::string_view value) {
 }
 
 std::string text_line(std::string_view message, std::initializer_list<LogField> fields) {
-  std::string line(message);
+  std::string line;
+  for (const char c : message) append_printable(line, c);
   for (const LogField& field : fields) {
     line += ' ';
     line += field.key;

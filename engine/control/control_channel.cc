@@ -148,7 +148,8 @@ void ControlChannel::take_frames() {
       if (!next) {
         const std::string why = peer() + " sent " + next.error().message;
         wire::Frame frame;
-        frame.mutable_bye()->set_reason(next.error().message + " was sent");
+        frame.mutable_bye()->set_reason("received " + next.error().message);
+        malformed_ = true;
         send(frame);
         return end(why, false);
       }

@@ -76,6 +76,8 @@ class ControlChannel {
   // No session was opened in time.
   bool late() const { return late_; }
   bool tls_failed() const { return tls_.failed(); }
+  // What the peer sent was no frame that we know.
+  bool malformed() const { return malformed_; }
   // No op is in flight and the descriptor is closed: the channel may be destroyed.
   bool landed() const { return state_ == State::kClosed; }
   // The loop's time when the last message came, heartbeats included; at first that of the construction.
@@ -112,6 +114,7 @@ class ControlChannel {
   bool heartbeats_ = false;
   bool fatal_ = false;
   bool late_ = false;
+  bool malformed_ = false;
   std::string why_;
   uint64_t last_heard_ms_;
   uint64_t next_heartbeat_ms_ = 0;

@@ -1,8 +1,22 @@
 #include "control/frame_codec.h"
 
+#include <google/protobuf/stubs/common.h>
+#if GOOGLE_PROTOBUF_VERSION < 4022000
+#include <google/protobuf/stubs/logging.h>
+#endif
+
 #include "base/limits.h"
 
 namespace natrp {
+namespace {
+
+#if GOOGLE_PROTOBUF_VERSION < 4022000
+// The library writes to standard error what is wrong with a peer's text, past our log and its format. We tell of it
+// ourselves.
+[[maybe_unused]] const auto g_library_was_told_to_be_quiet = google::protobuf::SetLogHandler(nullptr);
+#endif
+
+}  // namespace
 
 bool encode_frame(const wire::Frame& frame, std::string& out) {
   const size_t length = frame.ByteSizeLong();

@@ -10,10 +10,15 @@ namespace natrp {
 namespace {
 
 constexpr uint8_t kVersion = 1;
+constexpr size_t kPortAt = 6;
 constexpr size_t kAddressAt = 12;
 constexpr size_t kFlagsAt = 28;
 constexpr size_t kReservedAt = 29;
 constexpr uint8_t kChunks = 1;
+
+bool is_zero(std::span<const uint8_t> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
+}
 
 }  // namespace
 
@@ -54,11 +59,14 @@ Result<StartFields> parse_start(std::span<const uint8_t> start) {
     return Error{"the edge sent a Start of version " + std::to_string(start[4]) +
                  ", this agent speaks version 1: update it"};
   }
-  if (std::any_of(start.begin() + kReservedAt, start.end(), [](uint8_t byte) { return byte != 0; })) {
-    return Error{"a reserved byte of a Start is not zero"};
-  }
+  if (!is_zero(start.subspan(kReservedAt))) return Error{"a reserved byte of a Start is not zero"};
   if (start[5] != 0 && start[5] != 4 && start[5] != 6) {
     return Error{"a Start names the address family " + std::to_string(start[5]) + "; 4, 6 and 0 are known"};
+  }
+  const auto address = start.subspan(kAddressAt, kFlagsAt - kAddressAt);
+  if ((start[5] == 0 && !(is_zero(start.subspan(kPortAt, 2)) && is_zero(address))) ||
+      (start[5] == 4 && !is_zero(address.subspan(4)))) {
+    return Error{"a Start has bytes where its address family has none"};
   }
   if ((start[kFlagsAt] & ~kChunks) != 0) return Error{"a Start has a flag that this agent does not know: update it"};
   StartFields fields;

@@ -76,5 +76,18 @@ TEST(StartMessage, RefusesAnotherLengthMagicVersionFamilyOrReservedByte) {
   }
 }
 
+TEST(StartMessage, RefusesBytesWhereTheAddressFamilyHasNone) {
+  for (const size_t at : {16, 27}) {
+    StartBytes start = start_of_v4("192.0.2.7", 1, 1);
+    start[at] = 1;
+    EXPECT_FALSE(parse_start(start)) << "byte " << at << " of family 4";
+  }
+  for (const size_t at : {6, 7, 12, 27}) {
+    StartBytes start = encode_start(3, nullptr);
+    start[at] = 1;
+    EXPECT_FALSE(parse_start(start)) << "byte " << at << " of family 0";
+  }
+}
+
 }  // namespace
 }  // namespace natrp
