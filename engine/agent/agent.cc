@@ -16,6 +16,9 @@ namespace {
 constexpr uint32_t kTickMs = 250;
 constexpr uint32_t kRegisterAgainMs = 3000;
 constexpr uint32_t kResolveAgainMs = 5000;
+// How long an agent that stops goes on dialling for visitors that wait at the edge: it says when there is none. As long
+// as an edge that hands over waits for its own.
+constexpr uint32_t kDrainAnswerMs = 3000;
 
 }  // namespace
 
@@ -160,7 +163,7 @@ void Agent::on_frame(const wire::Frame& frame) {
       log_info("the edge is about to stop; what flows may finish, then this agent connects again", {});
       edge_drains_ = true;
       return;
-    case wire::Frame::kBye: return;
+    case wire::Frame::kBye: return channel_->close("the edge ended it: " + frame.bye().reason());
     default: channel_->close("the edge sent a message that an edge does not send");
   }
 }
@@ -254,7 +257,8 @@ void Agent::on_closed(const std::string& why, bool fatal) {
   if (had_session && loop_->turn_ms() - session_since_ms_ >= kBackoffResetMs) backoff_ms_ = 0;
   end_session();
   channel_.reset();
-  if (stopped_ || draining_) return;
+  if (stopped_) return;
+  if (draining_) return leave();
   if (fatal) return stop(2, why);
   // A session that was there a moment ago: the first attempt comes at once, an edge restart costs one reconnect.
   retry(had_session ? "session lost: " + why : why);
@@ -310,10 +314,11 @@ void Agent::service_failed(uint32_t tunnel_index, int error) {
 void Agent::report_failures() {
   for (const auto& [index, failures] : failures_) {
     const bool known = index < options_.tunnels.size();
-    const std::string local = known ? options_.tunnels[index].local : "?";
     const bool unresolved = failures.error == kServiceUnresolved;
     const std::string reason =
-        local + ": " + (unresolved ? "its name has no address yet" : std::strerror(failures.error));
+        known ? options_.tunnels[index].local + ": " +
+                    (unresolved ? "its name has no address yet" : std::strerror(failures.error))
+              : "the edge sent visitors for tunnel number " + std::to_string(index) + ", which this agent has not";
     log_warning("service could not be reached, visitors were reset",
                 {{"tunnel", known ? options_.tunnels[index].name : "?"},
                  {"reason", reason},
@@ -366,17 +371,36 @@ void Agent::on_signal(int signal) {
     stopped_ = true;
     return;
   }
+  drain();
+}
+
+void Agent::drain() {
   draining_ = true;
   drain_deadline_ms_ = loop_->turn_ms() + static_cast<uint64_t>(options_.drain_seconds) * 1000;
   log_info("draining: no new visitors, those that flow may finish", {{"seconds", options_.drain_seconds}});
   notify_systemd("STOPPING=1");
   loop_->timers().disarm(retry_timer_);
-  if (channel_) {
-    wire::Frame frame;
-    frame.mutable_bye()->set_reason("the agent stops");
-    channel_->send(frame);
-    channel_->close("the agent stops");
+  if (!channel_) return leave();
+  // Visitors that wait for a data channel are to have it: the edge ends the session when there is none.
+  wire::Frame frame;
+  if (session_) {
+    frame.mutable_drain()->set_seconds(options_.drain_seconds);
+    loop_->timers().arm(drain_timer_, kDrainAnswerMs);
+    return channel_->send(frame);
   }
+  frame.mutable_bye()->set_reason("the agent stops");
+  channel_->send(frame);
+  channel_->close("the agent stops");
+}
+
+void Agent::on_edge_silent() {
+  if (channel_) channel_->close("the agent stops");
+}
+
+// No session any more: here is left what flows.
+void Agent::leave() {
+  if (std::exchange(left_, true)) return;
+  loop_->timers().disarm(drain_timer_);
   workers_flowing_ = static_cast<unsigned>(workers_.size());
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([this, role = roles_[i]] {

@@ -4,7 +4,7 @@
 // edge, registers its tunnels, and tells its workers how many data channels to hold.
 //
 // Life     resolving ─▶ dialling ─▶ TLS, Hello, Auth ─▶ session ──lost──▶ back-off ─▶ resolving …
-//          a final refusal ─▶ exit 2.   SIGTERM ─▶ draining ─▶ exit 0
+//          a final refusal ─▶ exit 2.   SIGTERM ─▶ draining: Drain ──Bye─▶ no session, what flows ──▶ exit 0
 // Thread   the control thread, but for AgentControlPort, which posts letters to it.
 // Never    gives up on network faults; never talks to an edge that it has not verified.
 #pragma once
@@ -68,9 +68,12 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void retry(const std::string& why);
   void stop(int exit_code, const std::string& why);
   void on_signal(int signal);
+  void drain();
+  void leave();
   void report_failures();
   void share_services();
   void on_tick();
+  void on_edge_silent();
 
   AgentOptions options_;
   JoinToken token_{};
@@ -95,6 +98,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::map<uint32_t, Failures> failures_;
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
+  OwnedTimer<&Agent::on_edge_silent> drain_timer_{*this};  // until the edge has nobody left who waits for us
   std::optional<StartTrim> start_trim_;
   std::minstd_rand random_;
   uint32_t backoff_ms_ = 0;
@@ -103,6 +107,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   unsigned next_worker_ = 0;
   bool edge_drains_ = false;
   bool draining_ = false;
+  bool left_ = false;
   bool stopped_ = false;
   int exit_code_ = 0;
   uint64_t drain_deadline_ms_ = 0;

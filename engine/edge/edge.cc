@@ -395,7 +395,10 @@ void Edge::want_grpc_port(uint64_t client) {
 }
 
 void Edge::listener_landed(int listener_fd) {
-  mailbox_->post([this, listener_fd] { ports_->landed(listener_fd); });
+  mailbox_->post([this, listener_fd] {
+    ports_->landed(listener_fd);
+    end_drained_sessions();
+  });
 }
 
 // --- Leases -------------------------------------------------------------------------------------------------------
@@ -439,8 +442,9 @@ void Edge::on_tick() {
   loop_->timers().arm(tick_, kTickMs);
   if (leads_) lead();
   if (handover_) handover_->tick();
+  end_drained_sessions();
   tell_refused();
-  if (draining_ && now_ms() >= drain_deadline_ms_) {
+  if (draining_ && !stopped_ && now_ms() >= drain_deadline_ms_) {
     log_warning("drain deadline: visitors that still flow are cut off", {{"workers", workers_flowing_}});
     stopped_ = true;
   }

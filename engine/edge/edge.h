@@ -86,6 +86,9 @@ class Edge final : public EdgeControlPort {
   // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
   LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
   void close_listener(int listener, Backlog backlog = Backlog::kReset) { ports_->close(listener, backlog); }
+  // A public port that was closed is not left by all workers yet: visitors may be on their way to them.
+  bool listeners_closing() const { return ports_->closing() > 0; }
+  void leases_in_grace(SlotId session) { leases_->session_lost(session); }
   void session_over(SlotId session);
   // One has begun or ended.
   void count_sessions();
@@ -126,6 +129,7 @@ class Edge final : public EdgeControlPort {
   void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
   void on_signal(int signal);
   void drain();
+  void end_drained_sessions();
   bool over() const;
   void make_way();
   void on_tick();

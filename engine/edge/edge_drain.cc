@@ -41,6 +41,11 @@ void Edge::drain() {
   }
 }
 
+// Agents that drain, and wait until no visitor waits for them.
+void Edge::end_drained_sessions() {
+  for (auto& registration : registrations_) registration->end_if_drained();
+}
+
 bool Edge::over() const {
   return stopped_ || (draining_ && workers_flowing_ == 0 && !handover_->watches());
 }

@@ -48,6 +48,12 @@ struct EdgeSession {
   };
   std::array<Place, kWorkersMax> places;
 
+  // Visitors that wait for a data channel.
+  uint32_t parked() const {
+    uint32_t count = 0;
+    for (const Place& place : places) count += place.parked.load(std::memory_order_relaxed);
+    return count;
+  }
   // Its own, while conns_live is of all of the client's sessions.
   uint32_t visitors_live() const {
     uint32_t count = 0;

@@ -43,8 +43,8 @@ void Registration::on_frame(const wire::Frame& frame) {
     case wire::Frame::kAuth: return on_auth(frame.auth());
     case wire::Frame::kRegisterTunnel: return on_register(frame.register_tunnel());
     case wire::Frame::kServiceFailed: return on_service_failed(frame.service_failed());
-    case wire::Frame::kDrain:
-    case wire::Frame::kBye: return;
+    case wire::Frame::kDrain: return on_drain();
+    case wire::Frame::kBye: return channel_.close("its agent left: " + cut_text(frame.bye().reason(), 200));
     default: return protocol_error("a message that an agent does not send");
   }
 }
@@ -143,28 +143,36 @@ void Registration::on_register(const wire::Register& wanted) {
   if (!session_) return protocol_error("Register before Auth");
   const uint32_t index = wanted.tunnel_index();
   if (index >= kTunnelsPerSessionMax) {
-    return refuse_tunnel(index, wire::Refused::TOO_MANY_TUNNELS,
-                         "a session has at most " + std::to_string(kTunnelsPerSessionMax) +
-                             " tunnels: run another agent for the others",
-                         true);
+    return refuse_wrong_tunnel(wanted, wire::Refused::TOO_MANY_TUNNELS,
+                               "a session has at most " + std::to_string(kTunnelsPerSessionMax) +
+                                   " tunnels: run another agent for the others");
   }
   if (const Status named = check_name("tunnel", wanted.name()); !named.ok()) {
-    return refuse_tunnel(index, wire::Refused::PROTOCOL, named.error().message, true);
+    return refuse_wrong_tunnel(wanted, wire::Refused::PROTOCOL, named.error().message);
   }
   if (wanted.wanted_port() > 65535) {
-    return refuse_tunnel(index, wire::Refused::PORT_NOT_ALLOWED,
-                         std::to_string(wanted.wanted_port()) + " is no port: ask for one below 65536, or for any",
-                         true);
+    return refuse_wrong_tunnel(
+        wanted, wire::Refused::PORT_NOT_ALLOWED,
+        std::to_string(wanted.wanted_port()) + " is no port: ask for one below 65536, or for any");
   }
-  if (const auto at = tunnels_.find(index); at != tunnels_.end()) return send_leased(index, at->second);
-  if (contests_.count(index) != 0) return;
+  if (const auto at = tunnels_.find(index); at != tunnels_.end() && at->second.name == wanted.name()) {
+    return send_leased(index, at->second);
+  }
+  const auto contest = contests_.find(index);
+  if (contest != contests_.end() && contest->second->wanted.name() == wanted.name()) return;
+  if (tunnels_.count(index) != 0 || contest != contests_.end()) {
+    return refuse_wrong_tunnel(wanted, wire::Refused::PROTOCOL,
+                               "this agent asked for another tunnel as number " + std::to_string(index) +
+                                   " before: a number is one tunnel");
+  }
   if (const auto other = index_of(wanted.name())) {
-    return refuse_tunnel(index, wire::Refused::PROTOCOL,
-                         "this agent asked for tunnel '" + wanted.name() + "' before, as number " +
-                             std::to_string(*other) + ": a name is one tunnel, give the other a name of its own",
-                         true);
+    return refuse_wrong_tunnel(wanted, wire::Refused::PROTOCOL,
+                               "this agent asked for tunnel '" + wanted.name() + "' before, as number " +
+                                   std::to_string(*other) +
+                                   ": a name is one tunnel, give the other a name of its own");
   }
   if (edge_.draining()) return refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
+  if (agent_drains_) return refuse_tunnel(index, wire::Refused::DRAINING, "this agent is about to stop", false);
   if (take_tunnel(wanted, nullptr)) lease_tunnel(wanted);
 }
 
@@ -296,6 +304,13 @@ void Registration::send_leased(uint32_t index, const Tunnel& tunnel) {
   channel_.send(frame);
 }
 
+// It cannot be, whoever else is there.
+void Registration::refuse_wrong_tunnel(const wire::Register& wanted, wire::Refused::Code code,
+                                       const std::string& sentence) {
+  log_warning("tunnel refused: " + sentence, {{"client", client_.name}});
+  refuse_tunnel(wanted.tunnel_index(), code, sentence, true);
+}
+
 void Registration::refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final) {
   wire::Frame frame;
   frame.mutable_tunnel_refused()->set_tunnel_index(index);
@@ -313,19 +328,20 @@ void Registration::lose_tunnel(const std::string& name, Takeover how) {
     edge_.close_listener(at->second.listener);
     tunnels_.erase(at);
     log_info("tunnel taken over by another session", {{"client", client_.name}, {"tunnel", name}});
+    const std::string by = how == Takeover::kSameInstance
+                               ? "a newer session of this agent has tunnel '" + name + "'"
+                               : "another agent of client '" + client_.name + "' has tunnel '" + name +
+                                     "' now: this one was silent for too long";
     if (how == Takeover::kReplaced) {
       refuse_tunnel(index, wire::Refused::REPLACED,
                     "another agent of client '" + client_.name + "' took tunnel '" + name +
                         "' over (--on-conflict replace); give this one another --name",
                     true);
     } else if (tunnels_.empty()) {
-      channel_.close("its agent has a newer session");
+      close(by);
     } else {
       // Not final: who took it over may be gone by the time this agent asks again.
-      refuse_tunnel(index, wire::Refused::CONFLICT,
-                    "another agent of client '" + client_.name + "' has tunnel '" + name +
-                        "' now: this one was silent for too long",
-                    false);
+      refuse_tunnel(index, wire::Refused::CONFLICT, by, false);
     }
     return;
   }
@@ -391,8 +407,12 @@ void Registration::refuse(wire::Refused::Code code, const std::string& message, 
   channel_.close(message);
   // The agent may be back before this channel has landed, and is to be counted anew: what is held is taken over
   // whatever the limit.
+  give_up_tunnels(Backlog::kReset);
+}
+
+void Registration::give_up_tunnels(Backlog backlog) {
   for (const auto& [index, tunnel] : tunnels_) edge_.registry().give_up_tunnel(session_->id, tunnel.name);
-  close_ports(Backlog::kReset);
+  close_ports(backlog);
 }
 
 void Registration::close_ports(Backlog backlog) {
@@ -400,16 +420,44 @@ void Registration::close_ports(Backlog backlog) {
   tunnels_.clear();
 }
 
-void Registration::drain(uint32_t seconds, Backlog backlog) {
+void Registration::end_contests(const std::string& why) {
   while (!contests_.empty()) {
     const uint32_t index = contests_.begin()->first;
-    refuse_tunnel(index, wire::Refused::DRAINING, "the edge is about to stop", false);
+    refuse_tunnel(index, wire::Refused::DRAINING, why, false);
     end_contest(index);
   }
+}
+
+void Registration::drain(uint32_t seconds, Backlog backlog) {
+  end_contests("the edge is about to stop");
   close_ports(backlog);
   wire::Frame frame;
   frame.mutable_drain()->set_seconds(seconds);
   channel_.send(frame);
+}
+
+// Another agent of the client may have the tunnels from now on. The session goes on for those who wait.
+void Registration::on_drain() {
+  if (!session_) return protocol_error("Drain before Auth");
+  if (std::exchange(agent_drains_, true)) return;
+  log_info("an agent is about to stop: no new visitors", {{"client", client_.name}, {"session", session_->id.index()}});
+  end_contests("this agent is about to stop");
+  edge_.leases_in_grace(session_->id);
+  give_up_tunnels(Backlog::kServed);
+  end_if_drained();
+}
+
+void Registration::end_if_drained() {
+  // A visitor is with its worker, and counted there, before the listener by which it came has landed.
+  if (!agent_drains_ || channel_.closing() || edge_.listeners_closing() || session_->parked() > 0) return;
+  close("the agent stops, and no visitor waits");
+}
+
+void Registration::close(const std::string& why) {
+  wire::Frame frame;
+  frame.mutable_bye()->set_reason(cut_text(why, kSentenceBytesMax));
+  channel_.send(frame);
+  channel_.close(why);
 }
 
 void Registration::probe() {
@@ -426,7 +474,7 @@ void Registration::on_closed(const std::string& why, bool) {
     edge_.session_over(session_->id);
   } else {
     if (channel_.late()) edge_.count(Counter::kHelloTimeouts);
-    if (garbage_ || channel_.tls_failed()) edge_.count(Counter::kGarbageRefused);
+    if (garbage_ || channel_.malformed() || channel_.tls_failed()) edge_.count(Counter::kGarbageRefused);
     log_debug("control channel ended before it was a session", {{"why", why}});
   }
   edge_.forget(*this);  // deletes this

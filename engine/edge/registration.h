@@ -3,6 +3,7 @@
 // Registration: one agent at the edge: its control channel, who it is, its tunnels and its leases.
 //
 // Life     TLS ──Hello, Auth──▶ session (Welcome) ──Register──▶ tunnels live ──▶ lost: leases in grace, ports closed
+//             its agent's Drain ──▶ leases in grace, ports closed ──nobody waits──▶ ended
 // Thread   the control thread.
 // Never    closes a pair: what flows when a session is lost flows on.
 #pragma once
@@ -47,10 +48,14 @@ class Registration final : public ControlChannelEvents {
   // Tells the agent and ends the session; its public ports close at once, and its tunnels are nobody's. final: the
   // agent must stop (exit 2).
   void refuse(wire::Refused::Code code, const std::string& message, bool final);
-  void close(const std::string& why) { channel_.close(why); }
+  // Ends the session with a Bye: the agent is welcome to come back.
+  void close(const std::string& why);
   // Another session has the tunnel now. The agent is told, or its session ends when it has no other tunnel.
   void lose_tunnel(const std::string& name, Takeover how);
+  // The edge is going to stop.
   void drain(uint32_t seconds, Backlog backlog);
+  // Its agent is: its tunnels are nobody's by then. Ends the session when no visitor waits for its data channels.
+  void end_if_drained();
   // Asks whether the agent lives: any answer moves last_heard_ms().
   void probe();
   // Visitors wait for channels; collected, and sent by adjust_demand.
@@ -85,13 +90,17 @@ class Registration final : public ControlChannelEvents {
   // One line a second at most, about the tunnel with the most visitors untold.
   void tell_failures();
   void on_register(const wire::Register& wanted);
+  void on_drain();
+  void end_contests(const std::string& why);
   std::optional<uint32_t> index_of(const std::string& name) const;
   bool take_tunnel(const wire::Register& wanted, Contest* contest);
   void lease_tunnel(const wire::Register& wanted);
   void send_leased(uint32_t index, const Tunnel& tunnel);
+  void refuse_wrong_tunnel(const wire::Register& wanted, wire::Refused::Code code, const std::string& sentence);
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);
   void close_ports(Backlog backlog);
+  void give_up_tunnels(Backlog backlog);
   void share_ready_max();
   static void on_contest(Timer& timer);
   void protocol_error(const std::string& what);
@@ -102,6 +111,7 @@ class Registration final : public ControlChannelEvents {
   bool garbage_ = false;  // it spoke, and before its session no word of ours
   std::string software_;
   std::string instance_;
+  bool agent_drains_ = false;
   bool chunks_ = false;  // its agent understands them (relay/chunks.h)
   std::shared_ptr<EdgeSession> session_;
   std::map<uint32_t, Tunnel> tunnels_;  // by the agent's index

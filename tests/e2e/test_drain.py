@@ -195,6 +195,54 @@ def test_a_draining_agent_serves_those_who_were_given_its_data_channels(yard):
     check_all_served(rig, visitors, rig.agent.process)
 
 
+def test_a_draining_agent_serves_those_who_wait_for_a_data_channel(yard):
+    rig = yard.rig(agent_options={"drain_seconds": 30})
+    with more_visitors_than_ready_channels(rig) as waiting:
+        rig.agent.process.terminate()
+    check_all_served(rig, waiting, rig.agent.process)
+
+
+def test_a_draining_agent_serves_those_who_had_connected_before_the_edge_took_them(yard):
+    rig = yard.rig(agent_options={"drain_seconds": 30})
+    rig.check_echo()
+    os.kill(rig.edge.process.pid, signal.SIGSTOP)
+    try:
+        visitors = [connect(rig.address) for _ in range(100)]  # with the kernel's backlog
+        rig.agent.process.terminate()
+        rig.agent.process.wait_for("draining")
+    finally:
+        os.kill(rig.edge.process.pid, signal.SIGCONT)
+    check_all_served(rig, visitors, rig.agent.process)
+
+
+@pytest.mark.over(ONE)
+def test_a_draining_agents_tunnel_is_free_while_its_visitors_still_wait(yard):
+    rig = yard.rig(agent_options={"drain_seconds": 30})
+    visitor, service = rig.pair()
+    with more_visitors_than_ready_channels(rig) as waiting:
+        rig.agent.process.terminate()
+    wait_until(lambda: "draining" in rig.agent.process.err, 10, "it drains")
+    heir = yard.agent(rig.edge, rig.token, rig.service)
+    assert heir.address == rig.address
+    check_echo(visitor, service)
+    visitor.close()
+    service.close()
+    check_all_served(rig, waiting, rig.agent.process)
+
+
+@pytest.mark.over(ONE)
+def test_an_agent_stops_though_its_edge_does_not_answer(yard):
+    rig = yard.rig(agent_options={"drain_seconds": 30})
+    rig.check_echo()
+    wait_until(lambda: rig.metric("natrp_pairs_live") == 0, 10, "the visitor is gone")
+    os.kill(rig.edge.process.pid, signal.SIGSTOP)
+    try:
+        rig.agent.process.terminate()
+        assert rig.agent.process.wait_exit(10) == 0, rig.agent.process.describe()
+    finally:
+        os.kill(rig.edge.process.pid, signal.SIGCONT)
+
+
 @pytest.mark.over(ONE)
 def test_a_draining_edge_gives_up_who_waits_for_a_data_channel_in_vain(yard):
     rig = yard.rig({"drain_seconds": 60})

@@ -335,6 +335,39 @@ TEST_F(RegistrationTest, ATunnelHasOneIndexAndOnePort) {
   EXPECT_EQ(lease(agent, "web"), ports_[0]) << "the tunnel itself went with the refusal";
 }
 
+TEST_F(RegistrationTest, AnIndexIsOneTunnel) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  EXPECT_EQ(lease(agent, "mail"), 0) << "the agent was told that it has a tunnel that there is not";
+  ASSERT_NE(agent.refused(), nullptr);
+  EXPECT_EQ(agent.refused()->code(), wire::Refused::PROTOCOL);
+  EXPECT_EQ(lease(agent, "web"), port);
+}
+
+TEST_F(RegistrationTest, ASessionThatIsTakenOverByItsOwnAgentIsToldSo) {
+  add_client("client");
+  HandAgent& old = open_session("client");
+  ASSERT_NE(lease(old, "web"), 0);
+  HandAgent& next = open_session("client");
+  ASSERT_NE(lease(next, "web"), 0);
+  ASSERT_TRUE(until([&] { return old.closed(); }));
+  const wire::Frame* bye = old.last(wire::Frame::kBye);
+  ASSERT_NE(bye, nullptr);
+  EXPECT_NE(bye->bye().reason().find("newer session of this agent"), std::string::npos) << bye->bye().reason();
+}
+
+TEST_F(RegistrationTest, AStrangersFrameThatIsNoneIsCountedAndWritesNothingPastTheLog) {
+  HandAgent& stranger = connect_agent();
+  testing::internal::CaptureStderr();
+  stranger.hello("the same process", "\xff\xfe");  // no UTF-8: no protobuf string
+  const bool closed = until([&] { return stranger.closed(); });
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(closed);
+  EXPECT_EQ(said.find("libprotobuf"), std::string::npos) << said;
+  EXPECT_TRUE(until([&] { return count(Counter::kGarbageRefused) == 1; }));
+}
+
 TEST_F(RegistrationTest, ATunnelThatIsContestedHasOneIndexToo) {
   add_client("client");
   HandAgent& silent = open_session("client", "one process here", *second_loop_);
