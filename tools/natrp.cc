@@ -6,7 +6,6 @@
 #include "runtime/process.h"
 
 int main(int argc, char** argv) {
-  natrp::block_signals();
   auto parsed = natrp::parse_agent_options(argc, argv);
   if (parsed.checked && !parsed.options.ca_file.empty()) {
     // A start reads it in Agent::start(); the options cannot, they know no certificates.
@@ -15,6 +14,7 @@ int main(int argc, char** argv) {
     }
   }
   if (!parsed.run) return parsed.end.say();
+  natrp::block_signals();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   natrp::Status started = natrp::check_process_limits(parsed.options.workers);
   if (started.ok()) natrp::reserve_descriptors();

@@ -8,7 +8,6 @@
 #include "runtime/successor.h"
 
 int main(int argc, char** argv) {
-  natrp::block_signals();
   auto command = natrp::own_command(argc, argv);
   auto listeners = natrp::take_handed_listeners();
   auto parsed = natrp::parse_edge_options(argc, argv);
@@ -18,6 +17,7 @@ int main(int argc, char** argv) {
     }
   }
   if (!parsed.run) return parsed.end.say();
+  natrp::block_signals();
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   const auto admin_address = parsed.options.admin;
   natrp::Status started = natrp::check_process_limits(parsed.options.workers);

@@ -16,8 +16,10 @@
 
 namespace natrp {
 
-// Blocks SIGTERM, SIGINT and SIGUSR2 in this thread and all that it starts, and ignores SIGHUP and SIGPIPE (a
-// splice into a closed socket raises it; there is no MSG_NOSIGNAL for splice). Call first in main.
+// Blocks SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in this thread and all that it starts, and ignores SIGHUP and SIGPIPE (a
+// splice into a closed socket raises it; there is no MSG_NOSIGNAL for splice). Called when the options are there, whose
+// files may be pipes that never end: until then SIGTERM ends the process. (What a service manager or a predecessor had
+// blocked stays so.)
 void block_signals();
 
 // Raises RLIMIT_NOFILE to its hard limit and returns it.
@@ -43,7 +45,7 @@ unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);
 // sd_notify(3) without the library: "READY=1", "STOPPING=1", "STATUS=…". Does nothing outside systemd.
 void notify_systemd(const char* state);
 
-// Delivers SIGTERM, SIGINT and SIGUSR2 in the loop's thread. fd of the signalfd is owned.
+// Delivers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the loop's thread. fd of the signalfd is owned.
 class SignalWatch {
  public:
   using OnSignal = void (*)(void* context, int signal);
