@@ -173,6 +173,15 @@ Status TlsIdentity::check(const std::string& state_dir) {
   return key ? Status(Done{}) : key.error();
 }
 
+std::optional<Pin> TlsIdentity::find_pin(const std::string& state_dir) {
+  const Memory file(BIO_new_file((state_dir + "/edge.crt").c_str(), "r"));
+  const Certificate certificate(file ? PEM_read_bio_X509(file.get(), nullptr, nullptr, nullptr) : nullptr);
+  ERR_clear_error();
+  if (!certificate) return std::nullopt;
+  const auto pin = pin_of(certificate.get());
+  return pin.ok() ? std::optional(pin.value()) : std::nullopt;
+}
+
 Result<TlsIdentity> TlsIdentity::load_or_create(const std::string& state_dir) {
   ERR_clear_error();
   const std::string key_path = state_dir + "/edge.key";

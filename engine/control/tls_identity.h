@@ -13,6 +13,7 @@
 #include <openssl/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -26,6 +27,8 @@ class TlsIdentity {
   static Result<TlsIdentity> load_or_create(const std::string& state_dir);
   // Whether that would do, as far as can be told without making a file.
   static Status check(const std::string& state_dir);
+  // Of the certificate that is there; nullopt: none, or none that can be read. Makes nothing.
+  static std::optional<Pin> find_pin(const std::string& state_dir);
 
   // SHA-256 of the certificate's SubjectPublicKeyInfo in DER.
   const Pin& pin() const { return pin_; }

@@ -71,8 +71,16 @@ Status try_addresses(const EdgeOptions& options, const AskingEdge& asking) {
 Status try_state_dir(const std::string& dir, const AskingEdge& asking) {
   if (Status usable = check_state_dir(dir); !usable.ok()) return usable;
   std::error_code ignored;
-  if (!std::filesystem::equivalent(dir, asking.state_dir, ignored)) {
+  if (dir != asking.state_dir && !std::filesystem::equivalent(dir, asking.state_dir, ignored)) {
     if (Status free = check_state_dir_is_free(dir); !free.ok()) return free;
+    // To the agents it would be a stranger, or to it the agents: they would end, and not come back.
+    const bool is_another = TlsIdentity::find_pin(dir) != TlsIdentity::find_pin(asking.state_dir) ||
+                            !Store::exists(dir);
+    if (is_another) {
+      return Error{"the state folder " + dir + " has not the key and the clients of " + asking.state_dir +
+                   ", with which this edge runs: its agents would refuse the successor, and end. Is `state` right? To "
+                   "move the folder, stop the edge, move it, and start the edge again"};
+    }
   }
   if (Status identity = TlsIdentity::check(dir); !identity.ok()) return identity;
   return Store::check(dir);

@@ -171,6 +171,8 @@ Result<Store> Store::open_file(const std::string& path) {
   return store;
 }
 
+bool Store::exists(const std::string& dir) { return ::access((dir + "/natrp.db").c_str(), F_OK) == 0; }
+
 Status Store::check(const std::string& dir) {
   const std::string path = dir + "/natrp.db";
   // SQLite would open a file that it may only read.

@@ -63,6 +63,8 @@ class Store {
   // Opens dir/natrp.db. An error names the folder, the reason and the remedy; a file of a newer version is
   // refused.
   static Result<Store> open(const std::string& dir, Missing missing = Missing::kMake);
+  // Its file is there, whatever is in it.
+  static bool exists(const std::string& dir);
   // Whether open() would have it, as far as can be told without changing anything: its file is not made, and stays of
   // the version that it is. A file that is not there is no error.
   static Status check(const std::string& dir);

@@ -97,6 +97,24 @@ TEST_F(RehearsalTest, AFolderOfAnotherEdgesIsFound) {
   EXPECT_TRUE(finds("another edge is running with the state folder"));
 }
 
+TEST_F(RehearsalTest, AFolderWithoutTheEdgesKeyAndClientsIsFoundAndACopyWillDo) {
+  fill_state();
+  asking.state_dir = options.state_dir;
+  options.state_dir = top + "/mistyped";
+  EXPECT_TRUE(finds("has not the key and the clients of"));
+  EXPECT_FALSE(std::filesystem::exists(options.state_dir)) << "a rehearsal makes nothing";
+  fill_state();
+  EXPECT_TRUE(finds("has not the key and the clients of")) << "another edge's";
+  std::filesystem::remove_all(options.state_dir);
+  std::filesystem::copy(asking.state_dir, options.state_dir);
+  EXPECT_EQ(found(), "");
+  std::filesystem::remove(options.state_dir + "/natrp.db");
+  EXPECT_TRUE(finds("has not the key and the clients of")) << "the key alone";
+  std::filesystem::create_directory_symlink(asking.state_dir, top + "/link");
+  options.state_dir = top + "/link";
+  EXPECT_EQ(found(), "") << "another name of the same folder";
+}
+
 TEST_F(RehearsalTest, AStoreThatANewerEdgeWroteIsFoundAndAnOlderOneIsNotChanged) {
   fill_state();
   const auto set_version = [&](const std::string& version) {
@@ -155,7 +173,7 @@ TEST_F(RehearsalTest, AStateFolderThatCannotBeIsFound) {
     options.state_dir = top + dir;
     EXPECT_TRUE(finds(top + "/file")) << dir;
   }
-  options.state_dir = top + "/a/b/state";
+  options.state_dir = asking.state_dir = top + "/a/b/state";
   EXPECT_EQ(found(), "");
   EXPECT_FALSE(std::filesystem::exists(top + "/a"));
 }
