@@ -51,6 +51,7 @@ std::string sessions_json(const std::vector<SessionInfo>& sessions) {
     list.push_back({{"client", session.client},
                     {"session", session.session},
                     {"software", session.software},
+                    {"peer", session.peer},
                     {"visitors_live", session.visitors_live},
                     {"visitors_total", session.visitors_total},
                     {"tunnels", std::move(tunnels)}});

@@ -181,6 +181,7 @@ void Agent::on_welcome(const wire::Welcome& welcome) {
   }
   log_info("session established", {{"client", welcome.client()}, {"edge", edge_addresses_.front().text()}});
   register_again_ms_.clear();
+  refusals_told_.clear();
   start_trim_->soon();
   for (uint32_t index = 0; index < options_.tunnels.size(); ++index) {
     if (!tunnel_given_up_[index]) register_tunnel(index);
@@ -199,15 +200,16 @@ void Agent::register_tunnel(uint32_t index) {
 
 void Agent::on_leased(const wire::Leased& leased) {
   if (leased.tunnel_index() >= options_.tunnels.size()) return;
+  refusals_told_.erase(leased.tunnel_index());
+  const TunnelOptions& tunnel = options_.tunnels[leased.tunnel_index()];
   const std::string host = leased.public_host().empty() ? options_.server.host : leased.public_host();
   const std::string address = HostPort{host, static_cast<uint16_t>(leased.port())}.text();
-  log_info("lease", {{"tunnel", options_.tunnels[leased.tunnel_index()].name},
-                     {"public", address},
-                     {"local", options_.tunnels[leased.tunnel_index()].local}});
+  log_info("lease", {{"tunnel", tunnel.name}, {"public", address}, {"local", tunnel.local}});
   // The one thing on standard output: scripts read it.
-  std::printf("public address: %s\n", address.c_str());
+  const std::string line = "public address: " + address + (options_.tunnels.size() > 1 ? " (" + tunnel.name + ")" : "");
+  std::printf("%s\n", line.c_str());
   std::fflush(stdout);
-  notify_systemd(("STATUS=public address: " + address).c_str());
+  notify_systemd(("STATUS=" + line).c_str());
 }
 
 void Agent::on_refused(const wire::Refused& refused) {
@@ -220,15 +222,17 @@ void Agent::on_tunnel_refused(const wire::TunnelRefused& refused) {
   if (index >= options_.tunnels.size()) return;
   const std::string& message = refused.refused().message();
   if (!refused.refused().final()) {
-    log_error("tunnel refused for now: " + message, {{"tunnel", options_.tunnels[index].name}});
+    const bool is_news = std::exchange(refusals_told_[index], message) != message;
+    log_line(is_news ? LogLevel::kError : LogLevel::kDebug, "tunnel refused for now: " + message,
+             {{"tunnel", options_.tunnels[index].name}, {"again_every_ms", kRegisterAgainMs}});
     register_again_ms_[index] = loop_->turn_ms() + kRegisterAgainMs;
     return;
   }
-  log_error("tunnel refused: " + message, {{"tunnel", options_.tunnels[index].name}});
   tunnel_given_up_[index] = true;
   if (std::all_of(tunnel_given_up_.begin(), tunnel_given_up_.end(), [](bool up) { return up; })) {
-    stop(2, "tunnel '" + options_.tunnels[index].name + "' was refused: " + message);
+    return stop(2, "tunnel '" + options_.tunnels[index].name + "' was refused: " + message);
   }
+  log_error("tunnel refused: " + message, {{"tunnel", options_.tunnels[index].name}});
 }
 
 void Agent::on_demand(const wire::ChannelDemand& demand) {
@@ -254,7 +258,8 @@ void Agent::end_session() {
 
 void Agent::on_closed(const std::string& why, bool fatal) {
   const bool had_session = session_ != nullptr;
-  if (had_session && loop_->turn_ms() - session_since_ms_ >= kBackoffResetMs) backoff_ms_ = 0;
+  // An edge that says that it stops is well, and its successor is there at once: visitors wait for us.
+  if (had_session && (edge_drains_ || loop_->turn_ms() - session_since_ms_ >= kBackoffResetMs)) backoff_ms_ = 0;
   end_session();
   channel_.reset();
   if (stopped_) return;
@@ -363,8 +368,9 @@ void Agent::stop(int exit_code, const std::string& why) {
 }
 
 void Agent::on_signal(int signal) {
-  if (signal == SIGUSR2) {
-    return log_info("SIGUSR2 is for an edge; to replace an agent, stop it and start the new one meanwhile", {});
+  if (signal == SIGUSR1 || signal == SIGUSR2) {
+    return log_warning("SIGUSR1 and SIGUSR2 mean nothing to an agent: to replace it, SIGTERM it and start the new one",
+                       {});
   }
   if (draining_) {
     log_warning("second signal: stopping at once", {});

@@ -94,6 +94,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   ServiceAddresses services_;
   std::set<uint32_t> resolving_;  // tunnels whose service is looked up just now
   std::map<uint32_t, uint64_t> register_again_ms_;  // tunnels refused for now, by index
+  std::map<uint32_t, std::string> refusals_told_;   // why, as the log has it
   std::vector<bool> tunnel_given_up_;
   std::map<uint32_t, Failures> failures_;
   OwnedTimer<&Agent::connect> retry_timer_{*this};

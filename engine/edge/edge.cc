@@ -85,6 +85,7 @@ Status Edge::start() {
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_, kTickMs);
   start_trim_.emplace(*loop_);
+  started_ = true;
   return Done{};
 }
 
@@ -105,12 +106,18 @@ Status Edge::open_state() {
   auto lock = lock_state_dir(options_.state_dir);
   if (!lock.ok()) return lock.error();
   state_lock_ = std::move(lock).value();
+  const bool lost_its_store = TlsIdentity::find_pin(options_.state_dir) && !Store::exists(options_.state_dir);
   auto identity = TlsIdentity::load_or_create(options_.state_dir);
   if (!identity.ok()) return identity.error();
   identity_ = std::make_unique<TlsIdentity>(std::move(identity).value());
   auto store = Store::open(options_.state_dir);
   if (!store.ok()) return store.error();
   store_ = std::make_unique<Store>(std::move(store).value());
+  if (lost_its_store) {
+    log_warning("the state folder has a key and no natrp.db: this edge knows no clients, and agents of former ones are "
+                "refused, and end. Restore it from a backup if there were any",
+                {{"state", options_.state_dir}});
+  }
   return Done{};
 }
 
@@ -289,6 +296,24 @@ std::vector<Registration*> Edge::holders(const ClientRecord& client) {
   return found;
 }
 
+// Who may connect is changed by another program, and this log is where an operator looks for it.
+void Edge::tell_changes(const std::map<std::string, ClientRecord>& now_there) const {
+  if (!started_) return;
+  for (const auto& [name, client] : now_there) {
+    const auto before = clients_.find(name);
+    if (before == clients_.end()) {
+      log_info("a client was added", {{"client", name}});
+    } else if (before->second.id != client.id) {
+      log_info("a client was removed and added again", {{"client", name}});
+    } else if (before->second.token_hash != client.token_hash) {
+      log_info("a client has a new token, and the former one opens no session any more", {{"client", name}});
+    }
+  }
+  for (const auto& [name, client] : clients_) {
+    if (now_there.count(name) == 0) log_info("a client was removed", {{"client", name}});
+  }
+}
+
 // Their leases and what they had last: nobody's. One that was added again under its name is another client.
 void Edge::forget_removed_clients(const std::vector<ClientRecord>& clients) {
   std::map<std::string, ClientRecord> now_there;
@@ -299,6 +324,7 @@ void Edge::forget_removed_clients(const std::vector<ClientRecord>& clients) {
     if (now != now_there.end() && (before == clients_.end() || before->second.id == now->second.id)) continue;
     leases_->end_with_client(name);
   }
+  tell_changes(now_there);
   clients_ = std::move(now_there);
   client_conns_.tidy();
 }

@@ -123,6 +123,7 @@ class Edge final : public EdgeControlPort {
   void on_store_changed();
   std::vector<ClientRecord> with_other_limits(const std::vector<ClientRecord>& clients) const;
   void forget_removed_clients(const std::vector<ClientRecord>& clients);
+  void tell_changes(const std::map<std::string, ClientRecord>& now_there) const;
   void honour_limits(const ClientRecord& client);
   // Of the client that hold a tunnel: those that are closing, then the latest first.
   std::vector<Registration*> holders(const ClientRecord& client);
@@ -169,6 +170,7 @@ class Edge final : public EdgeControlPort {
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
   bool demand_pending_ = false;
+  bool started_ = false;  // what the store had before is no news
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};
   uint32_t conns_per_worker_ = 0;

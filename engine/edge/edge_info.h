@@ -17,6 +17,7 @@ struct SessionInfo {
   };
   std::string client;
   std::string software;
+  std::string peer;  // the address of its control channel; empty: it has several
   uint32_t session = 0;
   uint32_t visitors_live = 0;
   uint64_t visitors_total = 0;

@@ -29,6 +29,7 @@ ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
 
 Registration::Registration(Edge& edge, Fd fd, TlsStream tls, std::string_view prefix, uint64_t deadline_ms)
     : edge_(edge),
+      peer_(peer_address(fd.get()).text()),
       channel_(edge.loop(), std::move(fd), std::move(tls), *this, prefix, times_until(deadline_ms, edge.now_ms())) {}
 
 Registration::~Registration() {
@@ -81,7 +82,7 @@ void Registration::on_auth(const wire::Auth& auth) {
     return refuse(wire::Refused::INTERNAL, "the edge cannot read its store now; its log says why", false);
   }
   if (!found.value()) {
-    log_warning("agent refused: unknown token", {{"software", software_}});
+    log_warning("agent refused: unknown token", {{"peer", peer_}, {"software", software_}});
     return refuse(wire::Refused::BAD_TOKEN,
                   "this edge does not know the token: it was rotated, its client was removed, or it is of another "
                   "edge; ask the edge's operator for a new one (natrpctl client add, or natrpctl token rotate)",
@@ -89,7 +90,7 @@ void Registration::on_auth(const wire::Auth& auth) {
   }
   client_ = *found.value();
   if (const std::string why = edge_.why_no_session(client_); !why.empty()) {
-    log_warning("agent refused: " + why, {{"client", client_.name}, {"software", software_}});
+    log_warning("agent refused: " + why, {{"client", client_.name}, {"peer", peer_}, {"software", software_}});
     return refuse(wire::Refused::TOO_MANY_SESSIONS, why, false);
   }
   session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
@@ -102,7 +103,10 @@ void Registration::on_auth(const wire::Auth& auth) {
   frame.mutable_welcome()->set_heartbeat_ms(kHeartbeatMs);
   channel_.send(frame);
   channel_.start_heartbeats();
-  log_info("session opened", {{"client", client_.name}, {"software", software_}, {"session", session_->id.index()}});
+  log_info("session opened", {{"client", client_.name},
+                              {"peer", peer_},
+                              {"software", software_},
+                              {"session", session_->id.index()}});
 }
 
 // --- Services that fail -------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     // Nobody loses a tunnel to one who could not have it.
     const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
     if (possible.port == 0) {
-      log_warning("tunnel refused: " + possible.sentence, {{"client", client_.name}, {"tunnel", wanted.name()}});
+      tell_refusal(wanted.name(), possible.sentence);
       refuse_tunnel(wanted.tunnel_index(), possible.code, possible.sentence, possible.final);
       return false;
     }
@@ -250,7 +254,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     edge_.loop().timers().arm(contest->timer, kContestStepMs);
     return false;
   }
-  log_warning("tunnel refused: another living agent has it", {{"client", client_.name}, {"tunnel", wanted.name()}});
+  tell_refusal(wanted.name(), "another living agent has it");
   const uint32_t index = wanted.tunnel_index();
   const std::string sentence = answer.sentence;
   refuse_tunnel(index, wire::Refused::CONFLICT, sentence, true);
@@ -283,9 +287,10 @@ void Registration::lease_tunnel(const wire::Register& wanted) {
   const auto leased = edge_.lease_port(client_, tunnel.name, static_cast<uint16_t>(wanted.wanted_port()), shared);
   if (leased.port == 0) {
     edge_.registry().give_up_tunnel(session_->id, tunnel.name);
-    log_warning("tunnel refused: " + leased.sentence, {{"client", client_.name}, {"tunnel", tunnel.name}});
+    tell_refusal(tunnel.name, leased.sentence);
     return refuse_tunnel(wanted.tunnel_index(), leased.code, leased.sentence, leased.final);
   }
+  refusals_told_.erase(tunnel.name);
   tunnel.port = leased.port;
   tunnel.listener = leased.listener;
   log_info("lease live", {{"client", client_.name}, {"tunnel", tunnel.name}, {"port", static_cast<int>(tunnel.port)}});
@@ -304,10 +309,17 @@ void Registration::send_leased(uint32_t index, const Tunnel& tunnel) {
   channel_.send(frame);
 }
 
+// Once for each reason: an agent that is refused for now asks again every 3 s.
+void Registration::tell_refusal(const std::string& tunnel, const std::string& sentence) {
+  const bool is_news = std::exchange(refusals_told_[tunnel], sentence) != sentence;
+  log_line(is_news ? LogLevel::kWarning : LogLevel::kDebug, "tunnel refused: " + sentence,
+           {{"client", client_.name}, {"tunnel", tunnel}});
+}
+
 // It cannot be, whoever else is there.
 void Registration::refuse_wrong_tunnel(const wire::Register& wanted, wire::Refused::Code code,
                                        const std::string& sentence) {
-  log_warning("tunnel refused: " + sentence, {{"client", client_.name}});
+  tell_refusal("number " + std::to_string(wanted.tunnel_index()), sentence);
   refuse_tunnel(wanted.tunnel_index(), code, sentence, true);
 }
 
@@ -384,6 +396,7 @@ SessionInfo Registration::info() const {
   SessionInfo info;
   info.client = client_.name;
   info.software = software_;
+  info.peer = peer_;
   info.session = session_->id.index();
   info.visitors_live = session_->visitors_live();
   info.visitors_total = session_->visitors.load(std::memory_order_relaxed);
@@ -475,7 +488,7 @@ void Registration::on_closed(const std::string& why, bool) {
   } else {
     if (channel_.late()) edge_.count(Counter::kHelloTimeouts);
     if (garbage_ || channel_.malformed() || channel_.tls_failed()) edge_.count(Counter::kGarbageRefused);
-    log_debug("control channel ended before it was a session", {{"why", why}});
+    log_debug("control channel ended before it was a session", {{"peer", peer_}, {"why", why}});
   }
   edge_.forget(*this);  // deletes this
 }

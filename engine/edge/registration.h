@@ -96,6 +96,7 @@ class Registration final : public ControlChannelEvents {
   bool take_tunnel(const wire::Register& wanted, Contest* contest);
   void lease_tunnel(const wire::Register& wanted);
   void send_leased(uint32_t index, const Tunnel& tunnel);
+  void tell_refusal(const std::string& tunnel, const std::string& sentence);
   void refuse_wrong_tunnel(const wire::Register& wanted, wire::Refused::Code code, const std::string& sentence);
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);
@@ -106,6 +107,7 @@ class Registration final : public ControlChannelEvents {
   void protocol_error(const std::string& what);
 
   Edge& edge_;
+  const std::string peer_;  // the agent's address, as this host sees it
   ControlChannel channel_;
   ClientRecord client_;
   bool garbage_ = false;  // it spoke, and before its session no word of ours
@@ -116,6 +118,7 @@ class Registration final : public ControlChannelEvents {
   std::shared_ptr<EdgeSession> session_;
   std::map<uint32_t, Tunnel> tunnels_;  // by the agent's index
   std::map<uint32_t, std::unique_ptr<Contest>> contests_;
+  std::map<std::string, std::string> refusals_told_;  // why its tunnels are refused for now, as the log has it
   uint64_t visitors_before_ = 0;
   double visitors_per_tick_ = 0;
   uint32_t ready_told_ = 0;

@@ -315,7 +315,7 @@ class Edge:
 class Agent:
     """One agent, through its restarts."""
 
-    ADDRESS = r"^public address: (\S+)\s*$"
+    ADDRESS = r"^public address: (\S+)(?: \(\S+\))?\s*$"
 
     def __init__(self, directory, options, env=None, prefix=()):
         self.directory = Path(directory)

@@ -73,6 +73,16 @@ def test_a_rotated_token_replaces_the_old_one(yard):
     rig.check_echo()
 
 
+def test_the_edges_log_says_what_natrpctl_did(yard):
+    edge = yard.edge()
+    edge.add_client("guest")
+    edge.process.wait_for("a client was added client=guest")
+    assert edge.ctl("token", "rotate", "guest")[0] == 0
+    edge.process.wait_for("a client has a new token.*client=guest")
+    assert edge.ctl("client", "remove", "guest")[0] == 0
+    edge.process.wait_for("a client was removed client=guest")
+
+
 # --- what a client may have is changed ---
 
 def set_limits(edge, *words):

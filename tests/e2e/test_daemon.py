@@ -2,8 +2,10 @@
 
 import json
 import os
+import pathlib
 import re
 import resource
+import signal
 import socket
 import time
 
@@ -40,6 +42,44 @@ def test_an_edge_is_not_ready_before_it_listens(yard, manager):
     edge = yard.edge(start=False, env={"NOTIFY_SOCKET": manager.path}).start(ready=False)
     wait_until(manager.told_ready, 15, "READY=1 from the edge")
     socket.create_connection(edge.bind, 5).close()
+
+
+@pytest.mark.parametrize("role", ["edge", "agent"])
+def test_a_signal_that_means_nothing_ends_nobody(yard, role):
+    rig = yard.rig()
+    process = getattr(rig, role).process
+    os.kill(process.pid, signal.SIGUSR1)
+    process.wait_for("SIGUSR1")
+    os.kill(process.pid, signal.SIGHUP)
+    rig.check_echo()
+
+
+@pytest.mark.over(AUTO)
+@pytest.mark.parametrize("name, words", [("natrp-engine", ["--config"]),
+                                         ("natrp", ["--server", "127.0.0.1:9", "--local", "h:1", "--token-file"])])
+def test_a_file_that_never_ends_can_be_interrupted(yard, name, words):
+    pipe = yard.path("pipe")
+    os.mkfifo(pipe)
+    process = Process(name, [program(name), *words, pipe, "--check"], yard.directory)
+    try:
+        time.sleep(0.3)
+        assert process.alive
+        process.terminate()
+        assert process.wait_exit(5) == -signal.SIGTERM
+    finally:
+        process.kill()
+
+
+@pytest.mark.over(AUTO)
+def test_an_edge_that_has_lost_its_store_says_so(yard):
+    edge = yard.edge()
+    edge.add_client()
+    assert "no natrp.db" not in edge.process.err, "a new folder has lost nothing"
+    edge.process.stop()
+    for file in pathlib.Path(edge.options["state"]).glob("natrp.db*"):
+        file.unlink()
+    edge.start()
+    assert_sentence(edge.process.err, "has a key and no natrp.db.*backup")
 
 
 def test_the_edge_says_when_it_is_ready_and_where(yard):

@@ -89,6 +89,25 @@ def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
     assert is_refused(before)
 
 
+@pytest.mark.over(ONE)
+def test_agents_that_have_just_come_back_from_an_outage_come_to_a_successor_at_once(yard):
+    rig = yard.rig()
+    rig.edge.process.kill()
+    wait_until(lambda: max(retries(rig.agent)) > 3000, 60, "the agent has tried so often that it waits for long")
+    rig.edge.start()
+    rig.agent.wait_address(2)
+    said = len(retries(rig.agent))
+    successor = yard.closing(hand_over(rig.edge))
+    rig.agent.wait_address(3)
+    assert max(retries(rig.agent)[said:]) <= 800, rig.agent.process.describe()
+    successor.stop()
+
+
+def retries(agent):
+    """How long it has waited before its attempts, in ms."""
+    return [int(found) for found in re.findall(r"retry_ms=(\d+)", agent.process.err)] or [0]
+
+
 def test_a_successor_hands_over_in_its_turn(yard):
     rig = yard.rig({"drain_seconds": 60})
     visitor, service = rig.pair()
@@ -425,5 +444,5 @@ def test_the_service_manager_is_told_whom_to_look_after(yard, manager):
 def test_an_agent_is_not_asked_for_a_successor(yard):
     rig = yard.rig()
     os.kill(rig.agent.process.pid, signal.SIGUSR2)
-    rig.agent.process.wait_for("SIGUSR2 is for an edge")
+    rig.agent.process.wait_for("mean nothing to an agent")
     rig.check_echo()

@@ -184,6 +184,17 @@ def test_the_tunnels_of_a_client_are_counted(yard):
     second.wait_address()
 
 
+def test_a_refusal_for_now_is_told_once_and_not_each_time_it_is_asked_for(yard):
+    rig = yard.rig({"log_level": "debug"})
+    taken = rig.address[1]
+    token = rig.edge.add_client("other")
+    other = yard.agent(rig.edge, token, yard.service(), start="unready", remote_port=taken, log_level="debug")
+    for process, said in ((other.process, "tunnel refused for now"), (rig.edge.process, "tunnel refused")):
+        wait_until(lambda err=process, text=said: err.err.count(text) >= 2, 10, "it asks again")
+        told = [line for line in process.err.splitlines() if said in line and " debug " not in line]
+        assert len(told) == 1, process.describe()
+
+
 def test_an_agent_with_more_tunnels_than_its_client_may_have_is_told_so_for_good(yard):
     edge = yard.edge()
     token = edge.add_client("tester", "--tunnels-max", "1")
@@ -195,6 +206,7 @@ def test_an_agent_with_more_tunnels_than_its_client_may_have_is_told_so_for_good
     agent.start()
     agent.process.wait_for(r"tunnel refused: .*may have 1 tunnel at a time; .*tunnel=second")
     assert agent.process.alive and len(agent.addresses()) == 1
+    assert agent.process.out.rstrip().endswith("(first)"), "of several tunnels each is named"
 
 
 def test_the_connections_of_a_client_are_counted(yard):

@@ -345,6 +345,24 @@ TEST_F(RegistrationTest, AnIndexIsOneTunnel) {
   EXPECT_EQ(lease(agent, "web"), port);
 }
 
+TEST_F(RegistrationTest, TheLogAndTheListSayWhereAnAgentIs) {
+  add_client("client");
+  testing::internal::CaptureStderr();
+  open_session("client");
+  HandAgent& stranger = connect_agent();
+  stranger.hello();
+  stranger.auth("nobody");
+  const bool closed = until([&] { return stranger.closed(); });
+  const auto sessions = edge_->list_sessions();
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(closed);
+  ASSERT_TRUE(sessions.has_value() && sessions->size() == 1);
+  const std::string peer = sessions->front().peer;
+  EXPECT_TRUE(Address::parse(peer).ok()) << peer;
+  EXPECT_NE(log.find("session opened client=client peer=" + peer), std::string::npos) << log;
+  EXPECT_NE(log.find("unknown token peer=127."), std::string::npos) << log;
+}
+
 TEST_F(RegistrationTest, ASessionThatIsTakenOverByItsOwnAgentIsToldSo) {
   add_client("client");
   HandAgent& old = open_session("client");
