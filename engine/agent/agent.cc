@@ -364,12 +364,14 @@ void Agent::stop(int exit_code, const std::string& why) {
   if (stopped_) return;
   log_error(why, {});
   exit_code_ = exit_code;
-  stopped_ = true;
+  // What flows is none of the edge's refusal: it may finish.
+  if (!draining_) drain();
 }
 
 void Agent::on_signal(int signal) {
   if (signal == SIGUSR1 || signal == SIGUSR2) {
-    return log_warning("SIGUSR1 and SIGUSR2 mean nothing to an agent: to replace it, SIGTERM it and start the new one",
+    return log_warning("SIGUSR1 and SIGUSR2 mean nothing to an agent: to replace it, start another with --on-conflict "
+                       "replace",
                        {});
   }
   if (draining_) {

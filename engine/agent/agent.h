@@ -4,7 +4,7 @@
 // edge, registers its tunnels, and tells its workers how many data channels to hold.
 //
 // Life     resolving ─▶ dialling ─▶ TLS, Hello, Auth ─▶ session ──lost──▶ back-off ─▶ resolving …
-//          a final refusal ─▶ exit 2.   SIGTERM ─▶ draining: Drain ──Bye─▶ no session, what flows ──▶ exit 0
+//          SIGTERM ─▶ draining: Drain ──Bye─▶ no session, what flows ─▶ exit 0.   A final refusal ─▶ the same, exit 2
 // Thread   the control thread, but for AgentControlPort, which posts letters to it.
 // Never    gives up on network faults; never talks to an edge that it has not verified.
 #pragma once
@@ -66,6 +66,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void register_tunnel(uint32_t index);
   void end_session();
   void retry(const std::string& why);
+  // For good: what flows may finish, then the process ends with this code.
   void stop(int exit_code, const std::string& why);
   void on_signal(int signal);
   void drain();

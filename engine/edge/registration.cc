@@ -337,7 +337,8 @@ void Registration::lose_tunnel(const std::string& name, Takeover how) {
   for (auto at = tunnels_.begin(); at != tunnels_.end(); ++at) {
     if (at->second.name != name) continue;
     const uint32_t index = at->first;
-    edge_.close_listener(at->second.listener);
+    // An agent that was silent would not serve them.
+    edge_.close_listener(at->second.listener, how == Takeover::kReplaced ? Backlog::kServed : Backlog::kReset);
     tunnels_.erase(at);
     log_info("tunnel taken over by another session", {{"client", client_.name}, {"tunnel", name}});
     const std::string by = how == Takeover::kSameInstance

@@ -11,9 +11,9 @@ import pytest
 
 from conftest import LOOPS
 from net import split_host_port, wait_until
-from processes import CRASHES
+from processes import CRASHES, EXIT_REFUSED
 from rig import Setup
-from sockets import FIN, RESET, Content, Task, check_echo, check_received, connect, is_refused
+from sockets import FIN, RESET, Content, EchoService, Task, check_echo, check_received, connect, is_refused
 
 ONE = [Setup(LOOPS[0], "auto")]
 
@@ -228,6 +228,69 @@ def test_a_draining_agents_tunnel_is_free_while_its_visitors_still_wait(yard):
     visitor.close()
     service.close()
     check_all_served(rig, waiting, rig.agent.process)
+
+
+@pytest.mark.over([Setup(io, "auto") for io in LOOPS])
+def test_an_agent_that_is_replaced_finishes_what_flows_and_exits_with_2(yard):
+    rig = yard.rig(agent_options={"drain_seconds": 30})
+    under_way = UnderWay(rig, 64 * 1024 * 1024, 87)
+    heir = yard.agent(rig.edge, rig.token, rig.service, on_conflict="replace")
+    assert heir.address == rig.address
+    rig.agent.process.wait_for("took tunnel 'default' over")
+    rig.check_echo()
+    under_way.check_not_over()
+    assert rig.agent.process.alive, rig.agent.process.describe()
+    under_way.check_completed()
+    assert rig.agent.process.wait_exit(15) == EXIT_REFUSED, rig.agent.process.describe()
+
+
+@pytest.mark.over(ONE)
+@pytest.mark.parametrize("what", [("client", "remove"), ("token", "rotate")], ids=lambda words: " ".join(words))
+def test_an_agent_whose_client_may_not_connect_any_more_finishes_what_flows(yard, what):
+    rig = yard.rig(agent_options={"drain_seconds": 30})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    assert rig.edge.ctl(*what, "tester")[0] == 0
+    rig.agent.process.wait_for("draining")
+    check_echo(visitor, service)
+    visitor.finish()
+    assert service.receive_to_end(15).ending == FIN
+    service.finish()
+    assert visitor.receive_to_end(15).ending == FIN
+    assert rig.agent.process.wait_exit(15) == EXIT_REFUSED, rig.agent.process.describe()
+
+
+@pytest.mark.over(ONE)
+def test_visitors_who_come_while_agents_replace_each_other_are_all_served(yard):
+    rig = yard.rig()
+    echo = yard.closing(EchoService())
+    agents = [yard.agent(rig.edge, rig.edge.add_client("replaced"), echo)]
+    address = agents[0].address
+    ended = threading.Event()
+
+    def visits():
+        served = 0
+        while not ended.is_set():
+            try:
+                peer = connect(address)
+            except ConnectionRefusedError:
+                continue  # between two listeners
+            with contextlib.closing(peer) as visitor:
+                visitor.send(b"visitor")
+                assert visitor.receive(7) == b"visitor"
+            served += 1
+        return served
+
+    visiting = [Task(visits) for _ in range(4)]
+    try:
+        for _ in range(3):
+            time.sleep(0.3)
+            agents.append(yard.agent(rig.edge, agents[-1].options["token"], echo, on_conflict="replace"))
+    finally:
+        ended.set()
+    assert sum(task.result() for task in visiting) > 100
+    for agent in agents[:-1]:
+        assert agent.process.wait_exit(15) == EXIT_REFUSED, agent.process.describe()
 
 
 @pytest.mark.over(ONE)
