@@ -34,14 +34,29 @@ Error explain(int errno_value) {
 }
 
 Status check_opcodes(io_uring& ring) {
-  io_uring_probe* probe = io_uring_get_probe_ring(&ring);
-  if (probe == nullptr) return Error{"this kernel's io_uring is too old to be asked what it can do; use --io epoll"};
-  constexpr int kNeeded[] = {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_SEND, IORING_OP_POLL_ADD,
-                             IORING_OP_ASYNC_CANCEL};
-  bool all = true;
-  for (const int op : kNeeded) all = all && io_uring_opcode_supported(probe, op) != 0;
-  io_uring_free_probe(probe);
-  if (!all) return Error{"this kernel's io_uring lacks socket operations; use --io epoll"};
+  constexpr unsigned kOpsAsked = 256;
+  alignas(io_uring_probe) char room[sizeof(io_uring_probe) + kOpsAsked * sizeof(io_uring_probe_op)] = {};
+  auto* probe = reinterpret_cast<io_uring_probe*>(room);
+  const int asked = io_uring_register_probe(&ring, probe, kOpsAsked);
+  if (asked == -EINVAL) return Error{"this kernel's io_uring is too old to be asked what it can do; use --io epoll"};
+  if (asked < 0) return explain(-asked);
+  for (const int op : {IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_SEND, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL}) {
+    if (io_uring_opcode_supported(probe, op) == 0) {
+      return Error{"this kernel's io_uring lacks socket operations; use --io epoll"};
+    }
+  }
+  return Done{};
+}
+
+// One op through it. A seccomp profile may allow io_uring_setup, and refuse io_uring_enter: a loop could do nothing but
+// ask for ever.
+Status try_ring(io_uring& ring) {
+  io_uring_prep_nop(io_uring_get_sqe(&ring));
+  const int submitted = io_uring_submit_and_wait(&ring, 1);
+  if (submitted < 0) return explain(-submitted);
+  io_uring_cqe* cqe = nullptr;
+  if (io_uring_peek_cqe(&ring, &cqe) != 0) return Error{"this kernel's io_uring completes nothing; use --io epoll"};
+  io_uring_cqe_seen(&ring, cqe);
   return Done{};
 }
 
@@ -75,9 +90,10 @@ Status setup_ring(io_uring& ring, const UringSetup& setup) {
         io_uring_queue_exit(&ring);
         return Error{"this kernel's io_uring is too old (it may drop completions); use --io epoll"};
       }
-      Status opcodes = check_opcodes(ring);
-      if (!opcodes.ok()) io_uring_queue_exit(&ring);
-      return opcodes;
+      Status works = check_opcodes(ring);
+      if (works.ok()) works = try_ring(ring);
+      if (!works.ok()) io_uring_queue_exit(&ring);
+      return works;
     }
     if (error != -EINVAL) break;
   }

@@ -273,6 +273,8 @@ bool UringLoop::goes_on(Op& op, int32_t& result) {
       enqueue(op);
       return true;
     }
+    // Cancelled, and there was room at the same moment: that is not a number of bytes.
+    if (result > 0) result = -ECANCELED;
     if (op.result > 0) result = op.result;
     return false;
   }

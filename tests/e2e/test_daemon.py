@@ -181,7 +181,7 @@ def test_the_flags_of_the_original_client_are_accepted(yard):
 # --- a kernel without io_uring ---------------------------------------------------------------------------------
 
 @pytest.mark.over(AUTO)
-@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EPERM:enter", "EPERM:register"])
 def test_without_io_uring_auto_takes_epoll_and_logs_the_reason_once(yard, error):
     prefix = without_io_uring(error)
     edge = yard.edge(prefix=prefix)
@@ -199,7 +199,7 @@ def test_without_io_uring_auto_takes_epoll_and_logs_the_reason_once(yard, error)
 
 
 @pytest.mark.over(AUTO)
-@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EPERM:enter", "EPERM:register"])
 def test_without_io_uring_an_explicit_wish_for_it_is_refused(yard, error):
     options = yard.edge_options(io="uring")
     process = Process("natrp-engine", [program("natrp-engine"), *flags(options)], yard.directory,

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """Runs a command on a kernel that seems to have no io_uring: a seccomp filter answers its system calls with an error.
 
-    without_io_uring.py EPERM|ENOSYS COMMAND [ARGUMENT...]
+    without_io_uring.py EPERM|ENOSYS[:enter|:register] COMMAND [ARGUMENT...]
 
-EPERM is what containers answer, ENOSYS what an old kernel does. The command keeps this process id.
+EPERM is what containers answer, ENOSYS what an old kernel does; with a name behind it for that one of the three calls
+only, as half of a profile does. The command keeps this process id.
 """
 
 import ctypes
@@ -13,7 +14,10 @@ import struct
 import sys
 
 IO_URING_SETUP = 425  # the three numbers are the same on every architecture
+IO_URING_ENTER = 426
 IO_URING_REGISTER = 427
+CALLS = {"": (IO_URING_SETUP, IO_URING_REGISTER), "enter": (IO_URING_ENTER, IO_URING_ENTER),
+         "register": (IO_URING_REGISTER, IO_URING_REGISTER)}
 
 PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
@@ -27,11 +31,11 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def install(error):
+def install(error, first, last):
     code = b"".join(struct.pack("HBBI", *line) for line in (
         (LOAD_WORD, 0, 0, 0),  # the number of the system call
-        (JUMP_GREATER_EQUAL, 0, 2, IO_URING_SETUP),
-        (JUMP_GREATER, 1, 0, IO_URING_REGISTER),
+        (JUMP_GREATER_EQUAL, 0, 2, first),
+        (JUMP_GREATER, 1, 0, last),
         (RETURN, 0, 0, SECCOMP_RET_ERRNO | error),
         (RETURN, 0, 0, SECCOMP_RET_ALLOW)))
     held = ctypes.create_string_buffer(code, len(code))
@@ -51,6 +55,7 @@ def io_uring_error():
 
 
 if __name__ == "__main__":
-    install(getattr(errno, sys.argv[1]))
-    assert io_uring_error() == getattr(errno, sys.argv[1]), "the filter does not hold"
+    name, _, call = sys.argv[1].partition(":")
+    install(getattr(errno, name), *CALLS[call])
+    assert call or io_uring_error() == getattr(errno, name), "the filter does not hold"
     os.execvp(sys.argv[2], sys.argv[2:])

@@ -381,6 +381,35 @@ TEST_P(LoopTest, APollForRoomFiresAfterAFullSocketWasDrained) {
   }
 }
 
+// By a handler in the very batch in which its socket says that there is room.
+TEST_P(LoopTest, ASendThatIsCancelledJustWhenThereIsRoomTellsNoByteThatItDidNotSend) {
+  Two two = loopback::connected(16384);
+  const size_t before = fill(*loop, two.near.get());
+  const std::string bytes = pattern(1 << 20);
+  const Fd event(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  Recorder first(OpKind::kPoll, event.get(), nullptr, POLLIN);
+  Recorder send(OpKind::kSend, two.near.get(), const_cast<char*>(bytes.data()), bytes.size());
+  first.then = [&](Recorder&) { loop->cancel(send.op); };
+  loop->submit(first.op);
+  loop->submit(send.op);
+  run_for(*loop, 30);
+  ASSERT_EQ(send.calls(), 0u);
+  const uint64_t one = 1;
+  ASSERT_EQ(::write(event.get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
+  char away[65536];
+  size_t got = 0;
+  while (got < before) {
+    const ssize_t n = ::recv(two.far.get(), away, sizeof away, 0);
+    ASSERT_GT(n, 0);
+    got += static_cast<size_t>(n);
+  }
+  ASSERT_TRUE(until_over(*loop, send));
+  ASSERT_EQ(send.calls(), 1u);
+  const size_t sent = send.results[0] > 0 ? static_cast<size_t>(send.results[0]) : 0;
+  close(two.near);
+  EXPECT_EQ(read_all(*loop, two.far.get(), sent + 1, 100), bytes.substr(0, sent)) << "result " << send.results[0];
+}
+
 TEST_P(LoopTest, AWaitForRoomInAHalfClosedSocketEndsWithAResetAndWithACancel) {
   for (const OpKind kind : {OpKind::kPoll, OpKind::kSend}) {
     for (const bool cancels : {false, true}) {
