@@ -88,6 +88,8 @@ class Edge final : public EdgeControlPort {
   void close_listener(int listener, Backlog backlog = Backlog::kReset) { ports_->close(listener, backlog); }
   // A public port that was closed is not left by all workers yet: visitors may be on their way to them.
   bool listeners_closing() const { return ports_->closing() > 0; }
+  // More of its channels are ready than are held.
+  void close_surplus(const EdgeSession& session);
   void leases_in_grace(SlotId session) { leases_->session_lost(session); }
   void session_over(SlotId session);
   // One has begun or ended.

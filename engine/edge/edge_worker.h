@@ -46,6 +46,7 @@ class EdgeWorker final : public WorkerRole {
   // Letters from the control thread.
   void open_session(std::shared_ptr<EdgeSession> session);
   void close_session(SlotId session);
+  void close_ready(SlotId session, uint32_t count) { rendezvous_.close_ready(session, count); }
   void open_control_listener(int listener_fd);
   void open_public_port(int listener_fd, EdgeTunnel tunnel);
   void close_listener(int listener_fd);

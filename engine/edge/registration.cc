@@ -374,6 +374,7 @@ void Registration::adjust_demand(bool tick) {
     visitors_per_tick_ = sample > visitors_per_tick_ ? sample : visitors_per_tick_ * 0.9 + sample * 0.1;
     extra_told_ -= (extra_told_ + 9) / 10;
     share_ready_max();
+    edge_.close_surplus(*session_);
   }
   // Where slots are few, most of them are for visitors (Rendezvous::may_be_ready).
   const auto most = static_cast<uint32_t>(std::clamp<uint64_t>(edge_.conns_max() / 4, 1, kReadyChannelsMax));
@@ -462,8 +463,9 @@ void Registration::on_drain() {
 }
 
 void Registration::end_if_drained() {
+  if (!agent_drains_ || channel_.closing()) return;
   // A visitor is with its worker, and counted there, before the listener by which it came has landed.
-  if (!agent_drains_ || channel_.closing() || edge_.listeners_closing() || session_->parked() > 0) return;
+  if (edge_.listeners_closing() || session_->sum(&EdgeSession::Place::parked) > 0) return;
   close("the agent stops, and no visitor waits");
 }
 

@@ -167,19 +167,19 @@ bool Rendezvous::has_slots_to_spare() const {
 
 bool Rendezvous::may_be_ready(const Session& session) const {
   return has_slots_to_spare() &&
-         sum(session, &EdgeSession::Place::ready) < session.shared->ready_max.load(std::memory_order_relaxed);
+         session.shared->sum(&EdgeSession::Place::ready) < session.shared->ready_max.load(std::memory_order_relaxed);
+}
+
+void Rendezvous::close_ready(SlotId id, uint32_t count) {
+  Session* session = find(id);
+  for (; session != nullptr && count > 0 && session->ready.first != PairList::kEnd; --count) {
+    edge_.worker().counters().add(Counter::kChannelsSurplus);
+    edge_.worker().pairs().end(edge_.worker().pairs().at(session->ready.first), EndReason::kSurplus, false, false);
+  }
 }
 
 bool Rendezvous::may_return(const Session& session) const {
-  return has_slots_to_spare() && sum(session, &EdgeSession::Place::returning) < kReadyChannelsHeld;
-}
-
-uint32_t Rendezvous::sum(const Session& session, std::atomic<uint32_t> EdgeSession::Place::* cell) const {
-  uint32_t count = 0;
-  for (unsigned i = 0; i < edge_.workers(); ++i) {
-    count += (session.shared->places[i].*cell).load(std::memory_order_relaxed);
-  }
-  return count;
+  return has_slots_to_spare() && session.shared->sum(&EdgeSession::Place::returning) < kReadyChannelsHeld;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {
@@ -217,7 +217,7 @@ void Rendezvous::on_pair_end(Pair& pair) {
     edge_.peer_worker(to).mailbox().post([role = edge_.peer(to), fd = pair.back_conn().fd, id = session.shared->id] {
       role->take_channel(fd, id);
     });
-  } else if (pair.reason != EndReason::kSessionEnded && !pair.returning) {
+  } else if (pair.reason != EndReason::kSessionEnded && pair.reason != EndReason::kSurplus && !pair.returning) {
     edge_.worker().counters().add(Counter::kChannelsLost);
   }
   --session.pairs;

@@ -41,6 +41,8 @@ class Rendezvous {
   void visitor(int fd, const EdgeTunnel& tunnel);
   // conn: a proven data channel of the session, nothing in flight; owned here.
   void channel(Conn& conn, SlotId session);
+  // Those for whom channels were dialled have left: so many of the ready ones are closed.
+  void close_ready(SlotId session, uint32_t count);
   // Another worker's visitor waits: hands a ready channel over.
   void give(SlotId session, unsigned to_worker);
 
@@ -72,8 +74,6 @@ class Rendezvous {
   bool has_slots_to_spare() const;
   bool may_be_ready(const Session& session) const;
   bool may_return(const Session& session) const;
-  // Over all workers.
-  uint32_t sum(const Session& session, std::atomic<uint32_t> EdgeSession::Place::* cell) const;
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);
   void publish(Session& session);

@@ -32,6 +32,7 @@ const char* end_reason_text(EndReason reason) {
     case EndReason::kFailed: return "failed";
     case EndReason::kBufferReclaimed: return "buffer reclaimed";
     case EndReason::kMoved: return "moved to another worker";
+    case EndReason::kSurplus: return "more data channels were ready than are held";
     case EndReason::kReturned: return "both sides ended their streams, and the data channel is free";
   }
   return "unknown";

@@ -37,6 +37,7 @@ enum class EndReason : uint8_t {
   kFailed,           // the kernel could not go on (no memory)
   kBufferReclaimed,  // it held a buffer without moving a byte when no other pair could have one
   kMoved,            // a ready data channel that went to another worker
+  kSurplus,          // a ready data channel beyond those that are held
   kReturned,         // both sides ended their streams, and the data channel can carry another visitor
 };
 const char* end_reason_text(EndReason reason);

@@ -493,6 +493,24 @@ TEST_F(RegistrationTest, ReadyChannelsBeyondWhatWasAskedForAreClosed) {
 
 // --- Two agents -----------------------------------------------------------------------------------------------------
 
+TEST_F(RegistrationTest, ReadyChannelsThatWereAskedForByVisitorsWhoHaveLeftAreNotKept) {
+  add_client("client");
+  HandAgent& agent = open_session("client");
+  const uint16_t port = lease(agent, "web");
+  for (int i = 0; i < 20; ++i) visit(port);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitors) == 20; }));
+  for (Fd& visitor : visitors_) loopback::reset(visitor);
+  ASSERT_TRUE(until([&] { return count(Counter::kVisitorsLeft) == 20; }));
+  for (uint32_t i = 0; i < kReadyChannelsHeld + 15; ++i) agent.open_channel();
+  ASSERT_TRUE(until([&] { return count(Counter::kChannelsReady) + count(Counter::kChannelsSurplus) ==
+                                 kReadyChannelsHeld + 15; }));
+  ASSERT_TRUE(until([&] { return count(Counter::kChannelsReady) == kReadyChannelsHeld; }));
+  EXPECT_EQ(count(Counter::kChannelsSurplus), 15u);
+  EXPECT_EQ(count(Counter::kChannelsLost), 0u) << "nobody lost them";
+  visit(port);
+  EXPECT_TRUE(until([&] { return count(Counter::kPairsLive) > 0; }));
+}
+
 TEST_F(RegistrationTest, AReplacementThatMayNotHaveItsPortLeavesTheLivingAgentAlone) {
   add_client("client");
   add_client("other");
