@@ -311,6 +311,8 @@ void Registration::send_leased(uint32_t index, const Tunnel& tunnel) {
 
 // Once for each reason: an agent that is refused for now asks again every 3 s.
 void Registration::tell_refusal(const std::string& tunnel, const std::string& sentence) {
+  // An agent may ask for ever new ones.
+  if (refusals_told_.size() >= kTunnelsPerSessionMax) refusals_told_.clear();
   const bool is_news = std::exchange(refusals_told_[tunnel], sentence) != sentence;
   log_line(is_news ? LogLevel::kWarning : LogLevel::kDebug, "tunnel refused: " + sentence,
            {{"client", client_.name}, {"tunnel", tunnel}});

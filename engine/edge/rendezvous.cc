@@ -167,7 +167,8 @@ bool Rendezvous::has_slots_to_spare() const {
 
 bool Rendezvous::may_be_ready(const Session& session) const {
   return has_slots_to_spare() &&
-         session.shared->sum(&EdgeSession::Place::ready) < session.shared->ready_max.load(std::memory_order_relaxed);
+         session.shared->sum(&EdgeSession::Place::ready, edge_.workers()) <
+             session.shared->ready_max.load(std::memory_order_relaxed);
 }
 
 void Rendezvous::close_ready(SlotId id, uint32_t count) {
@@ -179,7 +180,8 @@ void Rendezvous::close_ready(SlotId id, uint32_t count) {
 }
 
 bool Rendezvous::may_return(const Session& session) const {
-  return has_slots_to_spare() && session.shared->sum(&EdgeSession::Place::returning) < kReadyChannelsHeld;
+  return has_slots_to_spare() &&
+         session.shared->sum(&EdgeSession::Place::returning, edge_.workers()) < kReadyChannelsHeld;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {
