@@ -212,20 +212,24 @@ void Agent::on_leased(const wire::Leased& leased) {
   notify_systemd(("STATUS=" + line).c_str());
 }
 
+bool Agent::is_the_end(const wire::Refused& refused) const { return refused.final() && !options_.on_refusal_retry; }
+
 void Agent::on_refused(const wire::Refused& refused) {
-  if (refused.final()) return stop(2, "the edge refused this agent: " + refused.message());
-  log_warning("the edge refused this agent for now: " + refused.message(), {});
+  if (is_the_end(refused)) return stop(2, "the edge refused this agent: " + refused.message());
+  const char* how = refused.final() ? "the edge refused this agent: " : "the edge refused this agent for now: ";
+  log_warning(how + refused.message(), {});
 }
 
 void Agent::on_tunnel_refused(const wire::TunnelRefused& refused) {
   const uint32_t index = refused.tunnel_index();
   if (index >= options_.tunnels.size()) return;
   const std::string& message = refused.refused().message();
-  if (!refused.refused().final()) {
+  if (!is_the_end(refused.refused())) {
+    const uint32_t again_ms = refused.refused().final() ? kBackoffMaxMs : kRegisterAgainMs;
     const bool is_news = std::exchange(refusals_told_[index], message) != message;
     log_line(is_news ? LogLevel::kError : LogLevel::kDebug, "tunnel refused for now: " + message,
-             {{"tunnel", options_.tunnels[index].name}, {"again_every_ms", kRegisterAgainMs}});
-    register_again_ms_[index] = loop_->turn_ms() + kRegisterAgainMs;
+             {{"tunnel", options_.tunnels[index].name}, {"again_every_ms", again_ms}});
+    register_again_ms_[index] = loop_->turn_ms() + again_ms;
     return;
   }
   tunnel_given_up_[index] = true;
@@ -264,7 +268,7 @@ void Agent::on_closed(const std::string& why, bool fatal) {
   channel_.reset();
   if (stopped_) return;
   if (draining_) return leave();
-  if (fatal) return stop(2, why);
+  if (fatal && !options_.on_refusal_retry) return stop(2, why);
   // A session that was there a moment ago: the first attempt comes at once, an edge restart costs one reconnect.
   retry(had_session ? "session lost: " + why : why);
 }

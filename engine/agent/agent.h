@@ -6,7 +6,7 @@
 // Life     resolving ─▶ dialling ─▶ TLS, Hello, Auth ─▶ session ──lost──▶ back-off ─▶ resolving …
 //          SIGTERM ─▶ draining: Drain ──Bye─▶ no session, what flows ─▶ exit 0.   A final refusal ─▶ the same, exit 2
 // Thread   the control thread, but for AgentControlPort, which posts letters to it.
-// Never    gives up on network faults; never talks to an edge that it has not verified.
+// Never    gives up on network faults (or, when told so, refusals); never talks to an edge that it has not verified.
 #pragma once
 
 #include <array>
@@ -60,6 +60,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void on_closed(const std::string& why, bool fatal) override;
   void on_welcome(const wire::Welcome& welcome);
   void on_leased(const wire::Leased& leased);
+  bool is_the_end(const wire::Refused& refused) const;
   void on_refused(const wire::Refused& refused);
   void on_tunnel_refused(const wire::TunnelRefused& refused);
   void on_demand(const wire::ChannelDemand& demand);

@@ -57,6 +57,7 @@ struct AgentOptions : EngineOptions {
   std::optional<std::array<uint8_t, 32>> pin;  // instead of the token's
   std::string ca_file;                         // empty: verify by pin. Readable, holds a PEM certificate
   bool on_conflict_replace = false;
+  bool on_refusal_retry = false;
   std::vector<TunnelOptions> tunnels;  // at least one, each name once
 };
 

@@ -199,6 +199,9 @@ OptionTable agent_table(AgentDraft& draft) {
   table.choice("on-conflict", {"refuse", "replace"}, "refuse",
                "When another living agent holds the tunnel: be refused, or take it over.",
                [&](size_t i) { options.on_conflict_replace = i == 1; });
+  table.choice("on-refusal", {"exit", "retry"}, "exit",
+               "When the edge refuses this agent for good, or is not who it should be: end, or go on trying.",
+               [&](size_t i) { options.on_refusal_retry = i == 1; });
   add_engine_options(table, options);
   return table;
 }
@@ -276,6 +279,10 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
     return Error{
         "there is no token: give one with --token-file FILE, --token or the environment's NATRP_TOKEN; "
         "`natrpctl client add NAME` on the edge makes one"};
+  }
+  if (options.on_conflict_replace && options.on_refusal_retry) {
+    return Error{"--on-conflict replace and --on-refusal retry do not go together: two such agents would take the "
+                 "tunnel from each other for ever"};
   }
   if (options.tunnels.empty()) {
     return Error{"there is no service to expose: name one with --local HOST:PORT or --local unix:PATH"};

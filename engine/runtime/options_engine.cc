@@ -1,5 +1,6 @@
 #include "runtime/options_engine.h"
 
+#include <pwd.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -16,7 +17,11 @@ std::string default_state_dir() {
   const char* state = std::getenv("XDG_STATE_HOME");
   if (state != nullptr && state[0] == '/') return std::string(state) + "/natrp-engine";
   const char* home = std::getenv("HOME");
-  return std::string(home == nullptr || home[0] == '\0' ? "." : home) + "/.local/state/natrp-engine";
+  if (home == nullptr || home[0] == '\0') {
+    const passwd* user = getpwuid(geteuid());
+    home = user != nullptr ? user->pw_dir : "/";
+  }
+  return std::string(home) + "/.local/state/natrp-engine";
 }
 
 unsigned default_workers() {

@@ -1,6 +1,8 @@
 """Who may not open a session, or may not have a port, is told so in a sentence."""
 
 import base64
+import pathlib
+import shutil
 import socket
 import time
 
@@ -182,6 +184,40 @@ def test_the_tunnels_of_a_client_are_counted(yard):
     assert not second.addresses()
     first.process.kill()  # its host is gone, say: what it held is the next one's
     second.wait_address()
+
+
+def test_an_agent_that_is_told_to_retry_outlives_every_refusal(yard):
+    rig = yard.rig(agent_options={"on_refusal": "retry"})
+    before = rig.address
+    state = pathlib.Path(rig.edge.options["state"])
+    saved = yard.path("saved")
+
+    def edge_with(change, said):
+        """The edge anew, after `change`; the agent says so, and stays."""
+        rig.edge.process.stop()
+        count = len(rig.agent.process.err)
+        change()
+        rig.edge.start()
+        wait_until(lambda: said in rig.agent.process.err[count:], 30, rig.agent.process.describe)
+        assert rig.agent.process.alive
+
+    edge_with(lambda: shutil.move(state, saved), "shows another key")
+
+    def put_back_the_key_alone():
+        shutil.rmtree(state)
+        state.mkdir(mode=0o700)
+        for name in ("edge.key", "edge.crt"):
+            shutil.copy2(saved / name, state / name)
+
+    edge_with(put_back_the_key_alone, "does not know the token")
+
+    def put_back_all():
+        shutil.rmtree(state)
+        shutil.move(saved, state)
+
+    edge_with(put_back_all, "session established")
+    assert rig.agent.wait_address(2) == before
+    rig.check_echo()
 
 
 def test_a_refusal_for_now_is_told_once_and_not_each_time_it_is_asked_for(yard):

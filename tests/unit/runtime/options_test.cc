@@ -271,6 +271,9 @@ TEST_F(OptionsTest, TheStateFolderFollowsTheUser) {
   EXPECT_EQ(default_state_dir(), "/h/me/.local/state/natrp-engine");
   unsetenv("XDG_STATE_HOME");
   EXPECT_EQ(default_state_dir(), "/h/me/.local/state/natrp-engine");
+  // As the user database has it; a folder of the current one would be another at each start.
+  unsetenv("HOME");
+  EXPECT_EQ(default_state_dir().front(), '/');
   if (getuid() == 0) {
     ASSERT_EQ(seteuid(0), 0);
   }
@@ -400,6 +403,8 @@ TEST_F(OptionsTest, ABadAgentIsToldWhatIsMissingOrWrong) {
       {agent_words({"--name", ""}), "--name"},
       {agent_words({"--name", "a b"}), "--name"},
       {agent_words({"--on-conflict", "fight"}), "refuse or replace"},
+      {agent_words({"--on-refusal", "sulk"}), "exit or retry"},
+      {agent_words({"--on-conflict", "replace", "--on-refusal", "retry"}), "do not go together"},
       {agent_words({"--token-file", "/nonexistent"}), "both a token and a token file"},
       {{"--server", "h:1", "--local", "h:2", "--token-file", "/nonexistent/t"}, "/nonexistent/t"},
       {{"--server", "h:1", "--local", "h:2", "--token-file", dir_}, dir_},
