@@ -202,7 +202,12 @@ void Agent::on_leased(const wire::Leased& leased) {
   if (leased.tunnel_index() >= options_.tunnels.size()) return;
   refusals_told_.erase(leased.tunnel_index());
   const TunnelOptions& tunnel = options_.tunnels[leased.tunnel_index()];
-  const std::string host = leased.public_host().empty() ? options_.server.host : leased.public_host();
+  // What it says is printed, and goes to the service manager: another line would be another command.
+  const std::string& named = leased.public_host();
+  const bool is_host = named.size() <= kHostBytesMax && std::none_of(named.begin(), named.end(), [](char c) {
+    return static_cast<unsigned char>(c) <= ' ' || c == 0x7f;
+  });
+  const std::string host = named.empty() || !is_host ? options_.server.host : named;
   const std::string address = HostPort{host, static_cast<uint16_t>(leased.port())}.text();
   log_info("lease", {{"tunnel", tunnel.name}, {"public", address}, {"local", tunnel.local}});
   // The one thing on standard output: scripts read it.
@@ -224,6 +229,7 @@ void Agent::on_tunnel_refused(const wire::TunnelRefused& refused) {
   const uint32_t index = refused.tunnel_index();
   if (index >= options_.tunnels.size()) return;
   const std::string& message = refused.refused().message();
+  if (draining_ && !refused.refused().final()) return;
   if (!is_the_end(refused.refused())) {
     const uint32_t again_ms = refused.refused().final() ? kBackoffMaxMs : kRegisterAgainMs;
     const bool is_news = std::exchange(refusals_told_[index], message) != message;
@@ -349,7 +355,8 @@ void Agent::report_failures() {
 void Agent::on_tick() {
   const uint64_t now = loop_->turn_ms();
   report_failures();
-  for (auto at = register_again_ms_.begin(); session_ && !edge_drains_ && at != register_again_ms_.end();) {
+  const bool may_register = session_ && !edge_drains_ && !draining_;
+  for (auto at = register_again_ms_.begin(); may_register && at != register_again_ms_.end();) {
     if (at->second > now) {
       ++at;
       continue;
@@ -357,7 +364,7 @@ void Agent::on_tick() {
     register_tunnel(at->first);
     at = register_again_ms_.erase(at);
   }
-  if (draining_ && now >= drain_deadline_ms_) {
+  if (draining_ && !stopped_ && now >= drain_deadline_ms_) {
     log_warning("drain deadline: what still flows or comes is cut off", {});
     stopped_ = true;
   }
@@ -367,9 +374,10 @@ void Agent::on_tick() {
 void Agent::stop(int exit_code, const std::string& why) {
   if (stopped_) return;
   log_error(why, {});
+  if (draining_) return;  // it ends as it was told to
   exit_code_ = exit_code;
   // What flows is none of the edge's refusal: it may finish.
-  if (!draining_) drain();
+  drain();
 }
 
 void Agent::on_signal(int signal) {
@@ -378,11 +386,13 @@ void Agent::on_signal(int signal) {
                        "replace",
                        {});
   }
-  if (draining_) {
+  const bool again = std::exchange(told_to_stop_, true);
+  if (draining_ && again) {
     log_warning("second signal: stopping at once", {});
     stopped_ = true;
     return;
   }
+  if (draining_) return log_info("it stops already, and what flows may finish; a second signal cuts it off", {});
   drain();
 }
 

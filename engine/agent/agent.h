@@ -111,6 +111,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   bool edge_drains_ = false;
   bool draining_ = false;
   bool left_ = false;
+  bool told_to_stop_ = false;  // by a signal
   bool stopped_ = false;
   int exit_code_ = 0;
   uint64_t drain_deadline_ms_ = 0;

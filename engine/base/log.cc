@@ -31,36 +31,44 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
 }
 
 // Keeps a hostile peer's text from forging a second log line, or from painting on the operator's terminal.
-void append_printable(std::string& out, char c) {
-  const auto byte = static_cast<unsigned char>(c);
-  if (byte >= 0x20 && byte != 0x7f) {
-    out += c;
-    return;
+// The C1 controls too, which begin with 0xc2 in UTF-8: 0x9b is what ESC [ is.
+size_t control_at(std::string_view text, size_t at) {
+  const auto byte = static_cast<unsigned char>(text[at]);
+  if (byte < 0x20 || byte == 0x7f) return 1;
+  const bool is_c1 = byte == 0xc2 && at + 1 < text.size() && (static_cast<unsigned char>(text[at + 1]) & 0xe0) == 0x80;
+  return is_c1 ? 2 : 0;
+}
+
+void append_printable(std::string& out, std::string_view text, bool in_quotes) {
+  for (size_t at = 0; at < text.size();) {
+    const size_t bytes = control_at(text, at);
+    if (bytes == 0) {
+      if (in_quotes && (text[at] == '"' || text[at] == '\\')) out += '\\';
+      out += text[at++];
+      continue;
+    }
+    at += bytes;
+    char buffer[8];
+    std::snprintf(buffer, sizeof buffer, "\\u%04x", static_cast<unsigned char>(text[at - 1]));
+    out += buffer;
   }
-  char buffer[8];
-  std::snprintf(buffer, sizeof buffer, "\\u%04x", byte);
-  out += buffer;
 }
 
 // JSON string escape.
-void append_escaped(std::string& out, std::string_view text) {
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    append_printable(out, c);
-  }
-}
+void append_escaped(std::string& out, std::string_view text) { append_printable(out, text, true); }
 
 bool needs_quotes(std::string_view value) {
   if (value.empty()) return true;
-  for (const char c : value) {
-    if (static_cast<unsigned char>(c) <= 0x20 || c == '"' || c == '\\' || c == '=') return true;
+  for (size_t at = 0; at < value.size(); ++at) {
+    const char c = value[at];
+    if (control_at(value, at) > 0 || c == ' ' || c == '"' || c == '\\' || c == '=') return true;
   }
   return false;
 }
 
 std::string text_line(std::string_view message, std::initializer_list<LogField> fields) {
   std::string line;
-  for (const char c : message) append_printable(line, c);
+  append_printable(line, message, false);
   for (const LogField& field : fields) {
     line += ' ';
     line += field.key;

@@ -434,7 +434,7 @@ void Edge::want_grpc_port(uint64_t client) {
 void Edge::listener_landed(int listener_fd) {
   mailbox_->post([this, listener_fd] {
     ports_->landed(listener_fd);
-    end_drained_sessions();
+    if (!listeners_closing()) end_drained_sessions();
   });
 }
 

@@ -311,9 +311,9 @@ void Registration::send_leased(uint32_t index, const Tunnel& tunnel) {
 
 // Once for each reason: an agent that is refused for now asks again every 3 s.
 void Registration::tell_refusal(const std::string& tunnel, const std::string& sentence) {
-  // An agent may ask for ever new ones.
-  if (refusals_told_.size() >= kTunnelsPerSessionMax) refusals_told_.clear();
-  const bool is_news = std::exchange(refusals_told_[tunnel], sentence) != sentence;
+  // An agent may ask for ever new ones: a session has so many lines.
+  const bool is_news = refusals_left_ > 0 && std::exchange(refusals_told_[tunnel], sentence) != sentence;
+  if (is_news) --refusals_left_;
   log_line(is_news ? LogLevel::kWarning : LogLevel::kDebug, "tunnel refused: " + sentence,
            {{"client", client_.name}, {"tunnel", tunnel}});
 }
@@ -365,8 +365,8 @@ void Registration::lose_tunnel(const std::string& name, Takeover how) {
 // --- Demand for data channels -------------------------------------------------------------------------------------
 
 void Registration::adjust_demand(bool tick) {
-  // In a drain no tunnel is left, but visitors may wait.
-  if (!session_ || channel_.closing() || (tunnels_.empty() && extra_ == 0)) return;
+  // Also where no tunnel is left: visitors may wait (a drain), and the agent may hold fewer channels.
+  if (!session_ || channel_.closing()) return;
   if (tick) {
     tell_failures();
     const uint64_t visitors = session_->visitors.load(std::memory_order_relaxed);

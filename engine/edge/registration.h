@@ -119,6 +119,7 @@ class Registration final : public ControlChannelEvents {
   std::map<uint32_t, Tunnel> tunnels_;  // by the agent's index
   std::map<uint32_t, std::unique_ptr<Contest>> contests_;
   std::map<std::string, std::string> refusals_told_;  // why its tunnels are refused for now, as the log has it
+  uint32_t refusals_left_ = kTunnelsPerSessionMax;    // so many lines more
   uint64_t visitors_before_ = 0;
   double visitors_per_tick_ = 0;
   uint32_t ready_told_ = 0;

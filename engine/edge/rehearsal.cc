@@ -77,9 +77,9 @@ Status try_state_dir(const std::string& dir, const AskingEdge& asking) {
     const bool is_another = TlsIdentity::find_pin(dir) != TlsIdentity::find_pin(asking.state_dir) ||
                             !Store::exists(dir);
     if (is_another) {
-      return Error{"the state folder " + dir + " has not the key and the clients of " + asking.state_dir +
-                   ", with which this edge runs: its agents would refuse the successor, and end. Is `state` right? To "
-                   "move the folder, stop the edge, move it, and start the edge again"};
+      return Error{"the state folder " + dir + " has another key than " + asking.state_dir +
+                   ", with which this edge runs, or no natrp.db: its agents would refuse the successor, and end. Is "
+                   "`state` right? To move the folder, stop the edge, move it, and start the edge again"};
     }
   }
   if (Status identity = TlsIdentity::check(dir); !identity.ok()) return identity;

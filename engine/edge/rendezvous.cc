@@ -173,7 +173,13 @@ bool Rendezvous::may_be_ready(const Session& session) const {
 
 void Rendezvous::close_ready(SlotId id, uint32_t count) {
   Session* session = find(id);
-  for (; session != nullptr && count > 0 && session->ready.first != PairList::kEnd; --count) {
+  if (session == nullptr) return;
+  // The count may be old: visitors have come since, or it is the second letter about the same ones.
+  const auto too_many = [&] {
+    return session->shared->sum(&EdgeSession::Place::ready, edge_.workers()) >
+           session->shared->ready_max.load(std::memory_order_relaxed);
+  };
+  for (; count > 0 && session->ready.first != PairList::kEnd && too_many(); --count) {
     edge_.worker().counters().add(Counter::kChannelsSurplus);
     edge_.worker().pairs().end(edge_.worker().pairs().at(session->ready.first), EndReason::kSurplus, false, false);
   }

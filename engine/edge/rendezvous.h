@@ -41,7 +41,7 @@ class Rendezvous {
   void visitor(int fd, const EdgeTunnel& tunnel);
   // conn: a proven data channel of the session, nothing in flight; owned here.
   void channel(Conn& conn, SlotId session);
-  // Those for whom channels were dialled have left: so many of the ready ones are closed.
+  // Those for whom channels were dialled have left: so many of the ready ones are closed, at most.
   void close_ready(SlotId session, uint32_t count);
   // Another worker's visitor waits: hands a ready channel over.
   void give(SlotId session, unsigned to_worker);

@@ -216,7 +216,7 @@ def test_a_draining_agent_serves_those_who_had_connected_before_the_edge_took_th
 
 
 @pytest.mark.over(ONE)
-def test_a_draining_agents_tunnel_is_free_while_its_visitors_still_wait(yard):
+def test_a_draining_agents_tunnel_is_anothers_and_who_waited_for_it_is_served(yard):
     rig = yard.rig(agent_options={"drain_seconds": 30})
     visitor, service = rig.pair()
     with more_visitors_than_ready_channels(rig) as waiting:
@@ -252,6 +252,8 @@ def test_an_agent_whose_client_may_not_connect_any_more_finishes_what_flows(yard
     check_echo(visitor, service)
     assert rig.edge.ctl(*what, "tester")[0] == 0
     rig.agent.process.wait_for("draining")
+    rig.agent.process.terminate()  # the first that anybody has said
+    rig.agent.process.wait_for("it stops already")
     check_echo(visitor, service)
     visitor.finish()
     assert service.receive_to_end(15).ending == FIN
@@ -268,6 +270,8 @@ def test_visitors_who_come_while_agents_replace_each_other_are_all_served(yard):
     address = agents[0].address
     ended = threading.Event()
 
+    resets = []
+
     def visits():
         served = 0
         while not ended.is_set():
@@ -276,9 +280,12 @@ def test_visitors_who_come_while_agents_replace_each_other_are_all_served(yard):
             except ConnectionRefusedError:
                 continue  # between two listeners
             with contextlib.closing(peer) as visitor:
-                visitor.send(b"visitor")
-                assert visitor.receive(7) == b"visitor"
-            served += 1
+                try:
+                    visitor.sock.sendall(b"visitor")
+                    assert visitor.sock.recv(7) == b"visitor"
+                    served += 1
+                except (ConnectionResetError, BrokenPipeError) as reset:
+                    resets.append(reset)
         return served
 
     visiting = [Task(visits) for _ in range(4)]
@@ -289,6 +296,8 @@ def test_visitors_who_come_while_agents_replace_each_other_are_all_served(yard):
     finally:
         ended.set()
     assert sum(task.result() for task in visiting) > 100
+    # The kernel resets whose handshake ends between the last accept(2) and the end of the listener.
+    assert len(resets) <= len(agents) - 1, resets
     for agent in agents[:-1]:
         assert agent.process.wait_exit(15) == EXIT_REFUSED, agent.process.describe()
 
