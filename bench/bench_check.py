@@ -208,15 +208,14 @@ def read_baselines(path):
 
 
 def of_this_cpu(baselines, record):
-    """The first baseline has no cpu_numbers: its model is all that is known of it."""
+    """The baseline of exactly this model, or None."""
     return next((one for one in baselines if one["environment"]["cpu"] == record["cpu"]
-                 and one["environment"].get("cpu_numbers", record["cpu_numbers"]) == record["cpu_numbers"]), None)
+                 and one["environment"]["cpu_numbers"] == record["cpu_numbers"]), None)
 
 
-def write_baseline(path, baselines, check, record):
+def write_baseline(path, baselines, before, check, record):
     figures = {name: {"value": float(f"{value:.4g}"), **dataclasses.asdict(check.judgements[name])}
                for name, value in check.figures.items()}
-    before = of_this_cpu(baselines, record)
     stated = before or (baselines[0] if baselines else {"figures": {}})
     for name, entry in stated["figures"].items():
         if name in figures:
@@ -275,11 +274,12 @@ def main():
         print(f"bench_check: {missing}: build it with -Dbench=true first", file=sys.stderr)
         return 2
     record = environment.describe(REPOSITORY)
-    baseline, baselines = None, []
+    baselines, own, baseline = [], None, None
     if not arguments.write or os.path.exists(arguments.baseline):
         try:
             baselines = read_baselines(arguments.baseline)
-            baseline = None if arguments.write else of_this_cpu(baselines, record) or baselines[0]
+            own = of_this_cpu(baselines, record)
+            baseline = None if arguments.write else own or baselines[0]
         except (OSError, ValueError, LookupError, TypeError) as error:
             print(f"bench_check: {arguments.baseline} has no baseline ({type(error).__name__}: {error}); make one "
                   "with --write on a commit that is known to be good", file=sys.stderr)
@@ -297,12 +297,12 @@ def main():
             print(f"bench_check: {error}", file=sys.stderr)
             return 1
     if arguments.write:
-        write_baseline(arguments.baseline, baselines, check, record)
+        write_baseline(arguments.baseline, baselines, own, check, record)
         return 0
     before = baseline["environment"]
     print(f"\nbaseline: commit {before['commit']}, Linux {before['kernel']}, {before['cpus']} × {before['cpu']}; "
           f"now: commit {record['commit']}, Linux {record['kernel']}, {record['cpus']} × {record['cpu']}")
-    if of_this_cpu(baselines, record) is None:
+    if own is None:
         print("there is none of this CPU: exchanges differ by a quarter and more from one model to another; --write "
               "adds one, on a commit that is known to be good")
     failed = compare(baseline, check)
