@@ -421,7 +421,6 @@ void Agent::on_edge_silent() {
 
 // No session any more: here is left what flows.
 void Agent::leave() {
-  if (std::exchange(left_, true)) return;
   loop_->timers().disarm(drain_timer_);
   workers_flowing_ = static_cast<unsigned>(workers_.size());
   for (size_t i = 0; i < workers_.size(); ++i) {

@@ -110,7 +110,6 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   unsigned next_worker_ = 0;
   bool edge_drains_ = false;
   bool draining_ = false;
-  bool left_ = false;
   bool told_to_stop_ = false;  // by a signal
   bool stopped_ = false;
   int exit_code_ = 0;

@@ -30,8 +30,7 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
   return spdlog::level::info;
 }
 
-// Keeps a hostile peer's text from forging a second log line, or from painting on the operator's terminal.
-// The C1 controls too, which begin with 0xc2 in UTF-8: 0x9b is what ESC [ is.
+// The bytes of the control character that begins here, or 0. C1 controls begin with 0xc2 in UTF-8: 0x9b is ESC [.
 size_t control_at(std::string_view text, size_t at) {
   const auto byte = static_cast<unsigned char>(text[at]);
   if (byte < 0x20 || byte == 0x7f) return 1;
@@ -39,6 +38,7 @@ size_t control_at(std::string_view text, size_t at) {
   return is_c1 ? 2 : 0;
 }
 
+// Keeps a hostile peer's text from forging a second log line, or from painting on the operator's terminal.
 void append_printable(std::string& out, std::string_view text, bool in_quotes) {
   for (size_t at = 0; at < text.size();) {
     const size_t bytes = control_at(text, at);

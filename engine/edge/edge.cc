@@ -22,6 +22,12 @@ static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that anothe
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
 constexpr unsigned kRestartTries = 50;
 
+std::map<std::string, ClientRecord> by_name(const std::vector<ClientRecord>& clients) {
+  std::map<std::string, ClientRecord> named;
+  for (const ClientRecord& client : clients) named[client.name] = client;
+  return named;
+}
+
 bool have_same_limits(const ClientRecord& a, const ClientRecord& b) {
   return a.ports == b.ports && a.tunnels_max == b.tunnels_max && a.conns_max == b.conns_max;
 }
@@ -85,7 +91,6 @@ Status Edge::start() {
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_, kTickMs);
   start_trim_.emplace(*loop_);
-  started_ = true;
   return Done{};
 }
 
@@ -162,7 +167,7 @@ void Edge::restore_leases() {
   leases_->take_listeners(std::move(handed_listeners_));
   if (!clients.ok()) return;
   leases_->set_clients(clients.value());
-  forget_removed_clients(clients.value());
+  forget_removed_clients(by_name(clients.value()));
 }
 
 void Edge::say_ready() {
@@ -218,7 +223,9 @@ void Edge::on_store_changed() {
   const std::vector<ClientRecord> changed = with_other_limits(clients.value());
   client_conns_.update(clients.value());
   leases_->set_clients(clients.value());
-  forget_removed_clients(clients.value());
+  auto now_there = by_name(clients.value());
+  tell_changes(now_there);
+  forget_removed_clients(std::move(now_there));
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
@@ -297,8 +304,7 @@ std::vector<Registration*> Edge::holders(const ClientRecord& client) {
 }
 
 // Who may connect is changed by another program, and this log is where an operator looks for it.
-void Edge::tell_changes(const std::map<std::string, ClientRecord>& now_there) const {
-  if (!started_) return;
+void Edge::tell_changes(const ClientsByName& now_there) const {
   for (const auto& [name, client] : now_there) {
     const auto before = clients_.find(name);
     if (before == clients_.end()) {
@@ -315,16 +321,13 @@ void Edge::tell_changes(const std::map<std::string, ClientRecord>& now_there) co
 }
 
 // Their leases and what they had last: nobody's. One that was added again under its name is another client.
-void Edge::forget_removed_clients(const std::vector<ClientRecord>& clients) {
-  std::map<std::string, ClientRecord> now_there;
-  for (const ClientRecord& client : clients) now_there[client.name] = client;
+void Edge::forget_removed_clients(ClientsByName now_there) {
   for (const std::string& name : leases_->clients()) {
     const auto now = now_there.find(name);
     const auto before = clients_.find(name);
     if (now != now_there.end() && (before == clients_.end() || before->second.id == now->second.id)) continue;
     leases_->end_with_client(name);
   }
-  tell_changes(now_there);
   clients_ = std::move(now_there);
   client_conns_.tidy();
 }

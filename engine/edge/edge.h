@@ -114,6 +114,7 @@ class Edge final : public EdgeControlPort {
   void listener_landed(int listener_fd) override;
 
  private:
+  using ClientsByName = std::map<std::string, ClientRecord>;
   // Ends the sessions and the workers, whatever they are at. What the admin server reads stays.
   void stop();
   Result<Fd> listen_control();
@@ -124,8 +125,8 @@ class Edge final : public EdgeControlPort {
   void on_store_op(Op& op);
   void on_store_changed();
   std::vector<ClientRecord> with_other_limits(const std::vector<ClientRecord>& clients) const;
-  void forget_removed_clients(const std::vector<ClientRecord>& clients);
-  void tell_changes(const std::map<std::string, ClientRecord>& now_there) const;
+  void forget_removed_clients(ClientsByName now_there);
+  void tell_changes(const ClientsByName& now_there) const;
   void honour_limits(const ClientRecord& client);
   // Of the client that hold a tunnel: those that are closing, then the latest first.
   std::vector<Registration*> holders(const ClientRecord& client);
@@ -162,7 +163,7 @@ class Edge final : public EdgeControlPort {
   Fd store_events_;
   OwnedOp<&Edge::on_store_op> store_op_{*this};
   int64_t store_version_ = 0;
-  std::map<std::string, ClientRecord> clients_;  // as the store had them when it last changed
+  ClientsByName clients_;  // as the store had them when it last changed
   OwnedTimer<&Edge::on_tick> tick_{*this};
   std::optional<StartTrim> start_trim_;
   Fd control_socket_;  // from listen() to start()
@@ -172,7 +173,6 @@ class Edge final : public EdgeControlPort {
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
   bool demand_pending_ = false;
-  bool started_ = false;  // what the store had before is no news
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};
   uint32_t conns_per_worker_ = 0;

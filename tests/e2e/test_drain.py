@@ -269,7 +269,6 @@ def test_visitors_who_come_while_agents_replace_each_other_are_all_served(yard):
     agents = [yard.agent(rig.edge, rig.edge.add_client("replaced"), echo)]
     address = agents[0].address
     ended = threading.Event()
-
     resets = []
 
     def visits():
