@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
+#include <utility>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -366,11 +367,9 @@ std::string Edge::why_no_session(const ClientRecord& client) const {
          std::to_string(client.tunnels_max) + " tunnels need: stop some of its agents";
 }
 
-void Edge::open_session(const std::shared_ptr<EdgeSession>& session) {
+void Edge::open_session(const std::shared_ptr<EdgeSession>& session, Registration& registration) {
   session_ids_.remember(session->id, session);
-  for (auto& registration : registrations_) {
-    if (registration->session() == session->id) by_session_[session->id.word] = registration.get();
-  }
+  by_session_[session->id.word] = &registration;
   count_sessions();
   start_trim_->soon();
   for (size_t i = 0; i < workers_.size(); ++i) {
@@ -420,12 +419,13 @@ void Edge::want_channels(SlotId session, uint32_t count) {
     Registration* registration = find_registration(session);
     if (registration == nullptr) return;
     registration->want_channels(count);
-    if (demand_pending_) return;
-    demand_pending_ = true;
+    demanding_.push_back(session);
+    if (demanding_.size() > 1) return;
     // Behind the letters that are here already: one message asks for the channels of all their visitors.
     mailbox_->post([this] {
-      demand_pending_ = false;
-      for (auto& each : registrations_) each->adjust_demand(false);
+      for (const SlotId each : std::exchange(demanding_, {})) {
+        if (Registration* wanting = find_registration(each)) wanting->adjust_demand(false);
+      }
     });
   });
 }

@@ -75,7 +75,7 @@ class Edge final : public EdgeControlPort {
   uint32_t next_tunnel_id() { return next_tunnel_++; }
   // Empty: the client may open one more session. Else why not.
   std::string why_no_session(const ClientRecord& client) const;
-  void open_session(const std::shared_ptr<EdgeSession>& session);
+  void open_session(const std::shared_ptr<EdgeSession>& session, Registration& registration);
   Registration* find_registration(SlotId session);
   LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
                         const EdgeTunnel& shared) {
@@ -172,7 +172,7 @@ class Edge final : public EdgeControlPort {
   ClientConnsTable client_conns_;
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
-  bool demand_pending_ = false;
+  std::vector<SlotId> demanding_;  // sessions that want more channels than their agents have been told
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};
   uint32_t conns_per_worker_ = 0;
