@@ -98,6 +98,7 @@ Status Edge::start() {
 Result<Fd> Edge::listen_control() {
   const SocketOptions control_options{.piggyback_acks = true};
   auto listener = listen_on(options_.bind, control_options, kListenBacklog);
+  if (Fd handed = take_handed_control(); handed.valid()) return handed;
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
   // has to wait that moment, not to fail.
   for (unsigned tries = 0;
@@ -110,6 +111,16 @@ Result<Fd> Edge::listen_control() {
 
 Status Edge::open_state() {
   auto lock = lock_state_dir(options_.state_dir);
+// Agents have come meanwhile, and wait in its backlog. One of another address, which overlaps, is in the way of ours.
+Fd Edge::take_handed_control() {
+  const auto is_in_place = [&](const Fd& each) { return overlap(local_address(each.get()), options_.bind); };
+  const auto found = std::find_if(handed_listeners_.begin(), handed_listeners_.end(), is_in_place);
+  if (found == handed_listeners_.end()) return {};
+  Fd handed = std::move(*found);
+  handed_listeners_.erase(found);
+  return local_address(handed.get()).text() == options_.bind.text() ? std::move(handed) : Fd();
+}
+
   if (!lock.ok()) return lock.error();
   state_lock_ = std::move(lock).value();
   const bool lost_its_store = TlsIdentity::find_pin(options_.state_dir) && !Store::exists(options_.state_dir);

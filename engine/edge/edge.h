@@ -41,7 +41,7 @@ namespace natrp {
 
 class Edge final : public EdgeControlPort {
  public:
-  // listeners: of public ports, which the edge before this one has handed on.
+  // listeners: which the edge before this one has handed on, of its public ports and its control port.
   explicit Edge(EdgeOptions options, std::vector<Fd> listeners = {});
   ~Edge();
   Edge(const Edge&) = delete;
@@ -119,6 +119,7 @@ class Edge final : public EdgeControlPort {
   void stop();
   Result<Fd> listen_control();
   Status open_state();
+  Fd take_handed_control();
   Status start_workers();
   void restore_leases();
   void watch_store();
@@ -142,7 +143,7 @@ class Edge final : public EdgeControlPort {
   void say_ready();
 
   EdgeOptions options_;
-  std::vector<Fd> handed_listeners_;  // until start()
+  std::vector<Fd> handed_listeners_;  // until listen() and start()
   Fd state_lock_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<TlsIdentity> identity_;

@@ -58,7 +58,7 @@ void Edge::make_way() {
   handover_->let_go();
   leads_ = false;
   for (auto& registration : registrations_) registration->close("the edge hands over to its successor");
-  ports_->close(control_listener_);
+  ports_->close(control_listener_, Backlog::kHandedOn);
   if (store_op_.in_flight) loop_->cancel(store_op_);
   // Sessions may take longer: an agent that does not answer has its second, and nobody waits for that.
   for (int turn = 0; turn < 400 && (ports_->closing() > 0 || store_op_.in_flight); ++turn) loop_->run_once(5);

@@ -1,7 +1,5 @@
 #include "edge/rehearsal.h"
 
-#include <sys/socket.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -28,17 +26,6 @@ std::string_view take_word(std::string_view& text) {
   const std::string_view word = text.substr(0, comma);
   text.remove_prefix(comma == text.npos ? text.size() : comma + 1);
   return word;
-}
-
-// [::] has IPv4, too (listen_on).
-bool covers(const Address& one, const Address& other) {
-  const std::string host = one.host_text();
-  return host == "::" || host == other.host_text() || (host == "0.0.0.0" && other.family() == AF_INET);
-}
-
-// Who listens on one keeps others from the other.
-bool overlap(const Address& one, const Address& other) {
-  return one.port() == other.port() && (covers(one, other) || covers(other, one));
 }
 
 // Each address is held until the last is tried: a start has them all at once.

@@ -99,6 +99,14 @@ std::string Address::text() const {
   return host_text() + ":" + std::to_string(port());
 }
 
+bool overlap(const Address& one, const Address& other) {
+  const auto covers = [](const Address& whole, const Address& part) {
+    const std::string host = whole.host_text();
+    return host == "::" || host == part.host_text() || (host == "0.0.0.0" && part.family() == AF_INET);
+  };
+  return one.port() == other.port() && (covers(one, other) || covers(other, one));
+}
+
 std::string HostPort::text() const {
   const bool v6 = host.find(':') != std::string::npos;
   return (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from conftest import LOOPS
-from net import wait_until
+from net import host_port, split_host_port, wait_until
 from processes import Successor, assert_sentence, program
 from rig import Setup
 from sockets import EchoService, Task, check_echo, connect, is_refused
@@ -201,6 +201,55 @@ def test_no_visitor_is_refused_or_cut_by_handovers(yard):
     finally:
         ended.set()
     assert all(visitor.result() > 0 for visitor in visitors)
+
+
+@pytest.mark.over([Setup(io, "auto") for io in LOOPS])
+def test_no_agent_is_refused_by_handovers(yard):
+    rig = yard.rig()
+    ended = threading.Event()
+
+    def knock():
+        times = 0
+        while not ended.is_set():
+            connect(rig.edge.bind).close()
+            times += 1
+        return times
+
+    knocking = Task(knock)
+    try:
+        asked = rig.edge.process.pid
+        for number in range(3):
+            said = len(rig.edge.process.err)
+            os.kill(asked, signal.SIGUSR2)
+            asked = yard.closing(successor_of(rig.edge, said)).pid
+            rig.agent.wait_address(number + 2)
+    finally:
+        ended.set()
+    assert knocking.result() > 0
+    assert "cannot reach" not in rig.agent.process.err, rig.agent.process.describe()
+
+
+@pytest.mark.over(ONE)
+@pytest.mark.parametrize("moves", ["to another port", "to every address", "from every address"])
+def test_a_successor_may_listen_for_agents_elsewhere(yard, tmp_path, moves):
+    edge = yard.edge(start=False, config=tmp_path / "engine.toml")
+    host, port = edge.bind
+    here, every = edge.options.pop("bind"), host_port("0.0.0.0", port)
+    admin = edge.options.pop("admin")
+    before, after = {"to another port": (here, admin), "to every address": (here, every),
+                     "from every address": (every, here)}[moves]
+    edge.options["config"].write_text(f'bind = "{before}"\n', encoding="ascii")
+    edge.start()
+    edge.options["config"].write_text(f'bind = "{after}"\n', encoding="ascii")
+    successor = yard.closing(hand_over(edge))
+    assert f"bind={after}" in edge.process.err, edge.process.describe()
+    assert edge.process.wait_exit(15) == 0, edge.process.describe()
+    if moves == "to another port":
+        with pytest.raises(ConnectionRefusedError):
+            connect(split_host_port(here))
+        port = split_host_port(admin)[1]
+    connect((host, port)).close()
+    successor.stop()
 
 
 @pytest.mark.over(ONE)
