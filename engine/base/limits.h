@@ -182,7 +182,7 @@ inline constexpr unsigned kParkedVisitorsMax = 4096; // per session and worker; 
 inline constexpr unsigned kUnprovenConnsMax = 4096;
 inline constexpr unsigned kUnprovenSlotsShare = 4;
 // Control channels without a session: TLS and buffers are some 50 KB each, so 50 MB of a stranger's in all. A handshake
-// costs the control thread a millisecond, and agents come back with jitter: a thousand at once are served in a second.
+// costs the control thread a millisecond; who comes meanwhile waits for its turn, and has kHelloTimeoutMs in all.
 inline constexpr unsigned kHandshakesMax = 1024;
 
 // --- Agent back-off -------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ Edge::~Edge() { stop(); }
 void Edge::stop() {
   signals_.reset();
   if (store_op_.in_flight) loop_->cancel(store_op_);
+  handshakes_waiting_ = {};
   for (auto& registration : registrations_) registration->close("the edge stops");
   for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
@@ -75,6 +76,7 @@ Status Edge::start() {
   const uint64_t descriptors = raise_descriptor_limit();
   conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
+  handshakes_most_ = std::min<uint64_t>(kHandshakesMax, sessions_most_);
   if (Status started = start_workers(); !started.ok()) return started;
   restore_leases();
   watch_store();
@@ -96,9 +98,9 @@ Status Edge::start() {
 }
 
 Result<Fd> Edge::listen_control() {
+  if (Fd handed = take_handed_control(); handed.valid()) return handed;
   const SocketOptions control_options{.piggyback_acks = true};
   auto listener = listen_on(options_.bind, control_options, kListenBacklog);
-  if (Fd handed = take_handed_control(); handed.valid()) return handed;
   // An edge that was killed is gone before the kernel has ended its rings, and they hold its listeners: its restart
   // has to wait that moment, not to fail.
   for (unsigned tries = 0;
@@ -109,8 +111,6 @@ Result<Fd> Edge::listen_control() {
   return listener;
 }
 
-Status Edge::open_state() {
-  auto lock = lock_state_dir(options_.state_dir);
 // Agents have come meanwhile, and wait in its backlog. One of another address, which overlaps, is in the way of ours.
 Fd Edge::take_handed_control() {
   const auto is_in_place = [&](const Fd& each) { return overlap(local_address(each.get()), options_.bind); };
@@ -121,6 +121,8 @@ Fd Edge::take_handed_control() {
   return local_address(handed.get()).text() == options_.bind.text() ? std::move(handed) : Fd();
 }
 
+Status Edge::open_state() {
+  auto lock = lock_state_dir(options_.state_dir);
   if (!lock.ok()) return lock.error();
   state_lock_ = std::move(lock).value();
   const bool lost_its_store = TlsIdentity::find_pin(options_.state_dir) && !Store::exists(options_.state_dir);
@@ -350,18 +352,41 @@ void Edge::control_conn(int fd, std::string prefix, uint64_t deadline_ms) {
   mailbox_->post([this, fd, prefix = std::move(prefix), deadline_ms] { accept_control_conn(fd, prefix, deadline_ms); });
 }
 
-void Edge::accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms) {
-  Fd owned(fd);
-  if (registrations_.size() - by_session_.size() >= kHandshakesMax) return count(Counter::kHandshakesRefused);
+void Edge::accept_control_conn(int fd, std::string prefix, uint64_t deadline_ms) {
+  HandshakeQueue::Waiting agent{Fd(fd), std::move(prefix), deadline_ms};
+  // Nobody waits for a session that there cannot be. Each has a descriptor, and no more are meant for them.
+  if (registrations_.size() + handshakes_waiting_.size() >= sessions_most_ + handshakes_most_) {
+    return count(Counter::kHandshakesRefused);
+  }
+  handshakes_waiting_.add(std::move(agent));
+  begin_handshakes();
+}
+
+void Edge::begin_handshakes_soon() {
+  if (handshakes_waiting_.empty() || std::exchange(handshakes_due_, true)) return;
+  mailbox_->post([this] {
+    handshakes_due_ = false;
+    begin_handshakes();
+  });
+}
+
+void Edge::begin_handshakes() {
+  control_counters_.add(Counter::kHelloTimeouts, handshakes_waiting_.expire(now_ms()));
+  while (!handshakes_waiting_.empty() && registrations_.size() - by_session_.size() < handshakes_most_) {
+    begin_handshake(handshakes_waiting_.take());
+  }
+}
+
+void Edge::begin_handshake(HandshakeQueue::Waiting agent) {
   // Not on the listener: data channels come by it too, and must not have it.
-  apply_options(fd, AF_INET, {.user_timeout = true});
+  apply_options(agent.fd.get(), AF_INET, {.user_timeout = true});
   auto tls = TlsStream::server(*identity_);
   if (!tls.ok()) {
     log_error("no TLS for a new agent", {{"error", tls.error().message}});
     return;
   }
-  registrations_.push_back(std::make_unique<Registration>(*this, std::move(owned), std::move(tls).value(), prefix,
-                                                          deadline_ms));
+  registrations_.push_back(std::make_unique<Registration>(*this, std::move(agent.fd), std::move(tls).value(),
+                                                          agent.prefix, agent.deadline_ms));
 }
 
 // A session needs no tunnel, and costs a descriptor and some 40 KB for as long as its agent lives: without a bound one
@@ -382,6 +407,7 @@ void Edge::open_session(const std::shared_ptr<EdgeSession>& session, Registratio
   session_ids_.remember(session->id, session);
   by_session_[session->id.word] = &registration;
   count_sessions();
+  begin_handshakes_soon();
   start_trim_->soon();
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], session] { role->open_session(session); });
@@ -423,6 +449,7 @@ void Edge::forget(Registration& registration) {
                                [&](const auto& each) { return each.get() == &registration; });
   NATRP_CHECK(at != registrations_.end(), "a registration is forgotten once");
   registrations_.erase(at);
+  begin_handshakes_soon();
 }
 
 void Edge::want_channels(SlotId session, uint32_t count) {
@@ -491,6 +518,7 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 
 void Edge::on_tick() {
   loop_->timers().arm(tick_, kTickMs);
+  begin_handshakes();
   if (leads_) lead();
   if (handover_) handover_->tick();
   end_drained_sessions();

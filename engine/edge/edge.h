@@ -26,6 +26,7 @@
 #include "edge/edge_worker.h"
 #include "edge/grpc_tunnels.h"
 #include "edge/handover.h"
+#include "edge/handshake_queue.h"
 #include "edge/public_port.h"
 #include "edge/registration.h"
 #include "edge/session_ids.h"
@@ -118,8 +119,8 @@ class Edge final : public EdgeControlPort {
   // Ends the sessions and the workers, whatever they are at. What the admin server reads stays.
   void stop();
   Result<Fd> listen_control();
-  Status open_state();
   Fd take_handed_control();
+  Status open_state();
   Status start_workers();
   void restore_leases();
   void watch_store();
@@ -131,7 +132,11 @@ class Edge final : public EdgeControlPort {
   void honour_limits(const ClientRecord& client);
   // Of the client that hold a tunnel: those that are closing, then the latest first.
   std::vector<Registration*> holders(const ClientRecord& client);
-  void accept_control_conn(int fd, const std::string& prefix, uint64_t deadline_ms);
+  void accept_control_conn(int fd, std::string prefix, uint64_t deadline_ms);
+  // Those that wait, as many as are borne. Later: a registration that calls for it is in the middle of something.
+  void begin_handshakes_soon();
+  void begin_handshakes();
+  void begin_handshake(HandshakeQueue::Waiting agent);
   void on_signal(int signal);
   void drain();
   void end_drained_sessions();
@@ -158,7 +163,9 @@ class Edge final : public EdgeControlPort {
   std::unique_ptr<EdgeLeases> leases_;
   Registry registry_;
   std::unique_ptr<GrpcTunnels> grpc_;  // nullptr: --natrp-grpc off
-  std::vector<std::unique_ptr<Registration>> registrations_;
+  std::vector<std::unique_ptr<Registration>> registrations_;  // with a session, or on the way to one
+  HandshakeQueue handshakes_waiting_;
+  bool handshakes_due_ = false;
   std::unordered_map<uint64_t, Registration*> by_session_;  // SlotId word
   std::unique_ptr<SignalWatch> signals_;
   Fd store_events_;
@@ -178,6 +185,7 @@ class Edge final : public EdgeControlPort {
   std::atomic<size_t> sessions_live_{0};
   uint32_t conns_per_worker_ = 0;
   uint64_t sessions_most_ = 0;
+  uint64_t handshakes_most_ = 0;  // under way at a time
   bool stopped_ = false;
   uint64_t drain_deadline_ms_ = 0;
   unsigned workers_flowing_ = 0;

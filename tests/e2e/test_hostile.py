@@ -1,5 +1,6 @@
 """Strangers on the public control port cost their own connection and one counter, nothing else."""
 
+import contextlib
 import os
 import random
 import select
@@ -88,6 +89,23 @@ def test_what_begins_like_tls_and_is_none_is_closed(rig):
     for data in (b"\x16\x03\x01\x00\x05hello", b"\x16\x03\x01\xff\xff" + b"\x00" * 70_000, b"\x16" * 600):
         assert_closed(say(rig.edge, data), 15, f"the stranger who said {data[:10]!r}")
     rig.check_echo()
+
+
+@pytest.mark.over([Setup(LOOPS[0], "auto")])
+def test_a_flood_of_handshakes_takes_no_more_than_the_descriptors_of_sessions(yard):
+    edge = yard.edge(prefix=["prlimit", "--nofile=1024:1024", "--"])
+    service = yard.service()
+    agent = yard.agent(edge, edge.add_client(), service)
+    flood = [say(edge, b"\x16") for _ in range(400)]
+    # An eighth for sessions, of which one is there, and as many on their way to one.
+    refused = 400 - (2 * 128 - 1)
+    wait_until(lambda: edge.metric("natrp_handshakes_refused_total") == refused, 10,
+               lambda: f"{refused} are turned away, not {edge.metric('natrp_handshakes_refused_total')}")
+    assert edge.metric("natrp_accept_pauses_total") == 0
+    with contextlib.closing(connect(agent.address)) as visitor, contextlib.closing(service.accept()) as served:
+        check_echo(visitor, served)
+    for stranger in flood:
+        stranger.close()
 
 
 def test_strangers_who_connect_and_leave_cost_nothing(rig):

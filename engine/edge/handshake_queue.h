@@ -1,0 +1,48 @@
+// edge/handshake_queue.h
+//
+// HandshakeQueue: conns of agents whose TLS handshake has not begun, since as many as are borne at a time are under
+// way. After a handover or an outage all agents come within a moment, and none of them is sent away for that.
+//
+// Thread   the control thread.
+// Memory   a descriptor and the first bytes of each; its owner bounds how many.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <utility>
+
+#include "base/fd.h"
+
+namespace natrp {
+
+class HandshakeQueue {
+ public:
+  struct Waiting {
+    Fd fd;
+    std::string prefix;        // what it has said already
+    uint64_t deadline_ms = 0;  // its session has to be open by then
+  };
+
+  void add(Waiting waiting) { waiting_.push_back(std::move(waiting)); }
+  size_t size() const { return waiting_.size(); }
+  bool empty() const { return waiting_.empty(); }
+  // Closes those whose time is over, the first come first. How many.
+  size_t expire(uint64_t now_ms) {
+    size_t expired = 0;
+    for (; !empty() && waiting_.front().deadline_ms <= now_ms; ++expired) waiting_.pop_front();
+    return expired;
+  }
+  // Who has waited longest. Not of an empty one.
+  Waiting take() {
+    Waiting first = std::move(waiting_.front());
+    waiting_.pop_front();
+    return first;
+  }
+
+ private:
+  std::deque<Waiting> waiting_;
+};
+
+}  // namespace natrp
