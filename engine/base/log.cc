@@ -1,19 +1,56 @@
 #include "base/log.h"
 
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <syslog.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 
 namespace natrp {
 namespace {
 
 LogFormat g_format = LogFormat::kText;  // set once by log_setup, before threads
 
+// The number that syslog(3) and the journal have for a level.
+class SyslogLevel final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& line, const std::tm&, spdlog::memory_buf_t& out) override {
+    out.push_back(static_cast<char>('0' + number_of(line.level)));
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<SyslogLevel>(); }
+
+ private:
+  static int number_of(spdlog::level::level_enum level) {
+    switch (level) {
+      case spdlog::level::debug: return LOG_DEBUG;
+      case spdlog::level::warn: return LOG_WARNING;
+      case spdlog::level::err: return LOG_ERR;
+      default: return LOG_INFO;
+    }
+  }
+};
+
+std::string pattern_of(LogFormat format, bool journal) {
+  const std::string level = journal ? "<%*>" : "";
+  if (format == LogFormat::kJson) return level + "{\"time\":\"%Y-%m-%dT%H:%M:%S.%e%z\",\"level\":\"%l\",%v";
+  return journal ? level + "%l %v" : "%Y-%m-%dT%H:%M:%S.%e%z %l %v";
+}
+
+void set_pattern(spdlog::logger& logger, const std::string& pattern) {
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<SyslogLevel>('*').set_pattern(pattern);
+  logger.set_formatter(std::move(formatter));
+}
+
 spdlog::logger& logger() {
   static std::shared_ptr<spdlog::logger> instance = [] {
     auto made = std::make_shared<spdlog::logger>("natrp", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    made->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+    set_pattern(*made, pattern_of(LogFormat::kText, is_journal(STDERR_FILENO)));
     made->flush_on(spdlog::level::debug);
     return made;
   }();
@@ -105,9 +142,15 @@ std::string json_tail(std::string_view message, std::initializer_list<LogField> 
 void log_setup(LogLevel level, LogFormat format) {
   g_format = format;
   logger().set_level(to_spdlog(level));
-  if (format == LogFormat::kJson) {
-    logger().set_pattern("{\"time\":\"%Y-%m-%dT%H:%M:%S.%e%z\",\"level\":\"%l\",%v");
-  }
+  set_pattern(logger(), pattern_of(format, is_journal(STDERR_FILENO)));
+}
+
+bool is_journal(int fd) {
+  // DEVICE:INODE. Whoever points standard error elsewhere, and leaves the variable, is not mistaken for it.
+  const char* stream = std::getenv("JOURNAL_STREAM");
+  struct stat file;
+  if (stream == nullptr || ::fstat(fd, &file) != 0) return false;
+  return std::to_string(file.st_dev) + ':' + std::to_string(file.st_ino) == stream;
 }
 
 Result<LogLevel> parse_log_level(std::string_view text) {

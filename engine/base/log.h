@@ -4,6 +4,9 @@
 // JSON: {"time":"…","level":"info","message":"session opened","client":"demo","port":20000}. spdlog does the
 // writing; nobody else includes it.
 //
+// Where standard error is systemd's journal, which keeps time and level itself: `<6>info session opened …`, the level
+// as sd-daemon(3) has it, and no time. JSON keeps both.
+//
 // Thread   any. Never called on the data path: oddities there are counted (base/counters.h), not logged.
 #pragma once
 
@@ -35,6 +38,8 @@ struct LogField {
 
 // Called once by main before any thread starts.
 void log_setup(LogLevel level, LogFormat format);
+// Whether it is the socket to systemd's journal (JOURNAL_STREAM in systemd.exec(5)).
+bool is_journal(int fd);
 Result<LogLevel> parse_log_level(std::string_view text);
 Result<LogFormat> parse_log_format(std::string_view text);
 

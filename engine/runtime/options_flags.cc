@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/log.h"
 #include "runtime/version.h"
 
 namespace natrp {
@@ -68,8 +69,10 @@ Status apply_one(const Knob& knob, const std::string& value) {
 
 int ParseEnd::say() const {
   const int fd = exit_code == 0 ? STDOUT_FILENO : STDERR_FILENO;
-  for (size_t at = 0; at < text.size();) {
-    const ssize_t wrote = write(fd, text.data() + at, text.size() - at);
+  // The journal shows it among the errors, which the log's own lines are not the only ones of.
+  const std::string said = exit_code != 0 && is_journal(fd) ? "<3>" + text : text;
+  for (size_t at = 0; at < said.size();) {
+    const ssize_t wrote = write(fd, said.data() + at, said.size() - at);
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote < 0) break;  // nobody listens: the exit code still tells
     at += static_cast<size_t>(wrote);
