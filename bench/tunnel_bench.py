@@ -9,7 +9,7 @@ A round runs every workload with every contestant once, each started anew; then 
 bench/results/<commit>/<suite>.json, .md and pictures. The exit code is 0 when everything that took part was measured,
 1 when a measurement of ours failed, 2 when nothing could be run; a missed goal is reported, not an error.
 
-README.md beside this file says how to read the result and how to point at frp and rathole.
+README.md beside this file says how to read the result and how to point at frp, rathole and bore.
 """
 
 import argparse
@@ -36,7 +36,7 @@ DEFAULTS = {"main": (5, 1.5, 11.0), "full": (5, 2.0, 90.0), "quick": (1, 0.5, 1.
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                     epilog="Environment: FRPS, FRPC, RATHOLE and SSHD name binaries.")
+                                     epilog="Environment: FRPS, FRPC, RATHOLE, BORE and SSHD name binaries.")
     parser.add_argument("--build", default=os.path.join(REPOSITORY, "build"), help="build folder (default: build)")
     parser.add_argument("--suite", choices=("main", "full"), default="main")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that everything works")

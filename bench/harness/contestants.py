@@ -12,10 +12,18 @@ import subprocess
 import textwrap
 
 from . import environment
-from .processes import BenchError, Process, accepts, echoes, free_port, wait_until
+from .processes import BenchError, Process, accepts, echoes, free_host, free_port, wait_until
 
 START_TIMEOUT_S = 20
 CONNS_MOST = 24_000
+
+
+def unnamed(*variables):
+    """Which of these variables of the environment names no binary; empty when all do."""
+    for variable in variables:
+        if not os.path.exists(os.environ.get(variable, "")):
+            return f"{variable} does not name a binary"
+    return ""
 
 
 class Contestant:
@@ -281,10 +289,7 @@ class Frp(Contestant):
     CLIENT_EXTRA = ""
 
     def missing(self):
-        for variable in ("FRPS", "FRPC"):
-            if not os.path.exists(os.environ.get(variable, "")):
-                return f"{variable} does not name a binary"
-        return ""
+        return unnamed("FRPS", "FRPC")
 
     def version(self):
         return environment.first_line([os.environ["FRPS"], "--version"])
@@ -335,7 +340,7 @@ class Rathole(Contestant):
     label = "rathole, plain TCP"
 
     def missing(self):
-        return "" if os.path.exists(os.environ.get("RATHOLE", "")) else "RATHOLE does not name a binary"
+        return unnamed("RATHOLE")
 
     def version(self):
         return "rathole " + environment.version_of([os.environ["RATHOLE"], "--version"])
@@ -360,6 +365,30 @@ class Rathole(Contestant):
         daemon = self.run(os.environ["RATHOLE"], "--server", server, env=env)
         wait_until(lambda: accepts(port), START_TIMEOUT_S, "rathole listening", [daemon])
         self.run(os.environ["RATHOLE"], "--client", client, env=env)
+
+
+class Bore(Contestant):
+    """bore over plain TCP. BORE names the binary."""
+    name = "bore"
+    label = "bore, plain TCP"
+    CONTROL_PORT = 7835  # no flag of either side changes it
+
+    def missing(self):
+        return unnamed("BORE")
+
+    def version(self):
+        return environment.first_line([os.environ["BORE"], "--version"])
+
+    def launch(self, service_port):
+        # Its port is always the same, so its address must be its own: another bore of this host may have that port.
+        host, self.public_port = free_host(self.CONTROL_PORT), free_port()
+        # It writes several lines for each visitor otherwise.
+        env = dict(os.environ, RUST_LOG="error", BORE_SECRET="bench")
+        daemon = self.run(os.environ["BORE"], "server", "--bind-addr", host, "--bind-tunnels", self.public_host,
+                          "--min-port", self.public_port, "--max-port", self.public_port, env=env)
+        wait_until(lambda: accepts(self.CONTROL_PORT, host), START_TIMEOUT_S, "bore listening", [daemon])
+        self.run(os.environ["BORE"], "local", service_port, "--local-host", "127.0.0.1", "--to", host,
+                 "--port", self.public_port, env=env)
 
 
 class Natrp(Contestant):
@@ -480,4 +509,4 @@ def all_contestants(tools, suite):
     if suite == "main":
         return main + [SshReverse(tools)]
     variants = [Natrp(tools, io, pump) for io, pump in NATRP_VARIANTS]
-    return main + variants + [SshReverse(tools), Frp(tools), FrpPlain(tools), Rathole(tools)]
+    return main + variants + [SshReverse(tools), Frp(tools), FrpPlain(tools), Rathole(tools), Bore(tools)]

@@ -31,6 +31,19 @@ def free_port():
     raise BenchError(f"no free port between {PORT_RANGE[0]} and {PORT_RANGE[1]} in 200 attempts")
 
 
+def free_host(port):
+    """An address of 127/8 on which nobody has `port`: for a program that listens on no other port."""
+    for _ in range(200):
+        host = f"127.{random.randint(64, 127)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+                return host
+            except OSError:
+                continue
+    raise BenchError(f"somebody has port {port} on every address of 127/8 that was tried")
+
+
 class Process:
     """One started program. Its standard output and error go to `log_path`, unless `pipe` asks for the output."""
 
