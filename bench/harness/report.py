@@ -16,6 +16,7 @@ FIGURES = {
     "idle_visitors": ("idle visitors", 0),
     "p99_alone_us": ("p99 alone µs", 0), "p50_beside_us": ("p50 beside µs", 0), "p99_beside_us": ("p99 beside µs", 0),
     "p99_beside_over_quiet": ("p99 beside/least alone", 1), "bulk_gbps": ("bulk Gb/s", 1),
+    "visitor_fin_passes": ("the visitor's FIN", 0), "service_fin_passes": ("the service's FIN", 0),
 }
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -433,6 +434,55 @@ class FirstByte(Workload):
         return {"p50_us": result["p50_us"], "p99_us": result["p99_us"], "max_us": result["max_us"]}
 
 
+class HalfClose(Workload):
+    """Whether a FIN reaches the other end as a FIN, and what that end says after it still comes back. All other
+    workloads end their streams in-band, so that contestants that lose this can be measured; this one tells who does.
+    Figures are 1 (yes) or 0."""
+    name = "half_close"
+    title = "half-close: a FIN passes, and the answer to it comes (1: yes, 0: lost)"
+    once = True
+    # A contestant that ends both directions at the first FIN has done so when this is over.
+    PAUSE_S = 0.3
+    TIMEOUT_S = 3
+    ANSWER = bytes(range(256)) * 256  # both ends' socket buffers hold it: nobody needs to read meanwhile
+
+    def measure(self, session, seconds):
+        session.service.stop()
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", session.service_port))
+            listener.listen()
+            listener.settimeout(self.TIMEOUT_S)
+            return {"visitor_fin_passes": self.passes(session.contestant, listener, of_visitor=True),
+                    "service_fin_passes": self.passes(session.contestant, listener, of_visitor=False)}
+
+    def passes(self, contestant, listener, of_visitor):
+        public = (contestant.public_host, contestant.public_port)
+        with socket.create_connection(public, self.TIMEOUT_S) as visitor:
+            visitor.sendall(b"E")
+            with listener.accept()[0] as service:
+                service.settimeout(self.TIMEOUT_S)
+                if service.recv(1) != b"E":
+                    raise BenchError("the visitor's first byte did not reach the service")
+                first, second = (visitor, service) if of_visitor else (service, visitor)
+                return 1 if self.answered(first, second) else 0
+
+    def answered(self, first, second):
+        try:
+            first.shutdown(socket.SHUT_WR)
+            if second.recv(1) != b"":
+                return False
+            time.sleep(self.PAUSE_S)
+            second.sendall(self.ANSWER)
+            second.shutdown(socket.SHUT_WR)
+            answer = b""
+            while part := first.recv(len(self.ANSWER)):
+                answer += part
+            return answer == self.ANSWER
+        except OSError:  # a reset, or nothing in time
+            return False
+
+
 class Iperf3(Workload):
     """An independent check of the bulk figures."""
     def __init__(self, direction):
@@ -503,4 +553,4 @@ def all_workloads(suite):
             Exchange(1, for_variants=True), Exchange(64, for_variants=True), Exchange(1000),
             Exchange(1, 1024), Exchange(64, 1024), Exchange(1000, 1024), Exchange(64, rate=10_000),
             Churn(32), Mixed(), IdleMemory(1000), Allocations(), IdleAndActive(), FirstByte(True), FirstByte(False),
-            *elsewhere, Iperf3("up"), Iperf3("down"), Wrk()]
+            HalfClose(), *elsewhere, Iperf3("up"), Iperf3("down"), Wrk()]

@@ -1,11 +1,14 @@
-"""What the whole-tunnel bench makes of its measurements, on figures that are made up."""
+"""What the whole-tunnel bench makes of its measurements, on figures that are made up, and of a lost half-close."""
 
 import pathlib
+import socket
 import sys
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 
 from harness import results  # noqa: E402
+from harness.workloads import HalfClose  # noqa: E402
 
 
 def mixed(number, alone, beside, contestant="natrp"):
@@ -33,3 +36,39 @@ def test_a_measurement_that_failed_or_has_no_visitors_alone_stays_as_it_is():
     runs = [{"round": 0, "workload": "mixed_10_1000", "contestant": "natrp", "error": "not answered"},
             {"round": 0, "workload": "bulk_1_up", "contestant": "natrp", "figures": {"gbps": 30}}]
     assert results.with_quiet_ratios(runs) == runs
+
+
+def half_close():
+    workload = HalfClose()
+    workload.PAUSE_S = 0.05
+    return workload
+
+
+def test_a_fin_that_passes_with_its_answer_is_seen():
+    first, second = socket.socketpair()
+    with first, second:
+        assert half_close().answered(first, second)
+
+
+def test_a_tunnel_that_ends_both_directions_at_the_first_fin_is_seen():
+    first, near = socket.socketpair()
+    far, second = socket.socketpair()
+
+    def end_both():
+        near.recv(1)
+        near.close()
+        far.close()
+
+    with first, second:
+        tunnel = threading.Thread(target=end_both)
+        tunnel.start()
+        assert not half_close().answered(first, second)
+        tunnel.join()
+
+
+def test_a_tunnel_that_keeps_the_fin_to_itself_is_seen():
+    first, near = socket.socketpair()
+    far, second = socket.socketpair()
+    with first, near, far, second:
+        second.settimeout(0.05)
+        assert not half_close().answered(first, second)
