@@ -22,7 +22,7 @@ constexpr uint32_t kDrainAnswerMs = 3000;
 
 }  // namespace
 
-Agent::Agent(AgentOptions options) : options_(std::move(options)), random_(std::random_device{}()) {}
+Agent::Agent(AgentOptions options) : options_(std::move(options)), backoff_(std::random_device{}()) {}
 
 Agent::~Agent() {
   signals_.reset();
@@ -103,7 +103,7 @@ void Agent::connect() {
   target.host_port = options_.server;
   edge_resolver_->resolve(target, [this](Result<std::vector<Address>> found) {
     if (stopped_ || draining_) return;
-    if (!found.ok()) return retry(found.error().message);
+    if (!found.ok()) return retry(Backoff::Cause::kNobodyThere, found.error().message);
     dial(std::move(found).value());
   });
 }
@@ -118,7 +118,8 @@ void Agent::on_dialled(void* context, int fd, int error) {
   if (fd >= 0 && !self.stopped_ && !self.draining_) return self.connected(fd);
   if (fd >= 0) self.loop_->close(fd, false);
   if (self.stopped_ || self.draining_) return;
-  self.retry("cannot reach the edge " + self.options_.server_text + ": " + std::strerror(error));
+  self.retry(Backoff::Cause::kNobodyThere,
+             "cannot reach the edge " + self.options_.server_text + ": " + std::strerror(error));
 }
 
 void Agent::connected(int fd) {
@@ -135,7 +136,7 @@ void Agent::connected(int fd) {
     verify.pin = token_.pin;
   }
   auto tls = TlsStream::client(verify);
-  if (!tls.ok()) return retry(tls.error().message);
+  if (!tls.ok()) return retry(Backoff::Cause::kTurnedAway, tls.error().message);
   channel_ = std::make_unique<ControlChannel>(*loop_, std::move(owned), std::move(tls).value(),
                                               static_cast<ControlChannelEvents&>(*this));
 }
@@ -269,21 +270,20 @@ void Agent::end_session() {
 void Agent::on_closed(const std::string& why, bool fatal) {
   const bool had_session = session_ != nullptr;
   // An edge that says that it stops is well, and its successor is there at once: visitors wait for us.
-  if (had_session && (edge_drains_ || loop_->turn_ms() - session_since_ms_ >= kBackoffResetMs)) backoff_ms_ = 0;
+  if (had_session && (edge_drains_ || loop_->turn_ms() - session_since_ms_ >= kBackoffResetMs)) backoff_.reset();
   end_session();
   channel_.reset();
   if (stopped_) return;
   if (draining_) return leave();
   if (fatal && !options_.on_refusal_retry) return stop(2, why);
-  // A session that was there a moment ago: the first attempt comes at once, an edge restart costs one reconnect.
-  retry(had_session ? "session lost: " + why : why);
+  retry(Backoff::Cause::kTurnedAway, had_session ? "session lost: " + why : why, had_session);
 }
 
-void Agent::retry(const std::string& why) {
-  // Full jitter: a thousand agents of one edge do not come back in the same second.
-  backoff_ms_ = backoff_ms_ == 0 ? kBackoffFirstMs : std::min(backoff_ms_ * 2, kBackoffMaxMs);
-  const uint32_t wait = std::uniform_int_distribution<uint32_t>(0, backoff_ms_)(random_);
-  log_warning(why, {{"retry_ms", wait}});
+void Agent::retry(Backoff::Cause cause, const std::string& why, bool had_session) {
+  const uint32_t wait = backoff_.next_ms(cause);
+  const bool is_news = backoff_.is_news(why) || had_session;
+  log_line(is_news ? LogLevel::kWarning : LogLevel::kDebug, why,
+           {{"retry_ms", wait}, {"failures", backoff_.in_a_row()}});
   notify_systemd(("STATUS=no session with the edge " + options_.server_text + ", trying again").c_str());
   loop_->timers().arm(retry_timer_, wait);
 }

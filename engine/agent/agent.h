@@ -13,12 +13,12 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "agent/agent_worker.h"
+#include "agent/backoff.h"
 #include "control/control_channel.h"
 #include "control/join_token.h"
 #include "loop/owned.h"
@@ -66,7 +66,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void on_demand(const wire::ChannelDemand& demand);
   void register_tunnel(uint32_t index);
   void end_session();
-  void retry(const std::string& why);
+  void retry(Backoff::Cause cause, const std::string& why, bool had_session = false);
   // For good: what flows may finish, then the process ends with this code.
   void stop(int exit_code, const std::string& why);
   void on_signal(int signal);
@@ -103,8 +103,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
   OwnedTimer<&Agent::on_edge_silent> drain_timer_{*this};  // until the edge has nobody left who waits for us
   std::optional<StartTrim> start_trim_;
-  std::minstd_rand random_;
-  uint32_t backoff_ms_ = 0;
+  Backoff backoff_;
   uint64_t session_since_ms_ = 0;
   uint64_t services_resolved_ms_ = 0;
   unsigned next_worker_ = 0;

@@ -187,6 +187,9 @@ inline constexpr unsigned kHandshakesMax = 1024;
 
 // --- Agent back-off -------------------------------------------------------------------------------------------------
 inline constexpr uint32_t kBackoffFirstMs = 200;
+// Nobody is there: who is back is found within two seconds, by 8,192 agents with as many SYNs a second.
+inline constexpr uint32_t kBackoffNobodyThereMaxMs = 2000;
+// The edge turned us away.
 inline constexpr uint32_t kBackoffMaxMs = 30000;
 inline constexpr uint32_t kBackoffResetMs = 60000;
 

@@ -93,7 +93,8 @@ def test_a_successor_has_the_edges_place_while_its_visitors_flow_on(yard):
 def test_agents_that_have_just_come_back_from_an_outage_come_to_a_successor_at_once(yard):
     rig = yard.rig()
     rig.edge.process.kill()
-    wait_until(lambda: max(retries(rig.agent)) > 3000, 60, "the agent has tried so often that it waits for long")
+    with turning_away(rig.edge.bind):
+        wait_until(lambda: max(retries(rig.agent)) > 3000, 60, "the agent has tried so often that it waits for long")
     rig.edge.start()
     rig.agent.wait_address(2)
     said = len(retries(rig.agent))
@@ -101,6 +102,20 @@ def test_agents_that_have_just_come_back_from_an_outage_come_to_a_successor_at_o
     rig.agent.wait_address(3)
     assert max(retries(rig.agent)[said:]) <= 800, rig.agent.process.describe()
     successor.stop()
+
+
+@contextlib.contextmanager
+def turning_away(address):
+    """Somebody who listens there, and closes what comes."""
+    with socket.create_server(address) as listener:
+        def turn_away():
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+        turning = Task(turn_away)
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        turning.result()
 
 
 def retries(agent):

@@ -1,5 +1,6 @@
 """A session is lost and comes back: the same client finds the same port, whoever was killed."""
 
+import re
 import time
 
 import pytest
@@ -73,6 +74,19 @@ def test_the_port_that_comes_back_is_the_one_it_had_and_not_the_one_it_would_get
         rig.agent.start()
         assert rig.address == had, f"another port after a restart of {restarted}"
         rig.check_echo()
+
+
+@pytest.mark.over(ONE)
+def test_an_agent_whose_edge_is_away_tries_every_other_second_and_says_so_now_and_then(yard):
+    rig = yard.rig()
+    rig.edge.process.kill()
+    rig.agent.process.wait_for("failures=8", 40)
+    said = [line for line in rig.agent.process.err.splitlines() if "cannot reach the edge" in line]
+    assert [line.rsplit("=", 1)[1] for line in said] == ["1", "2", "4", "8"], rig.agent.process.describe()
+    assert all(int(re.search(r"retry_ms=(\d+)", line)[1]) <= 2000 for line in said), said
+    rig.edge.start()
+    rig.agent.wait_address(2)
+    rig.check_echo()
 
 
 def test_an_agent_may_start_before_its_edge_exists(yard):
