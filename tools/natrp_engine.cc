@@ -2,6 +2,7 @@
 #include "admin/admin_server.h"
 #include "base/log.h"
 #include "edge/edge.h"
+#include "edge/edge_admin.h"
 #include "edge/rehearsal.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
@@ -23,10 +24,11 @@ int main(int argc, char** argv) {
   natrp::Status started = natrp::check_process_limits(parsed.options.workers);
   if (started.ok()) natrp::reserve_descriptors();
   natrp::Edge edge(std::move(parsed.options), std::move(listeners));
+  natrp::EdgeAdmin shown(edge);
   std::unique_ptr<natrp::AdminServer> admin;
   if (started.ok()) started = edge.listen();
   if (started.ok() && admin_address) {
-    admin = std::make_unique<natrp::AdminServer>(edge, *admin_address);
+    admin = std::make_unique<natrp::AdminServer>(shown, *admin_address);
     started = admin->listen();
   }
   if (started.ok()) started = edge.start();

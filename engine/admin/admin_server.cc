@@ -9,16 +9,16 @@
 #include <chrono>
 #include <cstring>
 
+#include "admin/admin_source.h"
 #include "admin/metrics.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "edge/edge.h"
 #include "net/socket.h"
 
 namespace natrp {
 
-AdminServer::AdminServer(Edge& edge, const Address& address)
-    : edge_(edge), address_(address), server_(std::make_unique<httplib::Server>()) {}
+AdminServer::AdminServer(AdminSource& source, const Address& address)
+    : source_(source), address_(address), server_(std::make_unique<httplib::Server>()) {}
 
 AdminServer::~AdminServer() { stop(); }
 
@@ -34,23 +34,21 @@ Status AdminServer::listen() {
   server_->set_read_timeout(5);
   server_->set_payload_max_length(1024);
   server_->Get("/healthz", [this](const httplib::Request&, httplib::Response& response) {
-    response.status = edge_.draining() ? 503 : 200;
-    response.set_content(edge_.draining() ? "draining\n" : "ok\n", "text/plain");
+    const std::string why_not = source_.why_not_healthy();
+    response.status = why_not.empty() ? 200 : 503;
+    response.set_content((why_not.empty() ? "ok" : why_not) + "\n", "text/plain");
   });
   server_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
-    response.set_content(prometheus_text(edge_.counters(), edge_.sessions_live()), "text/plain; version=0.0.4");
+    response.set_content(prometheus_text(source_.counters(), source_.sessions_live()), "text/plain; version=0.0.4");
   });
-  server_->Get("/api/v1/sessions", [this](const httplib::Request&, httplib::Response& response) {
-    const auto sessions = edge_.list_sessions();
-    if (!sessions) {
-      response.status = 503;
-      response.set_content("the control thread is busy or stopping; try again\n", "text/plain");
-      return;
-    }
-    response.set_content(sessions_json(*sessions), "application/json");
+  server_->Get(source_.list_path(), [this](const httplib::Request&, httplib::Response& response) {
+    const auto list = source_.list();
+    response.status = list ? 200 : 503;
+    response.set_content(list.value_or("the control thread is busy or stopping; try again\n"),
+                         list ? "application/json" : "text/plain");
   });
   server_->Get("/api/v1/conns", [this](const httplib::Request&, httplib::Response& response) {
-    response.set_content(conns_json(edge_.conns(), now_ms()), "application/json");
+    response.set_content(conns_json(source_.conns(), now_ms()), "application/json");
   });
   const std::string host = address_.host_text();
   port_ = address_.port();

@@ -1,6 +1,7 @@
 // admin/admin_server.h
 //
-// AdminServer: HTTP for the operator, on an address of its own: /metrics, /healthz, /api/v1/sessions, /api/v1/conns.
+// AdminServer: HTTP for the operator, on an address of its own: /metrics, /healthz, /api/v1/conns, and a list of the
+// daemon's own.
 // It answers whoever reaches the address; bind it to loopback or behind a proxy that knows its users.
 //
 // Life     listen() ──▶ serve() ──▶ serving ──stop()──▶ joined
@@ -20,12 +21,12 @@ class Server;
 
 namespace natrp {
 
-class Edge;
+class AdminSource;
 
 class AdminServer {
  public:
-  // edge outlives the server, has started before serve(), and its control loop runs while requests are answered.
-  AdminServer(Edge& edge, const Address& address);
+  // source outlives the server, and its daemon has started before serve().
+  AdminServer(AdminSource& source, const Address& address);
   ~AdminServer();
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
@@ -40,7 +41,7 @@ class AdminServer {
   Error why_not_bound() const;
   void hang_up() const;
 
-  Edge& edge_;
+  AdminSource& source_;
   const Address address_;
   std::unique_ptr<httplib::Server> server_;
   uint16_t port_ = 0;

@@ -59,6 +59,21 @@ std::string sessions_json(const std::vector<SessionInfo>& sessions) {
   return dumped({{"sessions", std::move(list)}});
 }
 
+std::string tunnels_json(const AgentStatus& status) {
+  auto list = nlohmann::json::array();
+  for (const TunnelStatus& tunnel : status.tunnels) {
+    list.push_back({{"name", tunnel.name},
+                    {"local", tunnel.local},
+                    {"public_address", tunnel.public_address},
+                    {"why_not", tunnel.why_not}});
+  }
+  return dumped({{"server", status.server},
+                 {"client", status.client},
+                 {"peer", status.peer},
+                 {"draining", status.draining},
+                 {"tunnels", std::move(list)}});
+}
+
 std::string conns_json(const ConnTable& conns, uint64_t now_ms) {
   auto list = nlohmann::json::array();
   conns.for_each([&](const ConnView& view) {

@@ -1,6 +1,6 @@
 // admin/metrics.h
 //
-// The numbers of an edge as text: Prometheus exposition format and JSON.
+// The numbers of a daemon as text: Prometheus exposition format and JSON.
 //
 // Thread   any: reads the workers' counters and the connection table while they are written.
 #pragma once
@@ -9,14 +9,16 @@
 #include <vector>
 
 #include "base/counters.h"
-#include "edge/edge_info.h"
+#include "control/status_info.h"
 #include "net/conn_table.h"
 
 namespace natrp {
 
 // One line HELP, one TYPE, one value for each counter, summed over sets.
 std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live);
+// Of an edge, of an agent.
 std::string sessions_json(const std::vector<SessionInfo>& sessions);
+std::string tunnels_json(const AgentStatus& status);
 // Every live conn: id, role, peer, bytes received, age.
 std::string conns_json(const ConnTable& conns, uint64_t now_ms);
 

@@ -5,13 +5,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
-#include <future>
 #include <utility>
 
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "loop/ask.h"
 #include "net/socket.h"
 #include "store/state_dir.h"
 
@@ -500,18 +499,14 @@ std::vector<const Counters*> Edge::counters() const {
 }
 
 std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
-  auto promise = std::make_shared<std::promise<std::vector<SessionInfo>>>();
-  auto answer = promise->get_future();
-  mailbox_->post([this, promise] {
+  return ask(*mailbox_, [this] {
     std::vector<SessionInfo> list;
     for (const auto& registration : registrations_) {
       if (registration->session().valid()) list.push_back(registration->info());
     }
     if (grpc_) grpc_->list_sessions(list);
-    promise->set_value(std::move(list));
+    return list;
   });
-  if (answer.wait_for(std::chrono::seconds(2)) != std::future_status::ready) return std::nullopt;
-  return answer.get();
 }
 
 // --- Time and signals ---------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@
 #include <vector>
 
 #include "control/registry.h"
+#include "control/status_info.h"
 #include "control/tls_identity.h"
 #include "edge/client_conns.h"
-#include "edge/edge_info.h"
 #include "edge/edge_leases.h"
 #include "edge/edge_worker.h"
 #include "edge/grpc_tunnels.h"

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "base/slot_id.h"
-#include "edge/edge_info.h"
+#include "control/status_info.h"
 #include "edge/grpc_client.h"
 #include "store/store.h"
 

@@ -16,7 +16,7 @@
 #include "base/port_set.h"
 #include "control/control_channel.h"
 #include "control/registry.h"
-#include "edge/edge_info.h"
+#include "control/status_info.h"
 #include "edge/edge_session.h"
 #include "edge/public_port.h"
 #include "store/store.h"

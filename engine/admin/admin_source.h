@@ -1,0 +1,32 @@
+// admin/admin_source.h
+//
+// AdminSource: what a daemon has to show on its admin server.
+//
+// Thread   all of it is called in the threads of requests, while the daemon works.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/counters.h"
+#include "net/conn_table.h"
+
+namespace natrp {
+
+class AdminSource {
+ public:
+  virtual ~AdminSource() = default;
+  // One set for each of its threads.
+  virtual std::vector<const Counters*> counters() const = 0;
+  virtual const ConnTable& conns() const = 0;
+  virtual size_t sessions_live() const = 0;
+  // Empty: visitors are served. Else what stands against it.
+  virtual std::string why_not_healthy() = 0;
+  // The page of the daemon's own, and what stands there now, as JSON. nullopt: its control thread is busy.
+  virtual std::string list_path() const = 0;
+  virtual std::optional<std::string> list() = 0;
+};
+
+}  // namespace natrp

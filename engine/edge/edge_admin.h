@@ -1,0 +1,31 @@
+// edge/edge_admin.h
+//
+// EdgeAdmin: what an edge shows on its admin server: its sessions.
+#pragma once
+
+#include "admin/admin_source.h"
+#include "admin/metrics.h"
+#include "edge/edge.h"
+
+namespace natrp {
+
+class EdgeAdmin final : public AdminSource {
+ public:
+  // edge outlives this.
+  explicit EdgeAdmin(Edge& edge) : edge_(edge) {}
+
+  std::vector<const Counters*> counters() const override { return edge_.counters(); }
+  const ConnTable& conns() const override { return edge_.conns(); }
+  size_t sessions_live() const override { return edge_.sessions_live(); }
+  std::string why_not_healthy() override { return edge_.draining() ? "draining" : ""; }
+  std::string list_path() const override { return "/api/v1/sessions"; }
+  std::optional<std::string> list() override {
+    const auto sessions = edge_.list_sessions();
+    return sessions ? std::optional(sessions_json(*sessions)) : std::nullopt;
+  }
+
+ private:
+  Edge& edge_;
+};
+
+}  // namespace natrp
