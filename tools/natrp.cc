@@ -1,5 +1,9 @@
-// The agent: natrp. Options → Agent → run.
+// The agent: natrp. Options → Agent, AdminServer → run.
+#include <memory>
+
+#include "admin/admin_server.h"
 #include "agent/agent.h"
+#include "agent/agent_admin.h"
 #include "base/log.h"
 #include "control/tls_stream.h"
 #include "runtime/options.h"
@@ -18,11 +22,19 @@ int main(int argc, char** argv) {
   natrp::log_setup(parsed.options.log_level, parsed.options.log_format);
   natrp::Status started = natrp::check_process_limits(parsed.options.workers);
   if (started.ok()) natrp::reserve_descriptors();
+  const auto admin_address = parsed.options.admin;
   natrp::Agent agent(std::move(parsed.options));
+  natrp::AgentAdmin shown(agent);
+  std::unique_ptr<natrp::AdminServer> admin;
+  if (started.ok() && admin_address) {
+    admin = std::make_unique<natrp::AdminServer>(shown, *admin_address);
+    started = admin->listen();
+  }
   if (started.ok()) started = agent.start();
   if (!started.ok()) {
     natrp::log_error(started.error().message);
     return 2;
   }
+  if (admin) admin->serve();
   return agent.run();
 }

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "control/auth.h"
+#include "loop/ask.h"
 #include "runtime/version.h"
 
 namespace natrp {
@@ -78,7 +79,7 @@ Status Agent::start() {
     }
   }
   for (const TunnelOptions& tunnel : options_.tunnels) services_.services.push_back({tunnel.name, tunnel.local, {}});
-  tunnel_given_up_.assign(options_.tunnels.size(), false);
+  leasings_.resize(options_.tunnels.size());
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_timer_, kTickMs);
@@ -181,11 +182,11 @@ void Agent::on_welcome(const wire::Welcome& welcome) {
         [role = roles_[i], session = session_, services] { role->opener().open_session(session, services); });
   }
   log_info("session established", {{"client", welcome.client()}, {"edge", edge_addresses_.front().text()}});
-  register_again_ms_.clear();
-  refusals_told_.clear();
+  client_ = welcome.client();
+  has_session_ = true;
   start_trim_->soon();
   for (uint32_t index = 0; index < options_.tunnels.size(); ++index) {
-    if (!tunnel_given_up_[index]) register_tunnel(index);
+    if (!leasings_[index].given_up) register_tunnel(index);
   }
 }
 
@@ -201,7 +202,8 @@ void Agent::register_tunnel(uint32_t index) {
 
 void Agent::on_leased(const wire::Leased& leased) {
   if (leased.tunnel_index() >= options_.tunnels.size()) return;
-  refusals_told_.erase(leased.tunnel_index());
+  Leasing& leasing = leasings_[leased.tunnel_index()];
+  leasing.refusal.clear();
   const TunnelOptions& tunnel = options_.tunnels[leased.tunnel_index()];
   // What it says is printed, and goes to the service manager: another line would be another command.
   const std::string& named = leased.public_host();
@@ -210,6 +212,7 @@ void Agent::on_leased(const wire::Leased& leased) {
   });
   const std::string host = named.empty() || !is_host ? options_.server.host : named;
   const std::string address = HostPort{host, static_cast<uint16_t>(leased.port())}.text();
+  leasing.public_address = address;
   log_info("lease", {{"tunnel", tunnel.name}, {"public", address}, {"local", tunnel.local}});
   // The one thing on standard output: scripts read it.
   const std::string line = "public address: " + address + (options_.tunnels.size() > 1 ? " (" + tunnel.name + ")" : "");
@@ -230,17 +233,20 @@ void Agent::on_tunnel_refused(const wire::TunnelRefused& refused) {
   const uint32_t index = refused.tunnel_index();
   if (index >= options_.tunnels.size()) return;
   const std::string& message = refused.refused().message();
+  Leasing& leasing = leasings_[index];
+  leasing.public_address.clear();
   if (draining_ && !refused.refused().final()) return;
   if (!is_the_end(refused.refused())) {
     const uint32_t again_ms = refused.refused().final() ? kBackoffMaxMs : kRegisterAgainMs;
-    const bool is_news = std::exchange(refusals_told_[index], message) != message;
+    const bool is_news = std::exchange(leasing.refusal, message) != message;
     log_line(is_news ? LogLevel::kError : LogLevel::kDebug, "tunnel refused for now: " + message,
              {{"tunnel", options_.tunnels[index].name}, {"again_every_ms", again_ms}});
-    register_again_ms_[index] = loop_->turn_ms() + again_ms;
+    leasing.again_ms = loop_->turn_ms() + again_ms;
     return;
   }
-  tunnel_given_up_[index] = true;
-  if (std::all_of(tunnel_given_up_.begin(), tunnel_given_up_.end(), [](bool up) { return up; })) {
+  leasing.given_up = true;
+  leasing.refusal = message;
+  if (std::all_of(leasings_.begin(), leasings_.end(), [](const Leasing& each) { return each.given_up; })) {
     return stop(2, "tunnel '" + options_.tunnels[index].name + "' was refused: " + message);
   }
   log_error("tunnel refused: " + message, {{"tunnel", options_.tunnels[index].name}});
@@ -261,6 +267,12 @@ void Agent::on_demand(const wire::ChannelDemand& demand) {
 void Agent::end_session() {
   if (!session_) return;
   session_.reset();
+  has_session_ = false;
+  for (Leasing& leasing : leasings_) {
+    leasing.public_address.clear();
+    leasing.again_ms = 0;
+    if (!leasing.given_up) leasing.refusal.clear();
+  }
   const auto ready = edge_drains_ || draining_ ? ChannelOpener::Ready::kPart : ChannelOpener::Ready::kEnd;
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], ready] { role->opener().close_session(ready); });
@@ -350,19 +362,49 @@ void Agent::report_failures() {
   failures_.clear();
 }
 
+// --- For the admin server -----------------------------------------------------------------------------------------
+
+std::vector<const Counters*> Agent::counters() const {
+  std::vector<const Counters*> sets;
+  for (const auto& worker : workers_) sets.push_back(&worker->counters());
+  return sets;
+}
+
+std::optional<AgentStatus> Agent::status() {
+  return ask(*mailbox_, [this] {
+    AgentStatus status;
+    status.server = options_.server_text;
+    status.draining = draining_;
+    if (session_) {
+      status.client = client_;
+      status.peer = edge_addresses_.front().text();
+    }
+    for (size_t i = 0; i < leasings_.size(); ++i) {
+      const Leasing& leasing = leasings_[i];
+      TunnelStatus tunnel{options_.tunnels[i].name, options_.tunnels[i].local, leasing.public_address, {}};
+      if (!session_) {
+        tunnel.why_not = "no session with the edge " + options_.server_text;
+      } else if (leasing.public_address.empty()) {
+        tunnel.why_not = leasing.refusal.empty() ? "the edge has not answered yet" : leasing.refusal;
+      }
+      status.tunnels.push_back(std::move(tunnel));
+    }
+    return status;
+  });
+}
+
 // --- Time, signals, the end ---------------------------------------------------------------------------------------
 
 void Agent::on_tick() {
   const uint64_t now = loop_->turn_ms();
   report_failures();
   const bool may_register = session_ && !edge_drains_ && !draining_;
-  for (auto at = register_again_ms_.begin(); may_register && at != register_again_ms_.end();) {
-    if (at->second > now) {
-      ++at;
-      continue;
+  for (uint32_t index = 0; may_register && index < leasings_.size(); ++index) {
+    uint64_t& again_ms = leasings_[index].again_ms;
+    if (again_ms != 0 && again_ms <= now) {
+      again_ms = 0;
+      register_tunnel(index);
     }
-    register_tunnel(at->first);
-    at = register_again_ms_.erase(at);
   }
   if (draining_ && !stopped_ && now >= drain_deadline_ms_) {
     log_warning("drain deadline: what still flows or comes is cut off", {});

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@
 #include "agent/backoff.h"
 #include "control/control_channel.h"
 #include "control/join_token.h"
+#include "control/status_info.h"
 #include "loop/owned.h"
 #include "net/dialer.h"
 #include "net/resolver.h"
@@ -41,6 +43,13 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   // Serves until SIGTERM or a final refusal. The process's exit code.
   int run();
 
+  // For the admin server; any thread, from start() on.
+  std::vector<const Counters*> counters() const;
+  const ConnTable& conns() const { return conns_; }
+  bool has_session() const { return has_session_.load(std::memory_order_relaxed); }
+  // Asks the control thread; nullopt when it does not answer within two seconds.
+  std::optional<AgentStatus> status();
+
   // From workers, any thread.
   void service_failed(uint32_t tunnel_index, int error) override;
 
@@ -48,6 +57,13 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   struct Failures {
     uint32_t count = 0;
     int error = 0;
+  };
+  // What the edge has said of a tunnel.
+  struct Leasing {
+    std::string public_address{};      // empty: it has none
+    std::string refusal{};             // why, as the log has it
+    uint64_t again_ms = 0;             // refused for now: when to ask again. 0: no need
+    bool given_up = false;             // refused for good
   };
 
   void connect();
@@ -95,9 +111,8 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::vector<Address> edge_addresses_;
   ServiceAddresses services_;
   std::set<uint32_t> resolving_;  // tunnels whose service is looked up just now
-  std::map<uint32_t, uint64_t> register_again_ms_;  // tunnels refused for now, by index
-  std::map<uint32_t, std::string> refusals_told_;   // why, as the log has it
-  std::vector<bool> tunnel_given_up_;
+  std::string client_;             // who we are, as the edge has it; of the last session
+  std::vector<Leasing> leasings_;  // of options_.tunnels
   std::map<uint32_t, Failures> failures_;
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
@@ -107,6 +122,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   uint64_t session_since_ms_ = 0;
   uint64_t services_resolved_ms_ = 0;
   unsigned next_worker_ = 0;
+  std::atomic<bool> has_session_{false};
   bool edge_drains_ = false;
   bool draining_ = false;
   bool told_to_stop_ = false;  // by a signal

@@ -31,6 +31,7 @@ struct EngineOptions {
   unsigned drain_seconds = 30;
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;
+  std::optional<Address> admin;  // nullopt: off
 };
 
 struct EdgeOptions : EngineOptions {
@@ -39,7 +40,6 @@ struct EdgeOptions : EngineOptions {
   std::string public_address;  // a host, without brackets; empty: the host that the agent dialled
   std::string state_dir;
   PortSet ports;
-  std::optional<Address> admin;  // nullopt: off
   unsigned grace_seconds = 60;
   bool natrp_grpc = false;
 };

@@ -65,16 +65,6 @@ OptionTable edge_table(EdgeDraft& draft) {
   table.text("ports", "PORTS", kDefaultPorts, "The public ports that agents may have, like 20000-29999,443.",
              [&](const std::string& text) { return set_parsed(options.ports, PortSet::parse(text)); });
   add_state_option(table, options.state_dir);
-  table.text("admin", "ADDR:PORT|off", "off",
-             "Where metrics, health and the list of connections are served by HTTP, without a password.",
-             [&](const std::string& text) -> Status {
-               options.admin.reset();
-               if (text == "off") return Done{};
-               auto address = Address::parse(text);
-               if (!address.ok()) return Error{address.error().message + ", or off"};
-               options.admin = address.value();
-               return Done{};
-             });
   table.integer("grace-seconds", 0, 86400, "60",
                 "How long a public port is kept for its client after its session is lost.",
                 [&](int64_t n) { options.grace_seconds = static_cast<unsigned>(n); });

@@ -56,6 +56,16 @@ void add_engine_options(OptionTable& table, EngineOptions& options) {
       "drain-seconds", 0, 86400, "30",
       "After SIGTERM: how long running connections may take to finish. A second SIGTERM ends at once.",
       [&](int64_t n) { options.drain_seconds = static_cast<unsigned>(n); });
+  table.text("admin", "ADDR:PORT|off", "off",
+             "Where metrics, health and the list of connections are served by HTTP, without a password.",
+             [&](const std::string& text) -> Status {
+               options.admin.reset();
+               if (text == "off") return Done{};
+               auto address = Address::parse(text);
+               if (!address.ok()) return Error{address.error().message + ", or off"};
+               options.admin = address.value();
+               return Done{};
+             });
   table.choice("log-level", {"debug", "info", "warning", "error"}, "info", "The least that is logged.",
                [&](size_t i) {
                  options.log_level =
