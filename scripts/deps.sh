@@ -15,7 +15,8 @@ declare -A PACKAGES=(
            liburing-dev libmimalloc-dev libssl-dev libprotobuf-dev libsqlite3-dev libnghttp2-dev libcpp-httplib-dev
            nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libspdlog-dev libgtest-dev libgmock-dev
            libbenchmark-dev"
-  [test]="python3-pytest python3-grpcio openssl iproute2 procps strace util-linux"
+  # systemd without systemd-sysv: the tests boot one in namespaces of its own, and it is not made this machine's init.
+  [test]="python3-pytest python3-grpcio openssl iproute2 procps strace util-linux systemd"
   [demo]="nginx curl procps"
   # The peers, the independent load generators, and the library that draws the plots.
   [bench]="haproxy nginx libnginx-mod-stream openssh-client openssh-server iperf3 wrk python3-matplotlib

@@ -126,7 +126,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         funcargs = getattr(item, "funcargs", {})
-        folders = {funcargs[name].directory for name in ("yard", "rig") if name in funcargs}
+        folders = {funcargs[name].directory for name in ("yard", "rig", "host") if name in funcargs}
         folders.add(funcargs.get("tmp_path"))
         for process in watch.processes:
             if process.directory not in folders:

@@ -59,10 +59,14 @@ def replace(file, by):
     os.rename(f"{file}.new", file)
 
 
+def ends_when_started(code):
+    """A program that finds nothing wrong in a --check, and ends with `code` when it is started."""
+    return f'#!/bin/sh\nfor word; do test "$word" != --check || exit 0; done\nexit {code}\n'
+
+
 def replace_by_script(file, code):
-    """By one that finds nothing wrong in a --check, and ends with `code` when it is started."""
     with open(f"{file}.new", "w", encoding="ascii") as script:
-        script.write(f'#!/bin/sh\nfor word; do test "$word" != --check || exit 0; done\nexit {code}\n')
+        script.write(ends_when_started(code))
     os.chmod(f"{file}.new", 0o755)
     os.rename(f"{file}.new", file)
 
