@@ -125,8 +125,9 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
   if (!pidfd_.valid()) {
     const int refused = errno;
-    // ESRCH: it has ended, its manager has heard of it, and the number may be another's.
-    if (refused != ESRCH) ::kill(pid_, SIGKILL);
+    // It has ended, its manager has heard of it, and the number may be another's.
+    if (refused == ESRCH) return Error{"the new " + file() + " ended at once"};
+    ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
     return Error::from_errno("cannot watch the new " + file(), refused);
   }
