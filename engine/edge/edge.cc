@@ -117,7 +117,9 @@ Fd Edge::take_handed_control() {
   if (found == handed_listeners_.end()) return {};
   Fd handed = std::move(*found);
   handed_listeners_.erase(found);
-  return local_address(handed.get()).text() == options_.bind.text() ? std::move(handed) : Fd();
+  if (local_address(handed.get()).text() == options_.bind.text()) return handed;
+  stop_listening(handed.get());
+  return {};
 }
 
 Status Edge::open_state() {

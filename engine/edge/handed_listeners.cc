@@ -12,7 +12,11 @@ void HandedListeners::take(std::vector<Fd> listeners, const PortLeases& leases, 
   for (Fd& fd : listeners) {
     const uint16_t port = local_address(fd.get()).port();
     const Lease* lease = leases.find(port);
-    if (lease != nullptr) listeners_[port] = Handed{std::move(fd), lease->client, lease->tunnel};
+    if (lease != nullptr) {
+      listeners_[port] = Handed{std::move(fd), lease->client, lease->tunnel};
+    } else {
+      stop_listening(fd.get());
+    }
   }
 }
 
@@ -22,13 +26,18 @@ Fd HandedListeners::claim(const Address& address, const std::string& client, con
   Handed& handed = found.mapped();
   const bool same = handed.client == client && handed.tunnel == tunnel &&
                     local_address(handed.fd.get()).text() == address.text();
-  return same ? std::move(handed.fd) : Fd();
+  if (same) return std::move(handed.fd);
+  stop_listening(handed.fd.get());
+  return {};
 }
 
 std::vector<uint16_t> HandedListeners::expire(uint64_t now_ms) {
   std::vector<uint16_t> ports;
   if (now_ms < ends_ms_) return ports;
-  for (const auto& [port, handed] : listeners_) ports.push_back(port);
+  for (const auto& [port, handed] : listeners_) {
+    stop_listening(handed.fd.get());
+    ports.push_back(port);
+  }
   listeners_.clear();
   return ports;
 }

@@ -91,6 +91,7 @@ void Handover::start(std::vector<Fd> listeners) {
 
 void Handover::run_successor() {
   watch_until_ms_ = loop_.turn_ms() + kWatchMs;
+  led_ = false;
   announced_ = !Successor::is_managed();
   const Status started = successor_->start(listeners_, [this](int status) { successor_ended(status); });
   if (!started.ok()) {
@@ -104,7 +105,10 @@ void Handover::run_successor() {
 // Not before it has the state folder: of a main process that could not start, and says so by its exit code, the manager
 // would start no other; we do.
 void Handover::tick() {
-  if (!announced_ && stage_ == Stage::kDone && successor_->busy() && !nobody_leads()) announce();
+  if (led_ || stage_ != Stage::kDone || !successor_->busy() || nobody_leads()) return;
+  led_ = true;
+  listeners_.clear();
+  announce();
 }
 
 // From here on the service manager looks after that process, and listens to it.
@@ -132,6 +136,7 @@ bool Handover::leave() {
   stage_ = Stage::kLeft;
   if (again_.armed()) log_warning("the successor is not started again", {});
   loop_.timers().disarm(again_);
+  listeners_.clear();
   return true;
 }
 

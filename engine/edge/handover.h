@@ -50,7 +50,7 @@ class Handover {
   // manager tells all processes of a unit, and those that are left when the main one has ended again; and where no edge
   // has the state folder, it waits for our end to start one.
   bool leave();
-  // Now and then: a successor that has begun its start is announced to the service manager.
+  // Now and then: what a successor has begun to lead is its own, and it is announced to the service manager.
   void tick();
   // The successor has just been started, or will be again: an edge through which nothing flows waits for it.
   bool watches() const { return stage_ == Stage::kDone && loop_.turn_ms() < watch_until_ms_; }
@@ -75,7 +75,8 @@ class Handover {
   uint64_t watch_until_ms_ = 0;
   uint32_t again_ms_ = 0;
   OwnedTimer<&Handover::run_successor> again_{*this};
-  std::vector<Fd> listeners_;  // until a successor has them
+  std::vector<Fd> listeners_;  // until a successor leads: of one that cannot start, the next has them
+  bool led_ = false;           // a successor has begun to lead
   bool announced_ = false;
   unsigned told_to_stop_ = 0;
 };

@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "edge/edge_worker.h"
 #include "loop/loop.h"
+#include "net/socket.h"
 #include "runtime/worker.h"
 
 namespace natrp {
@@ -39,7 +40,7 @@ void PublicPorts::close(int listener_fd, Backlog backlog) {
   const auto at = open_.find(listener_fd);
   NATRP_CHECK(at != open_.end(), "an open port is closed once");
   if (backlog == Backlog::kServed) serve_backlog(listener_fd, at->second.tunnel);
-  if (backlog != Backlog::kHandedOn) ::shutdown(listener_fd, SHUT_RDWR);
+  if (backlog != Backlog::kHandedOn) stop_listening(listener_fd);
   closing_[listener_fd] = Closing{std::move(at->second.fd), workers_.size(), backlog == Backlog::kHandedOn};
   open_.erase(at);
   for (size_t i = 0; i < workers_.size(); ++i) {
@@ -49,7 +50,7 @@ void PublicPorts::close(int listener_fd, Backlog backlog) {
 
 void PublicPorts::end_handed_on() {
   for (auto& [fd, closing] : closing_) {
-    if (std::exchange(closing.handed_on, false)) ::shutdown(fd, SHUT_RDWR);
+    if (std::exchange(closing.handed_on, false)) stop_listening(fd);
   }
   handed_on_.clear();
 }

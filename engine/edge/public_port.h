@@ -37,8 +37,7 @@ class PublicPorts {
   int open(Fd listener, uint16_t port, const EdgeTunnel& tunnel);
   // The control port: its conns go through their first bytes.
   int open_control(Fd listener);
-  // Frees the port now, but for kHandedOn: shutdown(2) of a listener takes it out of the listening state, and
-  // SO_REUSEADDR lets the next bind pass. The descriptor itself is closed when no worker has an op on it.
+  // Frees the port now, but for kHandedOn. The descriptor itself is closed when no worker has an op on it.
   void close(int listener_fd, Backlog backlog = Backlog::kReset);
   // Those that have landed.
   std::vector<Fd> take_handed_on() { return std::move(handed_on_); }

@@ -31,6 +31,8 @@ void apply_options(int fd, int family, const SocketOptions& options) {
   if (options.piggyback_acks) set_int(fd, IPPROTO_TCP, TCP_QUICKACK, 0);
 }
 
+void stop_listening(int fd) { ::shutdown(fd, SHUT_RDWR); }
+
 Result<Fd> listen_on(const Address& address, const SocketOptions& options, int backlog) {
   Fd fd(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return Error::from_errno("cannot make a socket for " + address.text(), errno);

@@ -35,6 +35,9 @@ void apply_options(int fd, int family, const SocketOptions& options);
 // A bound, listening socket. A second process that wants the port gets EADDRINUSE: no SO_REUSEPORT here; workers
 // share the one descriptor instead.
 Result<Fd> listen_on(const Address& address, const SocketOptions& options, int backlog);
+// Frees the port now, whoever else has the descriptor, and resets who waits: shutdown(2) takes a listener out of the
+// listening state, and SO_REUSEADDR lets the next bind pass.
+void stop_listening(int fd);
 
 // A socket to connect with. errno in Error on failure (EMFILE …).
 Result<Fd> make_stream_socket(int family, const SocketOptions& options);

@@ -55,11 +55,9 @@ class Successor {
   Status check(std::string variable, OnEnd on_end) {
     return spawn({.checks = true, .variable = std::move(variable)}, std::move(on_end));
   }
-  // listeners: it finds them with take_handed_listeners(); here they are closed, once it has them.
-  Status start(std::vector<Fd>& listeners, OnEnd on_end) {
-    Status started = spawn({.listeners = listeners}, std::move(on_end));
-    if (started.ok()) listeners.clear();
-    return started;
+  // listeners: it finds them with take_handed_listeners(). They are here as well.
+  Status start(std::span<const Fd> listeners, OnEnd on_end) {
+    return spawn({.listeners = listeners}, std::move(on_end));
   }
   bool busy() const { return watch_.in_flight; }
   // A service manager listens, and is to be told of it.

@@ -182,18 +182,8 @@ TEST_P(SuccessorTest, HasTheListenersThatAreHandedOnAndNoOther) {
   Successor successor(*loop, shell(expected + " -a " + sockets + " -eq 2"));
   std::optional<int> ended;
   ASSERT_TRUE(successor.start(listeners, [&](int status) { ended = status; }).ok());
-  EXPECT_TRUE(listeners.empty()) << "here they are closed";
   await(ended);
   EXPECT_EQ(ended, 0);
-}
-
-TEST_P(SuccessorTest, ListenersThatItCouldNotHaveStayHere) {
-  std::vector<Fd> listeners;
-  listeners.push_back(std::move(loopback::listener().fd));
-  Successor successor(*loop, {"/nowhere/natrp-engine"});
-  EXPECT_FALSE(successor.start(listeners, [](int) {}).ok());
-  ASSERT_EQ(listeners.size(), 1u);
-  EXPECT_TRUE(listeners[0].valid());
 }
 
 // Each of them in a child, which may do what it likes with its environment.
