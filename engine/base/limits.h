@@ -181,6 +181,10 @@ inline constexpr unsigned kParkedVisitorsMax = 4096; // per session and worker; 
 // oldest, so that silence alone shuts nobody out: with 4096, a peer 400 ms away is heard until 10,000 a second come.
 inline constexpr unsigned kUnprovenConnsMax = 4096;
 inline constexpr unsigned kUnprovenSlotsShare = 4;
+// Of workers that accept at one listener: how many conns one may have more than the one that has the fewest, and of
+// many, which part of these.
+inline constexpr uint32_t kConnsAhead = 2;
+inline constexpr uint32_t kConnsAheadShare = 16;
 // Control channels without a session: TLS and buffers are some 50 KB each, so 50 MB of a stranger's in all. A handshake
 // costs the control thread a millisecond; who comes meanwhile waits for its turn, and has kHelloTimeoutMs in all.
 inline constexpr unsigned kHandshakesMax = 1024;

@@ -1,6 +1,9 @@
 #include "edge/edge_worker.h"
 
+#include <algorithm>
+
 #include "base/check.h"
+#include "base/limits.h"
 #include "net/socket.h"
 
 namespace natrp {
@@ -62,11 +65,25 @@ void EdgeWorker::on_port_landed(void* context) {
   self.check_idle();
 }
 
-void EdgeWorker::on_control_accept(void* context, int fd) { static_cast<Port*>(context)->self->unproven_.add(fd); }
+void EdgeWorker::on_control_accept(void* context, int fd) {
+  Port& port = *static_cast<Port*>(context);
+  port.self->unproven_.add(fd);
+  port.self->share_what_comes(port);
+}
 
 void EdgeWorker::on_visitor_accept(void* context, int fd) {
-  const Port& port = *static_cast<Port*>(context);
+  Port& port = *static_cast<Port*>(context);
   port.self->visitor(fd, port.tunnel);
+  port.self->share_what_comes(port);
+}
+
+// Who has more than the others lets them accept first. Without this the kernel gives all visitors of an idle edge to
+// one worker, until its slots or its processor are full.
+void EdgeWorker::share_what_comes(Port& port) {
+  const uint32_t own = worker_.conns().live();
+  uint32_t least = own;
+  for (Worker* peer : peers_) least = std::min(least, peer->conns().live());
+  if (own > least + kConnsAhead + least / kConnsAheadShare) port.acceptor->step_back();
 }
 
 void EdgeWorker::visitor(int fd, const EdgeTunnel& tunnel) {

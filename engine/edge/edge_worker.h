@@ -92,6 +92,7 @@ class EdgeWorker final : public WorkerRole {
   static void on_control_accept(void* port, int fd);
   static void on_visitor_accept(void* port, int fd);
   static void on_port_landed(void* port);
+  void share_what_comes(Port& port);
   void add_port(int listener_fd, EdgeTunnel tunnel, Acceptor::OnAccept on_accept);
 
   Worker& worker_;

@@ -84,7 +84,8 @@ class ParkedVisitors {
   void refuse(ParkedQueue& queue, Conn& conn);
   void refuse_all(ParkedQueue& queue);
   // In all queues.
-  bool empty() const { return pool_.taken() == 0; }
+  uint32_t size() const { return pool_.taken(); }
+  bool empty() const { return size() == 0; }
 
  private:
   static void on_timer(Timer& timer);

@@ -97,6 +97,8 @@ void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunn
 }
 
 void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms) {
+  // Each of those that wait needs a slot for its channel: another one would wait for nothing.
+  if (free_slots() <= parked_.size()) return parked_.refuse(session.parked, conn);
   if (parked_.park(session.parked, conn, deadline_ms, tunnel_index) == nullptr) return;
   // A channel that is ready elsewhere is nearer than a new one.
   const unsigned self = edge_.worker().index();
@@ -160,9 +162,12 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
 // A ready channel needs a slot here for the visitor that it will meet, and so does one that may come back: channels
 // that took all of them would keep every visitor out, for as long as they are there.
 bool Rendezvous::has_slots_to_spare() const {
-  Worker& worker = edge_.worker();
-  const uint32_t free_slots = worker.conns().capacity() - worker.conns().live();
-  return free_slots > worker.counters().get(Counter::kChannelsReady) + returning_;
+  return free_slots() > edge_.worker().counters().get(Counter::kChannelsReady) + returning_;
+}
+
+uint32_t Rendezvous::free_slots() const {
+  const ConnShard& conns = edge_.worker().conns();
+  return conns.capacity() - conns.live();
 }
 
 bool Rendezvous::may_be_ready(const Session& session) const {

@@ -71,6 +71,7 @@ class Rendezvous {
   void park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms);
   void left(Session& session);
   Pair* pop_ready(Session& session);
+  uint32_t free_slots() const;
   bool has_slots_to_spare() const;
   bool may_be_ready(const Session& session) const;
   bool may_return(const Session& session) const;

@@ -86,6 +86,8 @@ void EpollLoop::submit(Op& op) {
     interest.events = EPOLLIN | EPOLLEXCLUSIVE;
     interest.data.u64 = (static_cast<uint64_t>(at.generation) << 32) | static_cast<uint32_t>(op.fd);
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0) at.registered = true;
+    // Who waits already is told of by the next wait: other workers, awake by now, may have them before.
+    if (at.registered) return;
   }
   // The submitter has just seen EAGAIN: only an edge can change that, and an edge is never lost, because the
   // descriptor is registered already. Unless its last edge has come: after a hang-up there is no other, and a read

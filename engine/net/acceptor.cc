@@ -34,6 +34,11 @@ void Acceptor::stop(void (*on_landed)(void*), void* context) {
   }
 }
 
+// Who is armed anew goes to the end of the listener's queue (add_wait_queue_exclusive).
+void Acceptor::step_back() {
+  if (!stopping_ && accept_.in_flight) loop_.cancel(accept_);
+}
+
 void Acceptor::landed() {
   if (on_landed_ != nullptr) on_landed_(landed_context_);
 }
@@ -61,7 +66,7 @@ void Acceptor::on_op(Op& op) {
   }
   // The control thread has shut the listener down to free its port at once; its stop() is on the way.
   if (op.result == -EINVAL || op.result == -EBADF) return;
-  // A multishot accept may end after any success or a visitor that left; it is armed again.
+  // A multishot accept may end after any success or a visitor that left, and it may step back; it is armed again.
   loop_.submit(op);
 }
 

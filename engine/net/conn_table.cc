@@ -41,7 +41,7 @@ Conn* ConnShard::claim(int fd, const Address& peer, ConnRole role, uint64_t now_
   const uint32_t generation = conn->generation.load(std::memory_order_relaxed);
   NATRP_CHECK((generation & 1u) == 0, "a free slot has an even generation");
   conn->generation.store(generation + 1, std::memory_order_release);
-  ++live_;
+  live_.store(live() + 1, std::memory_order_relaxed);
   return conn;
 }
 
@@ -54,7 +54,7 @@ void ConnShard::release(Conn& conn) {
   conn.fd = -1;
   conn.next_free = free_;
   free_ = index_of(conn);
-  --live_;
+  live_.store(live() - 1, std::memory_order_relaxed);
 }
 
 Conn* ConnShard::find(SlotId id) {

@@ -38,7 +38,8 @@ class ConnShard {
   Conn& at(uint32_t index) { return slots_[index]; }
   uint32_t index_of(const Conn& conn) const { return static_cast<uint32_t>(&conn - slots_); }
   SlotId id_of(const Conn& conn) const { return conn.id(index_of(conn)); }
-  uint32_t live() const { return live_; }
+  // Claimed ones. Any thread.
+  uint32_t live() const { return live_.load(std::memory_order_relaxed); }
   uint32_t capacity() const { return capacity_; }
   // Slots that were ever used: readers look no further.
   uint32_t touched() const { return touched_.load(std::memory_order_acquire); }
@@ -51,7 +52,7 @@ class ConnShard {
   const uint8_t shard_;
   std::atomic<uint32_t> touched_{0};
   uint32_t free_ = kNone;  // a stack: the slot that was used last is the warmest
-  uint32_t live_ = 0;
+  std::atomic<uint32_t> live_{0};
 };
 
 // What a reader gets: a copy that was whole at one moment.

@@ -1,6 +1,8 @@
 """Visitors come and go without a pause while sessions break, clients change and processes end: nothing crashes, and
 nothing is left behind."""
 
+import collections
+import json
 import random
 import resource
 import socket
@@ -172,6 +174,18 @@ def test_a_drain_under_visitors_ends_with_0(echo_rig, role):
         assert process.wait_exit(20) == 0, process.describe()
     finally:
         churn.stop()
+
+
+@pytest.mark.parametrize("at_once", [1, 30])
+def test_workers_have_as_many_visitors_as_others(yard, at_once):
+    rig = yard.rig({"workers": 3})
+    bursts = 60 if at_once == 1 else 10  # one of them may be a single worker's
+    for _ in range(bursts):
+        rig.pairs(at_once)
+    conns = json.loads(rig.edge.get("/api/v1/conns"))["conns"]
+    by_worker = collections.Counter(conn["worker"] for conn in conns if conn["role"] == "visitor")
+    fair = bursts * at_once / 3
+    assert sum(by_worker.values()) == 3 * fair and min(by_worker[worker] for worker in range(3)) > fair / 2, by_worker
 
 
 def test_more_visitors_than_descriptors_are_served_or_turned_away_and_leave_nothing_behind(yard):

@@ -31,6 +31,19 @@ TEST_P(RendezvousTest, ReadyChannelsLeaveASlotForTheVisitorOfEach) {
       << " were refused";
 }
 
+TEST_P(RendezvousTest, AVisitorForWhoseChannelThereIsNoSlotIsRefusedAtOnce) {
+  constexpr uint32_t kSlots = 20;
+  make(1, kSlots);
+  if (IsSkipped()) return;
+  const auto session = rig->open_session();
+  for (uint32_t i = 0; i < kSlots; ++i) rig->visit(0, "native");
+  EXPECT_TRUE(rig->until([&] { return rig->count(Counter::kVisitorsRefused) == kSlots / 2; }, 5000))
+      << rig->count(Counter::kVisitorsRefused) << " were refused";
+  for (uint32_t i = 0; i < kSlots / 2; ++i) bring_channel(*session);
+  EXPECT_TRUE(rig->until([&] { return session->places[0].flowing.load() == kSlots / 2; }, 5000))
+      << session->places[0].flowing.load() << " visitors have a channel";
+}
+
 INSTANTIATE_TEST_SUITE_P(Loops, RendezvousTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
 
 }  // namespace
