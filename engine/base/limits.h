@@ -121,6 +121,9 @@ inline constexpr uint32_t kAcceptPauseMs = 100;      // after EMFILE, nginx uses
 // A running edge waits so long for another program that holds the store (a backup, an open sqlite3 shell): its control
 // thread has heartbeats to answer meanwhile. It is some commits of natrpctl; whatever takes longer, a later tick tries.
 inline constexpr int kStoreWaitMs = 50;
+// Leases that are given within so long are written together: each write waits for the disk, for 10 ms and more on some,
+// and after a restart all agents come at once.
+inline constexpr uint32_t kLeaseWriteMs = 20;
 // A command of a person, and the start of an edge, wait longer: a writer holds the file for a few fsyncs, and whoever
 // needs more than this is broken.
 inline constexpr int kStoreWaitLongMs = 5000;

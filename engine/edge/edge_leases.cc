@@ -54,13 +54,15 @@ bool may_have(const ClientRecord& client, uint16_t port) {
   return !ports.ok() || ports.value().empty() || ports.value().contains(port);
 }
 
-EdgeLeases::EdgeLeases(const EdgeOptions& options, const Loop& loop, Store& store, PublicPorts& ports)
+EdgeLeases::EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports)
     : options_(options),
       loop_(loop),
       store_(store),
       ports_(ports),
       leases_(options.ports, static_cast<uint64_t>(options.grace_seconds) * 1000),
       writer_(store) {}
+
+EdgeLeases::~EdgeLeases() { loop_.timers().disarm(write_soon_); }
 
 void EdgeLeases::restore(const std::vector<ClientRecord>& clients) {
   auto leases = store_.list_leases();
@@ -146,6 +148,7 @@ LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunn
     if (listener.ok()) {
       leases_.mark_live(answer.port, session);
       writer_.remember(client.name, tunnel, answer.port);
+      if (!writer_.failing() && !write_soon_.armed()) loop_.timers().arm(write_soon_, kLeaseWriteMs);
       out.port = answer.port;
       out.listener = ports_.open(std::move(listener).value(), answer.port, shared);
       return out;

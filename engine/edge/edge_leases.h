@@ -21,6 +21,7 @@
 #include "edge/lease_writer.h"
 #include "edge/public_port.h"
 #include "loop/loop.h"
+#include "loop/owned.h"
 #include "runtime/options.h"
 #include "store/store.h"
 
@@ -42,7 +43,8 @@ struct LeasedPort {
 class EdgeLeases {
  public:
   // All of them outlive this.
-  EdgeLeases(const EdgeOptions& options, const Loop& loop, Store& store, PublicPorts& ports);
+  EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports);
+  ~EdgeLeases();
 
   // At the start: what the store remembers is kept for its clients, as far as they could have it at once.
   void restore(const std::vector<ClientRecord>& clients);
@@ -69,8 +71,8 @@ class EdgeLeases {
   void end_with_client(const std::string& client);
   // Ends graces that are over.
   void expire();
-  // Tries once more to write what the store does not have yet.
-  void write() { writer_.tick(); }
+  // Now and then: what could not be written when it was given.
+  void write() { writer_.write(); }
 
  private:
   Address address_of(uint16_t port) const { return options_.public_bind.with_port(port); }
@@ -78,12 +80,13 @@ class EdgeLeases {
   uint64_t now_ms() const { return loop_.turn_ms(); }
 
   const EdgeOptions& options_;
-  const Loop& loop_;
+  Loop& loop_;
   Store& store_;
   PublicPorts& ports_;
   PortLeases leases_;
   HandedListeners handed_;
   LeaseWriter writer_;
+  OwnedTimer<&EdgeLeases::write> write_soon_{*this};
 };
 
 }  // namespace natrp

@@ -1,6 +1,5 @@
 #include "edge/lease_writer.h"
 
-#include <cerrno>
 #include <ctime>
 #include <utility>
 
@@ -9,30 +8,20 @@
 namespace natrp {
 
 void LeaseWriter::remember(const std::string& client, const std::string& tunnel, uint16_t port) {
-  // Behind others that wait it waits, too: each try may take kStoreWaitMs, and an agent has up to 256 tunnels.
-  if (kept_.empty()) {
-    const Status written = store_.remember_lease(client, tunnel, port);
-    if (written.ok()) return;
-    if (written.error().errno_value == ENOENT) {  // the client was removed a moment ago
-      log_warning("a lease is not kept for the next start", {{"error", written.error().message}});
-      return;
-    }
-    if (!std::exchange(failing_, true)) {
-      log_warning("leases cannot be written to the store; they hold, and are written as soon as that is possible",
-                  {{"error", written.error().message}});
-    }
-  }
   std::erase_if(kept_, [&](const LeaseRecord& lease) {
     return lease.port == port || (lease.client == client && lease.tunnel == tunnel);
   });
   kept_.push_back({client, tunnel, port, time(nullptr)});
 }
 
-void LeaseWriter::tick() {
-  if (!kept_.empty()) {
-    if (!store_.remember_leases(kept_).ok()) return;
-    kept_.clear();
+void LeaseWriter::write() {
+  if (kept_.empty()) return;
+  if (const Status written = store_.remember_leases(kept_); !written.ok()) {
+    if (std::exchange(failing_, true)) return;
+    return log_warning("leases cannot be written to the store; they hold, and are written as soon as that is possible",
+                       {{"error", written.error().message}});
   }
+  kept_.clear();
   if (std::exchange(failing_, false)) log_info("the leases are in the store again", {});
 }
 

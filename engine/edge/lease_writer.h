@@ -1,14 +1,12 @@
 // edge/lease_writer.h
 //
-// LeaseWriter: brings the leases that the edge gives into the store, so that they outlive the edge, and keeps those
-// that it cannot write now: another program may hold the store's write lock for as long as it likes (a backup, an open
-// sqlite3 shell), and no agent shall wait for it.
+// LeaseWriter: brings the leases that the edge gives into the store, so that they outlive the edge. Those of a moment
+// are written together: each write waits for the disk, and an agent has up to 256 tunnels. Another program may hold the
+// store's write lock for as long as it likes (a backup, an open sqlite3 shell): they are kept until it is free.
 //
-// Life     of a lease: given ──▶ written
-//                        └─the store cannot be written─▶ kept ──a tick, or the end of the edge──▶ written
-//                                                          └─tunnel or port given anew, client gone──▶ dropped
-// Thread   the control thread. A call waits once for another writer, kStoreWaitMs at most; while leases are kept, only
-//          the tick's does.
+// Life     of a lease: given ──▶ kept ──write──▶ written
+//                                  └─tunnel or port given anew, client gone──▶ dropped
+// Thread   the control thread. A write waits once for another writer, kStoreWaitMs at most.
 // Never    keeps two leases of one tunnel or of one port, so the ports bound it.
 #pragma once
 
@@ -27,8 +25,10 @@ class LeaseWriter {
   explicit LeaseWriter(Store& store) : store_(store) {}
 
   void remember(const std::string& client, const std::string& tunnel, uint16_t port);
-  // Tries once more to write what is kept, all of it together.
-  void tick();
+  // What is kept, all of it together.
+  void write();
+  // The last write was refused.
+  bool failing() const { return failing_; }
   // The same for the last time: what cannot be written is lost, and the log says so.
   void finish();
   // The client was removed; another may have its name.

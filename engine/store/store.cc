@@ -357,21 +357,16 @@ Status Store::put_lease(const LeaseRecord& lease) {
 }
 
 // A reader: no writer makes it wait.
+  // Those that the store has and that are fresh need no write, nor its lock.
+  if (std::all_of(leases.begin(), leases.end(), [this](const LeaseRecord& lease) { return has_fresh(lease); })) {
+    return Done{};
+  }
 bool Store::has_fresh(const LeaseRecord& lease) {
   Statement statement(db_.get(), "SELECT updated FROM leases WHERE client = ? AND tunnel = ? AND port = ?");
   const auto row = statement.bind(1, lease.client).bind(2, lease.tunnel).bind(3, int64_t{lease.port}).step();
   if (!row.ok() || !row.value()) return false;
   const int64_t age_s = lease.updated_s - statement.integer(0);
   return age_s >= 0 && age_s < kLeaseFreshS;  // the clock may have been set back
-}
-
-Status Store::remember_lease(std::string_view client, std::string_view tunnel, uint16_t port) {
-  const LeaseRecord lease{std::string(client), std::string(tunnel), port, time(nullptr)};
-  if (has_fresh(lease)) return Done{};
-  Transaction transaction(db_.get());
-  if (!transaction.begun().ok()) return transaction.begun();
-  if (Status status = put_lease(lease); !status.ok()) return status;
-  return transaction.commit();
 }
 
 Status Store::remember_leases(std::span<const LeaseRecord> leases) {

@@ -90,10 +90,9 @@ class Store {
 
   // The port that this tunnel had last.
   Result<std::optional<uint16_t>> sticky_port(std::string_view client, std::string_view tunnel);
-  // Makes port the tunnel's sticky port; takes it from whoever had it. Fails when the client is gone (ENOENT). Writes
-  // nothing, and waits for nobody, when that has been so for less than kLeaseFreshS.
-  Status remember_lease(std::string_view client, std::string_view tunnel, uint16_t port);
-  // All or none, in their order and with their times. Those whose client is gone are left out.
+  // Makes the port of each its tunnel's sticky port, taken from whoever had it. All or none, in their order and with
+  // their times; those whose client is gone are left out. Writes nothing, and waits for nobody, when all of that has
+  // been so for less than kLeaseFreshS.
   Status remember_leases(std::span<const LeaseRecord> leases);
   Status forget_lease(std::string_view client, std::string_view tunnel);
   Result<std::vector<LeaseRecord>> list_leases();  // the oldest first

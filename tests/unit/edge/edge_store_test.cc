@@ -53,6 +53,7 @@ TEST_F(EdgeStoreTest, AStoreThatAnotherProgramHoldsStopsNobody) {
   HandAgent& one = open_session("one", "one process here");
   const uint16_t port = lease(one, "web");
   one.heard.clear();
+  ASSERT_TRUE(until([&] { return stored().size() == 1; }, 2000));
   WriteLock lock(store_->path());
   HandAgent& two = open_session("two", "another process.");
   const size_t tunnels = ports_.size() - 1;
@@ -106,15 +107,15 @@ class LeaseWriterTest : public testing::Test {
   LeaseWriter writer_{store_};
 };
 
-TEST_F(LeaseWriterTest, ATickWritesWhatWasKeptAndTheLogHasOneLineOfEach) {
+TEST_F(LeaseWriterTest, AWriteBringsAllThatIsKeptAndTheLogHasOneLineOfEach) {
   testing::internal::CaptureStderr();
   {
     const WriteLock lock(store_.path());
     for (uint16_t i = 0; i < 6; ++i) writer_.remember("one", "t" + std::to_string(i), static_cast<uint16_t>(20000 + i));
-    for (int i = 0; i < 3; ++i) writer_.tick();
+    for (int i = 0; i < 3; ++i) writer_.write();
     EXPECT_EQ(writer_.kept(), 6u);
   }
-  for (int i = 0; i < 3; ++i) writer_.tick();
+  for (int i = 0; i < 3; ++i) writer_.write();
   const std::string log = testing::internal::GetCapturedStderr();
   EXPECT_EQ(writer_.kept(), 0u);
   EXPECT_EQ(store_.list_leases().value().size(), 6u);
@@ -134,6 +135,7 @@ TEST_F(LeaseWriterTest, TheEndWritesWhatWasKept) {
 
 TEST_F(LeaseWriterTest, TheLatestOfATunnelAndOfAPortIsWritten) {
   writer_.remember("one", "web", 20000);
+  writer_.write();
   {
     const WriteLock lock(store_.path());
     writer_.remember("one", "web", 20001);
@@ -142,7 +144,7 @@ TEST_F(LeaseWriterTest, TheLatestOfATunnelAndOfAPortIsWritten) {
     writer_.remember("two", "web", 20002);
     EXPECT_EQ(writer_.kept(), 2u);
   }
-  writer_.tick();
+  writer_.write();
   EXPECT_EQ(stored("one", "web"), 20003);
   EXPECT_EQ(stored("two", "web"), 20002);
   EXPECT_EQ(stored("one", "app"), 0);
@@ -155,20 +157,21 @@ TEST_F(LeaseWriterTest, ARemovedClientsLeasesAreNotWrittenForTheNextOfItsName) {
     writer_.remember("two", "web", 20001);
     writer_.forget_client("one");
   }
-  writer_.tick();
+  writer_.write();
   EXPECT_EQ(stored("one", "web"), 0);
   EXPECT_EQ(stored("two", "web"), 20001);
 }
 
 TEST_F(LeaseWriterTest, AClientThatIsGoneUnnoticedKeepsNobodysLeaseBack) {
   writer_.remember("two", "web", 20000);
+  writer_.write();
   {
     const WriteLock lock(store_.path());
     writer_.remember("one", "web", 20000);
     writer_.remember("two", "app", 20001);
   }
   ASSERT_TRUE(store_.remove_client("one").ok());
-  writer_.tick();
+  writer_.write();
   EXPECT_EQ(writer_.kept(), 0u);
   EXPECT_EQ(stored("two", "web"), 20000) << "one that is gone took it";
   EXPECT_EQ(stored("two", "app"), 20001);
@@ -176,8 +179,10 @@ TEST_F(LeaseWriterTest, AClientThatIsGoneUnnoticedKeepsNobodysLeaseBack) {
 
 TEST_F(LeaseWriterTest, ALeaseThatTheStoreHasIsGivenAgainWithoutAWrite) {
   writer_.remember("one", "web", 20000);
+  writer_.write();
   const WriteLock lock(store_.path());
   writer_.remember("one", "web", 20000);
+  writer_.write();
   EXPECT_EQ(writer_.kept(), 0u);
 }
 
