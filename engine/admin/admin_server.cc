@@ -30,7 +30,8 @@ Status AdminServer::listen() {
     const int yes = 1;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
   });
-  server_->set_keep_alive_timeout(2);
+  // There are two threads, and one that waits for a next request serves nobody else: a probe waited behind scrapers.
+  server_->set_keep_alive_max_count(1);
   server_->set_read_timeout(5);
   server_->set_payload_max_length(1024);
   server_->Get("/healthz", [this](const httplib::Request&, httplib::Response& response) {
