@@ -18,6 +18,7 @@ namespace natrp {
 namespace {
 
 constexpr uint32_t kTickMs = 250;
+constexpr uint64_t kUnknownLogMs = 1000;
 static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that another program holds leaves most of it");
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
 constexpr unsigned kRestartTries = 50;
@@ -241,14 +242,14 @@ void Edge::on_store_changed() {
   auto now_there = by_name(clients.value());
   tell_changes(now_there);
   forget_removed_clients(std::move(now_there));
+  std::unordered_map<int64_t, const ClientRecord*> by_id;
+  for (const ClientRecord& client : clients.value()) by_id[client.id] = &client;
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
-    const auto found = std::find_if(clients.value().begin(), clients.value().end(),
-                                    [&](const ClientRecord& client) { return client.id == registration.client_id(); });
-    if (found != clients.value().end()) {
-      if (found->token_hash == registration.token_hash()) {
-        registration.set_client(*found);
+    if (const auto found = by_id.find(registration.client_id()); found != by_id.end()) {
+      if (found->second->token_hash == registration.token_hash()) {
+        registration.set_client(*found->second);
         continue;
       }
       registration.refuse(wire::Refused::CLIENT_REMOVED,
@@ -443,6 +444,16 @@ void Edge::close_surplus(const EdgeSession& session) {
     left -= count;
     workers_[i]->mailbox().post([role = roles_[i], id = session.id, count] { role->close_ready(id, count); });
   }
+}
+
+void Edge::tell_unknown_token(const std::string& peer, const std::string& software) {
+  if (unknown_told_ms_ != 0 && now_ms() - unknown_told_ms_ < kUnknownLogMs) {
+    ++unknown_untold_;
+    return;
+  }
+  unknown_told_ms_ = now_ms();
+  log_warning("agent refused: unknown token",
+              {{"peer", peer}, {"software", software}, {"others_before", std::exchange(unknown_untold_, 0)}});
 }
 
 void Edge::forget(Registration& registration) {

@@ -98,6 +98,8 @@ class Edge final : public EdgeControlPort {
   void forget(Registration& registration);
   void count(Counter counter) { control_counters_.add(counter); }
   ClientConnsTable& client_conns() { return client_conns_; }
+  // One line a second, however many strangers try.
+  void tell_unknown_token(const std::string& peer, const std::string& software);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
   // For the tunnels of original natrp clients. letter: void(EdgeWorker&), run in each worker.
@@ -180,6 +182,8 @@ class Edge final : public EdgeControlPort {
   ClientConnsTable client_conns_;
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
+  uint64_t unknown_told_ms_ = 0;
+  uint64_t unknown_untold_ = 0;  // tokens since then
   std::vector<SlotId> demanding_;  // sessions that want more channels than their agents have been told
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};

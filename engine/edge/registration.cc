@@ -82,7 +82,7 @@ void Registration::on_auth(const wire::Auth& auth) {
     return refuse(wire::Refused::INTERNAL, "the edge cannot read its store now; its log says why", false);
   }
   if (!found.value()) {
-    log_warning("agent refused: unknown token", {{"peer", peer_}, {"software", software_}});
+    edge_.tell_unknown_token(peer_, software_);
     return refuse(wire::Refused::BAD_TOKEN,
                   "this edge does not know the token: it was rotated, its client was removed, or it is of another "
                   "edge; ask the edge's operator for a new one (natrpctl client add, or natrpctl token rotate)",

@@ -363,6 +363,23 @@ TEST_F(RegistrationTest, TheLogAndTheListSayWhereAnAgentIs) {
   EXPECT_NE(log.find("unknown token peer=127."), std::string::npos) << log;
 }
 
+TEST_F(RegistrationTest, WhoTriesTokensHasOneLineASecond) {
+  const auto knock = [this] {
+    HandAgent& stranger = connect_agent();
+    stranger.hello();
+    stranger.auth("nobody");
+    EXPECT_TRUE(until([&] { return stranger.closed(); }));
+  };
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 6; ++i) knock();
+  until([] { return false; }, 1100);
+  knock();
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 2) << log;
+  EXPECT_NE(log.find("others_before=0\n"), std::string::npos) << log;
+  EXPECT_NE(log.find("others_before=5\n"), std::string::npos) << log;
+}
+
 TEST_F(RegistrationTest, ASessionThatIsTakenOverByItsOwnAgentIsToldSo) {
   add_client("client");
   HandAgent& old = open_session("client");
@@ -634,6 +651,7 @@ TEST_F(RegistrationTest, WhoComesWhileAsManyHandshakesAsAreBorneAreUnderWayWaits
     Fd& stranger = visitors_.emplace_back(loopback::connect_to(options_.bind));
     loopback::must(::write(stranger.get(), "\x16", 1) == 1, "one byte");
   }
+  until([] { return false; }, 500);  // all of them have come: two workers have accepted them
   HandAgent& agent = connect_agent();
   agent.hello();
   agent.auth("client");
