@@ -10,8 +10,10 @@
 namespace natrp {
 namespace {
 
-// After a dial of the edge failed, the next ones wait: the session itself will notice a dead edge.
+// After a dial of the edge failed, or a channel that it closed without a visitor, the next ones wait: the session
+// will notice a dead edge, and one that has no room closes the next, too. Twice as long each time.
 constexpr uint32_t kRefillPauseMs = 200;
+constexpr uint32_t kRefillPauseMostMs = 10'000;
 // What is missing of the upper half is dialled so late, less what came back meanwhile.
 constexpr uint32_t kTopUpMs = 100;
 constexpr uint32_t kDialsPerTurn = 4;
@@ -42,6 +44,7 @@ void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
   ++session_tag_;
   services_ = std::move(services);
   ready_wanted_ = 0;
+  refill_pause_ms_ = kRefillPauseMs;
 }
 
 void ChannelOpener::close_session(Ready ready) {
@@ -83,8 +86,17 @@ void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
   held_up_ = std::min(held_up_ + extra, unused_carried_);
   // Extra ones are dialled beside those that are under way for earlier visitors.
   dial_extra(extra);
+  // Visitors come: what was held back for an edge that had no use for it is held back no longer.
+  if (more && refill_pause_ms_ > 2 * kRefillPauseMs) worker_.loop().timers().disarm(refill_timer_);
+  if (more) refill_pause_ms_ = kRefillPauseMs;
   if (more && !refill_timer_.armed()) dial_up_to(ready_wanted_);
   refill();
+}
+
+void ChannelOpener::hold_back() {
+  if (refill_timer_.armed()) return;
+  worker_.loop().timers().arm(refill_timer_, refill_pause_ms_);
+  refill_pause_ms_ = std::min(2 * refill_pause_ms_, kRefillPauseMostMs);
 }
 
 void ChannelOpener::dial_extra(uint32_t count) {
@@ -193,7 +205,7 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
     if (fd >= 0) worker_.loop().close(fd, false);
     no_longer_unused(channel);
     free_channel(channel);
-    if (!over) worker_.loop().timers().arm(refill_timer_, kRefillPauseMs);
+    if (!over) hold_back();
     return;
   }
   const uint64_t counter = channel.session->next_counter.fetch_add(1, std::memory_order_relaxed);
@@ -233,7 +245,9 @@ void ChannelOpener::on_op(Op& op) {
   if (channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
     // One that carried a visitor may end for that visitor's sake: no reason to hold the others up.
-    if (!channel.carried) self.worker_.loop().timers().arm(self.refill_timer_, kRefillPauseMs);
+    const uint64_t since_ms = channel.conn->opened_ms.load(std::memory_order_relaxed);
+    if (self.worker_.loop().turn_ms() - since_ms > kRefillPauseMostMs) self.refill_pause_ms_ = kRefillPauseMs;
+    if (!channel.carried) self.hold_back();
   }
   self.drop(channel);
   self.refill();
@@ -247,6 +261,7 @@ void ChannelOpener::started(Channel& channel) {
   } else {
     no_longer_ready(channel);
   }
+  refill_pause_ms_ = kRefillPauseMs;
   worker_.counters().add(Counter::kVisitors);
   channel.state = State::kDiallingService;
   ++dialling_services_;

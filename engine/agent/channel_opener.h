@@ -100,6 +100,7 @@ class ChannelOpener {
   void dial_one();
   void dial_up_to(uint32_t count);
   void refill();
+  void hold_back();
   void top_up();
   void edge_dialled(Channel& channel, int fd, int error);
   void receive_start(Channel& channel);
@@ -115,6 +116,7 @@ class ChannelOpener {
   std::shared_ptr<const ServiceAddresses> services_;
   RecordPool<Channel, &Channel::pool_link> channels_{kRecordsKept};
   uint32_t ready_wanted_ = 0;
+  uint32_t refill_pause_ms_ = 0;  // the next one
   uint32_t to_dial_ = 0;    // extra ones, in the next turns
   bool dials_next_turn_ = false;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready

@@ -245,6 +245,17 @@ TEST_P(ChannelOpenerTest, AnEdgeThatClosesFreshChannelsIsDialledAgainBehindAPaus
   }));
 }
 
+TEST_P(ChannelOpenerTest, AnEdgeThatGoesOnClosingFreshChannelsIsDialledLessAndLess) {
+  edge_closes = true;
+  demand(4);
+  EXPECT_FALSE(until([&] { return channels.size() > 20; }, 3500)) << "four, then two at 0.2, 0.6, 1.4 and 3 s";
+  EXPECT_GE(channels.size(), 8u);
+  edge_closes = false;
+  const size_t closed = channels.size();
+  demand(5);
+  EXPECT_TRUE(until([&] { return channels.size() == closed + 5; }, 1000)) << "visitors come";
+}
+
 TEST_P(ChannelOpenerTest, ResetsOfChannelsThatCameBackDoNotStopTheRefill) {
   demand(8);
   ASSERT_TRUE(wait_channels(8));
