@@ -19,6 +19,7 @@ namespace {
 
 constexpr uint32_t kTickMs = 250;
 constexpr uint64_t kUnknownLogMs = 1000;
+constexpr uint64_t kPausesLogMs = 10'000;
 static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that another program holds leaves most of it");
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
 constexpr unsigned kRestartTries = 50;
@@ -177,7 +178,7 @@ Status Edge::start_workers() {
 }
 
 void Edge::restore_leases() {
-  leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_);
+  leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, sessions_most_);
   const auto clients = store_->list_clients();
   leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
   leases_->take_listeners(std::move(handed_listeners_));
@@ -550,11 +551,17 @@ void Edge::lead() {
 void Edge::tell_refused() {
   uint64_t refused = 0;
   uint64_t timed_out = 0;
+  uint64_t pauses = 0;
   for (const auto& worker : workers_) {
+    pauses += worker->counters().get(Counter::kAcceptPauses);
     timed_out += worker->counters().get(Counter::kRendezvousTimeouts);
     refused += worker->counters().get(Counter::kVisitorsRefused);
   }
   client_conns_.tell_refused(now_ms(), refused, timed_out);
+  if (pauses == pauses_told_ || now_ms() < pauses_again_ms_) return;
+  pauses_again_ms_ = now_ms() + kPausesLogMs;
+  log_warning("no descriptor was left for agents and visitors that came, and they wait: raise the limit of open files",
+              {{"pauses", pauses - std::exchange(pauses_told_, pauses)}});
 }
 
 int Edge::run(Succession succession) {

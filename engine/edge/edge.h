@@ -182,6 +182,8 @@ class Edge final : public EdgeControlPort {
   ClientConnsTable client_conns_;
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
+  uint64_t pauses_told_ = 0;  // of accept
+  uint64_t pauses_again_ms_ = 0;
   uint64_t unknown_told_ms_ = 0;
   uint64_t unknown_untold_ = 0;  // tokens since then
   std::vector<SlotId> demanding_;  // sessions that want more channels than their agents have been told

@@ -54,11 +54,13 @@ bool may_have(const ClientRecord& client, uint16_t port) {
   return !ports.ok() || ports.value().empty() || ports.value().contains(port);
 }
 
-EdgeLeases::EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports)
+EdgeLeases::EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports,
+                       uint64_t listeners_most)
     : options_(options),
       loop_(loop),
       store_(store),
       ports_(ports),
+      listeners_most_(listeners_most),
       leases_(options.ports, static_cast<uint64_t>(options.grace_seconds) * 1000),
       writer_(store) {}
 
@@ -137,6 +139,12 @@ LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunn
                              const EdgeTunnel& shared) {
   auto request = request_of(client, tunnel, wanted, session);
   if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
+  if (ports_.count() >= listeners_most_) {
+    // Else one client without a --tunnels-max takes the descriptors of all visitors.
+    const std::string sentence = "this edge has " + std::to_string(ports_.count()) +
+                                 " ports open, as many as its descriptor limit allows; its operator can raise that";
+    return {0, -1, wire::Refused::INTERNAL, sentence, false};
+  }
   if (client.tunnels_max != 0) log_free(client.name, leases_.make_room(client.name, tunnel, client.tunnels_max));
   LeasedPort out;
   for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {

@@ -42,8 +42,8 @@ struct LeasedPort {
 
 class EdgeLeases {
  public:
-  // All of them outlive this.
-  EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports);
+  // All of them outlive this. listeners_most: how many ports may be open at a time.
+  EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports, uint64_t listeners_most);
   ~EdgeLeases();
 
   // At the start: what the store remembers is kept for its clients, as far as they could have it at once.
@@ -83,6 +83,7 @@ class EdgeLeases {
   Loop& loop_;
   Store& store_;
   PublicPorts& ports_;
+  const uint64_t listeners_most_;
   PortLeases leases_;
   HandedListeners handed_;
   LeaseWriter writer_;

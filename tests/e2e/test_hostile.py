@@ -108,6 +108,23 @@ def test_a_flood_of_handshakes_takes_no_more_than_the_descriptors_of_sessions(ya
         stranger.close()
 
 
+@pytest.mark.over([Setup(LOOPS[0], "auto")])
+def test_one_clients_tunnels_leave_descriptors_to_the_visitors_of_others(yard):
+    edge = yard.edge(prefix=["prlimit", "--nofile=1024:1024", "--"], ports="20000-20999")
+    service = yard.service()
+    agent = yard.agent(edge, edge.add_client(), service)
+    config = yard.path("greedy.toml")
+    config.write_text("".join(f'[[tunnel]]\nname = "t{number}"\nlocal = "127.0.0.1:9"\n' for number in range(250)),
+                      encoding="ascii")
+    greedy = yard.agent(edge, edge.add_client("greedy"), service, start=False, config=config)
+    greedy.options["local"] = None
+    greedy.start(ready=False)
+    greedy.process.wait_for("tunnel refused for now: this edge has 128 ports open, as many as its descriptor limit", 20)
+    with contextlib.closing(connect(agent.address)) as visitor, contextlib.closing(service.accept()) as served:
+        check_echo(visitor, served)
+    assert edge.metric("natrp_accept_pauses_total") == 0
+
+
 def test_strangers_who_connect_and_leave_cost_nothing(rig):
     for number in range(100):
         stranger = connect(rig.edge.bind)
