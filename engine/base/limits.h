@@ -127,8 +127,8 @@ inline constexpr uint32_t kLeaseWriteMs = 20;
 // A command of a person, and the start of an edge, wait longer: a writer holds the file for a few fsyncs, and whoever
 // needs more than this is broken.
 inline constexpr int kStoreWaitLongMs = 5000;
-// A lease that the store has already is not written again for so long. Only the order of the leases needs its time
-// (who left a port longest ago), and that order may be an hour off.
+// A lease that the store has already is not written again for so long, and a live one is, then: of its time it is read
+// who left a port longest ago, and who had one when an edge ended, and that may be an hour off.
 inline constexpr int64_t kLeaseFreshS = 3600;
 
 // --- Dead peers ----------------------------------------------------------------------------------------------------

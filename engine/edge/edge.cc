@@ -180,7 +180,7 @@ Status Edge::start_workers() {
 void Edge::restore_leases() {
   leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, sessions_most_);
   const auto clients = store_->list_clients();
-  leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{});
+  leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{}, handed_listeners_);
   leases_->take_listeners(std::move(handed_listeners_));
   if (!clients.ok()) return;
   leases_->set_clients(clients.value());

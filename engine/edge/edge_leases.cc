@@ -62,11 +62,12 @@ EdgeLeases::EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, Pub
       ports_(ports),
       listeners_most_(listeners_most),
       leases_(options.ports, static_cast<uint64_t>(options.grace_seconds) * 1000),
-      writer_(store) {}
+      writer_(store),
+      refreshed_ms_(loop.turn_ms()) {}
 
 EdgeLeases::~EdgeLeases() { loop_.timers().disarm(write_soon_); }
 
-void EdgeLeases::restore(const std::vector<ClientRecord>& clients) {
+void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::vector<Fd>& handed) {
   auto leases = store_.list_leases();
   if (!leases.ok()) {
     log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
@@ -75,9 +76,13 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients) {
   auto& records = leases.value();
   std::stable_sort(records.begin(), records.end(),
                    [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
-  // The store remembers a port for each tunnel that a client ever had. It could not have more of them at once than it
-  // may: the last ones are kept for it, and the others are what they were to the edge before, its tunnels' last ports.
-  // So is a port that it may not have any more.
+  // The store remembers a port for each tunnel that a client ever had. Those that were live when the last edge ended
+  // are kept: their times are an hour older than the youngest at most (write()). It could not have more of them at once
+  // than it may: the last ones are kept for it. The others are what they were to the edge before, its tunnels' last
+  // ports. So is a port that it may not have any more.
+  std::set<uint16_t> listening;
+  for (const Fd& listener : handed) listening.insert(local_address(listener.get()).port());
+  const int64_t live_since_s = records.empty() ? 0 : records.back().updated_s - 2 * kLeaseFreshS;
   struct Limits {
     PortSet ports;
     uint32_t most = 0;
@@ -89,8 +94,9 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients) {
     limits[client.name] = {ports.ok() ? ports.value() : PortSet(), client.tunnels_max};
   }
   const auto allowed = [&](const LeaseRecord& lease) {
+    const bool was_live = lease.updated_s >= live_since_s || listening.contains(lease.port);
     const PortSet& ports = limits[lease.client].ports;
-    return ports.empty() || ports.contains(lease.port);
+    return was_live && (ports.empty() || ports.contains(lease.port));
   };
   for (const LeaseRecord& lease : records) limits[lease.client].left += allowed(lease) ? 1 : 0;
   for (const LeaseRecord& lease : records) {
@@ -170,6 +176,18 @@ LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunn
     if (wanted != 0) return out;
   }
   return out;
+}
+
+void EdgeLeases::write() {
+  writer_.write();
+  if (writer_.kept() > 0 || now_ms() - refreshed_ms_ < uint64_t{kLeaseFreshS} * 1000) return;
+  refreshed_ms_ = now_ms();
+  std::vector<LeaseRecord> live;
+  for (const auto& [port, lease] : leases_.all()) {
+    if (lease.state == LeaseState::kLive) live.push_back({lease.client, lease.tunnel, port, time(nullptr)});
+  }
+  writer_.keep(std::move(live));
+  writer_.write();
 }
 
 void EdgeLeases::session_lost(SlotId session) {

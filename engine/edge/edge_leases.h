@@ -46,8 +46,9 @@ class EdgeLeases {
   EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports, uint64_t listeners_most);
   ~EdgeLeases();
 
-  // At the start: what the store remembers is kept for its clients, as far as they could have it at once.
-  void restore(const std::vector<ClientRecord>& clients);
+  // At the start: what the store remembers is kept for its clients, as far as they could have it at once and had it
+  // when the last edge ended. handed: listeners of public ports that the edge before this one has handed on.
+  void restore(const std::vector<ClientRecord>& clients, const std::vector<Fd>& handed);
   // Behind restore(): those of public ports that the edge before this one has handed on.
   void take_listeners(std::vector<Fd> listeners);
   // All clients, whenever the store has changed: whose ports the operator names.
@@ -71,8 +72,8 @@ class EdgeLeases {
   void end_with_client(const std::string& client);
   // Ends graces that are over.
   void expire();
-  // Now and then: what could not be written when it was given.
-  void write() { writer_.write(); }
+  // Now and then: what could not be written when it was given, and that live leases are live.
+  void write();
 
  private:
   Address address_of(uint16_t port) const { return options_.public_bind.with_port(port); }
@@ -88,6 +89,7 @@ class EdgeLeases {
   HandedListeners handed_;
   LeaseWriter writer_;
   OwnedTimer<&EdgeLeases::write> write_soon_{*this};
+  uint64_t refreshed_ms_;  // live leases in the store
 };
 
 }  // namespace natrp

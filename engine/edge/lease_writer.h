@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "store/store.h"
@@ -25,6 +26,8 @@ class LeaseWriter {
   explicit LeaseWriter(Store& store) : store_(store) {}
 
   void remember(const std::string& client, const std::string& tunnel, uint16_t port);
+  // Nothing is kept: these are, no two of one tunnel or port.
+  void keep(std::vector<LeaseRecord> leases) { kept_ = std::move(leases); }
   // What is kept, all of it together.
   void write();
   // The last write was refused.

@@ -55,6 +55,8 @@ class SimLoop final : public Loop {
   uint32_t sent_ms_ago(int fd) override { return socket(fd).sent_ms_ago; }
   void close(int fd, bool reset) override;
 
+  // Time goes by, and nothing happens.
+  void pass(uint64_t ms) { turn_ms_ += ms; }
   int make_socket(size_t window);
   SimSocket& socket(int fd) { return sockets_[static_cast<size_t>(fd - kFirstFd)]; }
   size_t sockets() const { return sockets_.size(); }

@@ -1,7 +1,9 @@
-// The edge while another program holds its store's write lock, as a backup or an open sqlite3 shell does.
+// The edge and its store: while another program holds the write lock, as a backup or an open sqlite3 shell does, and
+// what it makes of leases that an edge before it left.
 #include <sqlite3.h>
 
 #include "edge/live_edge.h"
+#include "sim/sim_loop.h"
 
 namespace natrp {
 namespace {
@@ -84,6 +86,59 @@ TEST_F(EdgeStoreTest, AnEdgeEndsWhileAnotherProgramHoldsItsStore) {
   ASSERT_TRUE(until([&] { return leased(agent) > 0; }));
   const auto ended = std::async(std::launch::async, [this] { stop(); });
   EXPECT_EQ(ended.wait_for(std::chrono::seconds(3)), std::future_status::ready);
+}
+
+// --- What an edge makes of leases that others left ----------------------------------------------------------------
+
+TEST_F(EdgeStoreTest, ATunnelThatWasGoneLongBeforeTheEdgeEndedKeepsNobodyOut) {
+  const auto left = [&](size_t port, int64_t hours_ago) {
+    const LeaseRecord lease[] = {{"one", "t" + std::to_string(port), ports_[port], time(nullptr) - hours_ago * 3600}};
+    ASSERT_TRUE(store_->remember_leases(lease).ok());
+  };
+  stop();
+  left(0, 720);
+  left(1, 53);
+  left(2, 49);  // live when the edge ended: the store had that an hour before
+  left(3, 48);
+  start();
+  HandAgent& two = open_session("two");
+  std::set<uint16_t> given{lease(two, "a", 0, 0), lease(two, "b", 0, 1)};
+  EXPECT_EQ(given, (std::set<uint16_t>{ports_[0], ports_[1]}));
+  EXPECT_EQ(lease(two, "c", 0, 2), 0) << "it is kept for who had it";
+  HandAgent& one = open_session("one", "another process.");
+  EXPECT_EQ(lease(one, "t2"), ports_[2]);
+}
+
+TEST_F(EdgeStoreTest, ThatALeaseIsLiveIsInTheStoreEachHour) {
+  stop();
+  SimLoop loop(1);
+  PublicPorts ports({}, {});
+  EdgeLeases leases(options_, loop, *store_, ports, 100);
+  const ClientRecord one = store_->find_by_name("one").value().value();
+  EdgeTunnel nobody;
+  ASSERT_NE(leases.lease(one, "live", 0, SlotId::make(0, 1, 1), nobody).port, 0);
+  const uint16_t lost = leases.lease(one, "lost", 0, SlotId::make(0, 2, 1), nobody).port;
+  ASSERT_NE(lost, 0);
+  leases.write();
+  leases.session_lost(SlotId::make(0, 2, 1));
+  std::vector<LeaseRecord> old = store_->list_leases().value();
+  ASSERT_EQ(old.size(), 2u);
+  for (LeaseRecord& lease : old) lease.updated_s -= 5000;
+  ASSERT_TRUE(store_->remember_leases(old).ok());
+  const auto refreshed = [&] {
+    std::set<std::string> tunnels;
+    const auto now_there = store_->list_leases();
+    for (const LeaseRecord& lease : now_there.value()) {
+      if (lease.updated_s > time(nullptr) - 1000) tunnels.insert(lease.tunnel);
+    }
+    return tunnels;
+  };
+  loop.pass(3'500'000);
+  leases.write();
+  EXPECT_TRUE(refreshed().empty());
+  loop.pass(200'000);
+  leases.write();
+  EXPECT_EQ(refreshed(), std::set<std::string>{"live"});
 }
 
 // --- What waits for the lock ----------------------------------------------------------------------------------------
