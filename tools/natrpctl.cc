@@ -17,6 +17,8 @@
 namespace natrp {
 namespace {
 
+constexpr size_t kLastPortsShown = 8;
+
 struct Tokens {
   std::string join;
   std::string plain;  // empty: none
@@ -162,11 +164,14 @@ Status list(const CtlOptions& options) {
   }
   std::vector<Row> rows = {{"NAME", "PORTS", "TUNNELS-MAX", "CONNS-MAX", "PLAIN-TOKEN", "LAST-PORTS"}};
   for (const ClientRecord& client : clients.value()) {
+    // The youngest first: a client of a thousand tunnels has a line that can be read.
     std::string last;
-    for (const LeaseRecord& lease : leases.value()) {
-      if (lease.client == client.name)
-        last += (last.empty() ? "" : " ") + lease.tunnel + "=" + std::to_string(lease.port);
+    size_t of_it = 0;
+    for (auto lease = leases.value().rbegin(); lease != leases.value().rend(); ++lease) {
+      if (lease->client != client.name || ++of_it > kLastPortsShown) continue;
+      last += (last.empty() ? "" : " ") + lease->tunnel + "=" + std::to_string(lease->port);
     }
+    if (of_it > kLastPortsShown) last += " and " + std::to_string(of_it - kLastPortsShown) + " more";
     rows.push_back({client.name, ports_text(client.ports), limit_text(client.tunnels_max),
                     limit_text(client.conns_max), client.plain_token_hash.has_value() ? "yes" : "no",
                     last.empty() ? "-" : last});

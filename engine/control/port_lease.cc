@@ -173,11 +173,14 @@ LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
                       ") is one of this edge's public ports (" + range_.format_short() +
                       "): the operator has to widen one of them");
   }
+  const std::string remedy = request.policy.empty()
+                                 ? "widen --ports or remove clients"
+                                 : "let it have others (natrpctl client set " + request.client + " --ports PORTS)";
   return refuse(LeaseRefusal::kRangeExhausted,
                 "no public port is free: of the " + std::to_string(permitted) + " that client '" +
                     request.client + "' may have, " + std::to_string(leased) + " are leased, " +
                     std::to_string(kept) + " are kept for agents that may come back and " + std::to_string(taken) +
-                    " are in use by other programs; the operator can widen --ports or remove clients");
+                    " are in use by other programs; the operator can " + remedy);
 }
 
 bool PortLeases::mark_live(uint16_t port, SlotId session) {

@@ -169,6 +169,18 @@ TEST(PortLeases, AnyPassesOverAPortThatAnotherProgramHas) {
   EXPECT_TRUE(leases.reserve(request("b", "web", 2), PortLeases::kTakenMs).ok());
 }
 
+TEST(PortLeases, WhoIsRefusedHearsWhatTheOperatorCanDo) {
+  PortLeases leases(ports("20000-20001"), kGraceMs);
+  ASSERT_TRUE(leases.reserve(request("a", "web", 1, 20000), 0).ok());
+  LeaseRequest wish = request("b", "web", 2);
+  wish.policy = ports("20000");
+  const std::string own = leases.reserve(wish, 0).sentence;
+  EXPECT_NE(own.find("natrpctl client set b --ports"), std::string::npos) << own;
+  ASSERT_TRUE(leases.reserve(request("a", "app", 1, 20001), 0).ok());
+  const std::string all = leases.reserve(request("b", "web", 2), 0).sentence;
+  EXPECT_NE(all.find("widen --ports or remove clients"), std::string::npos) << all;
+}
+
 TEST(PortLeases, AnyPassesOverWhatIsNamedForCertainClientsWhileAnotherIsFree) {
   PortLeases leases(ports("20000-20003"), kGraceMs);
   leases.set_named(ports("20001-20002"));
