@@ -527,6 +527,7 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 
 void Edge::on_tick() {
   loop_->timers().arm(tick_, kTickMs);
+  log_catch_up();
   begin_handshakes();
   if (leads_) lead();
   if (handover_) handover_->tick();
