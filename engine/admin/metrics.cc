@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/log.h"
+
 namespace natrp {
 namespace {
 
@@ -38,6 +40,8 @@ std::string prometheus_text(const std::vector<const Counters*>& sets, size_t ses
   }
   append_metric(out, "natrp_sessions_live", "agents with a session, and original natrp clients with an open port",
                 true, sessions_live);
+  append_metric(out, "natrp_log_lines_lost_total", "lines of the log that standard error did not take", false,
+                log_lines_lost());
   return out;
 }
 

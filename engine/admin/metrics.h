@@ -14,7 +14,7 @@
 
 namespace natrp {
 
-// One line HELP, one TYPE, one value for each counter, summed over sets.
+// One line HELP, one TYPE, one value for each counter, summed over sets; and what is the process's.
 std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live);
 // Of an edge, of an agent.
 std::string sessions_json(const std::vector<SessionInfo>& sessions);

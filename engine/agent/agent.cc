@@ -3,7 +3,7 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <cerrno>
 #include <cstring>
 
 #include "base/log.h"
@@ -214,11 +214,22 @@ void Agent::on_leased(const wire::Leased& leased) {
   const std::string address = HostPort{host, static_cast<uint16_t>(leased.port())}.text();
   leasing.public_address = address;
   log_info("lease", {{"tunnel", tunnel.name}, {"public", address}, {"local", tunnel.local}});
-  // The one thing on standard output: scripts read it.
   const std::string line = "public address: " + address + (options_.tunnels.size() > 1 ? " (" + tunnel.name + ")" : "");
-  std::printf("%s\n", line.c_str());
-  std::fflush(stdout);
+  leasing.to_print = line + '\n';
+  if (!print(leasing)) {
+    const int error = standard_output_.error();
+    log_warning("a public address could not be printed on standard output; it will be, once that can be written",
+                {{"public", address}, {"why", error == EAGAIN ? "nobody reads it" : std::strerror(error)}});
+  }
   notify_systemd(("STATUS=" + line).c_str());
+}
+
+// The one thing on standard output: scripts read it. Nothing here waits for them.
+bool Agent::print(Leasing& leasing) {
+  if (leasing.to_print.empty()) return true;
+  if (!standard_output_.write(leasing.to_print)) return false;
+  leasing.to_print.clear();
+  return true;
 }
 
 bool Agent::is_the_end(const wire::Refused& refused) const { return refused.final() && !options_.on_refusal_retry; }
@@ -270,6 +281,7 @@ void Agent::end_session() {
   has_session_ = false;
   for (Leasing& leasing : leasings_) {
     leasing.public_address.clear();
+    leasing.to_print.clear();
     leasing.again_ms = 0;
     if (!leasing.given_up) leasing.refusal.clear();
   }
@@ -397,6 +409,9 @@ std::optional<AgentStatus> Agent::status() {
 
 void Agent::on_tick() {
   const uint64_t now = loop_->turn_ms();
+  log_catch_up();
+  standard_output_.finish();
+  for (Leasing& leasing : leasings_) print(leasing);
   report_failures();
   const bool may_register = session_ && !edge_drains_ && !draining_;
   for (uint32_t index = 0; may_register && index < leasings_.size(); ++index) {

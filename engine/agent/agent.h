@@ -9,6 +9,8 @@
 // Never    gives up on network faults (or, when told so, refusals); never talks to an edge that it has not verified.
 #pragma once
 
+#include <unistd.h>
+
 #include <array>
 #include <atomic>
 #include <map>
@@ -20,6 +22,7 @@
 
 #include "agent/agent_worker.h"
 #include "agent/backoff.h"
+#include "base/line_out.h"
 #include "control/control_channel.h"
 #include "control/join_token.h"
 #include "control/status_info.h"
@@ -62,6 +65,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   struct Leasing {
     std::string public_address{};      // empty: it has none
     std::string refusal{};             // why, as the log has it
+    std::string to_print{};            // the line with it, until standard output has taken it
     uint64_t again_ms = 0;             // refused for now: when to ask again. 0: no need
     bool given_up = false;             // refused for good
   };
@@ -78,6 +82,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void on_leased(const wire::Leased& leased);
   bool is_the_end(const wire::Refused& refused) const;
   void on_refused(const wire::Refused& refused);
+  bool print(Leasing& leasing);
   void on_tunnel_refused(const wire::TunnelRefused& refused);
   void on_demand(const wire::ChannelDemand& demand);
   void register_tunnel(uint32_t index);
@@ -113,6 +118,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::set<uint32_t> resolving_;  // tunnels whose service is looked up just now
   std::string client_;             // who we are, as the edge has it; of the last session
   std::vector<Leasing> leasings_;  // of options_.tunnels
+  LineOut standard_output_{STDOUT_FILENO};
   std::map<uint32_t, Failures> failures_;
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};

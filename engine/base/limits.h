@@ -154,6 +154,13 @@ inline constexpr int kSlowKeepaliveIdleS = 60;
 inline constexpr int kSlowKeepaliveIntervalS = 15;
 inline constexpr int kSlowKeepaliveProbes = 5;
 
+// --- Lines of the log (base/line_out.h) ----------------------------------------------------------------------------
+// A pipe has room for some 400 lines, and an edge says more than that at once when it stops. A reader on a busy host is
+// late by a slice or two of its scheduler, and loses nothing; one that stands still costs whoever logs this much once.
+inline constexpr uint64_t kLineWaitNs = 20'000'000;
+inline constexpr uint64_t kLineWaitPeriodNs = 1'000'000'000;  // in which no more than that is waited
+inline constexpr uint64_t kLineWaitLeastNs = 50'000;          // what one wait counts at least
+
 // --- Wire (docs/protocol.md) ---------------------------------------------------------------------------------------
 inline constexpr size_t kHelloBytes = 64;
 inline constexpr size_t kStartBytes = 64;

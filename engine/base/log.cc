@@ -1,20 +1,30 @@
 #include "base/log.h"
 
 #include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <syslog.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <mutex>
+#include <string_view>
+
+#include "base/line_out.h"
 
 namespace natrp {
 namespace {
 
 LogFormat g_format = LogFormat::kText;  // set once by log_setup, before threads
+std::atomic<uint64_t> g_lines_lost{0};
+
+std::string said(std::string_view message, std::initializer_list<LogField> fields);
 
 // The number that syslog(3) and the journal have for a level.
 class SyslogLevel final : public spdlog::custom_flag_formatter {
@@ -47,11 +57,41 @@ void set_pattern(spdlog::logger& logger, const std::string& pattern) {
   logger.set_formatter(std::move(formatter));
 }
 
+// Standard error, of which spdlog's own sink would wait for the reader.
+class StderrSink final : public spdlog::sinks::base_sink<std::mutex> {
+ private:
+  void sink_it_(const spdlog::details::log_msg& line) override {
+    // In their order: what is missing stands before the line that comes after it.
+    if (tell_lost() && put(line)) return;
+    if (lost_++ == 0) why_ = out_.error();
+    g_lines_lost.fetch_add(1, std::memory_order_relaxed);
+  }
+  void flush_() override {
+    if (out_.finish()) tell_lost();
+  }
+  bool tell_lost() {
+    if (lost_ == 0) return true;
+    const std::string why = why_ == EAGAIN ? "nobody read them" : std::strerror(why_);
+    const std::string text = said("lines of this log were lost", {{"lines", lost_}, {"why", why}});
+    if (!put({"natrp", spdlog::level::warn, text})) return false;
+    lost_ = 0;
+    return true;
+  }
+  bool put(const spdlog::details::log_msg& line) {
+    spdlog::memory_buf_t text;
+    formatter_->format(line, text);
+    return out_.write({text.data(), text.size()});
+  }
+
+  LineOut out_{STDERR_FILENO};
+  uint64_t lost_ = 0;  // and not told yet
+  int why_ = 0;        // the first of them
+};
+
 spdlog::logger& logger() {
   static std::shared_ptr<spdlog::logger> instance = [] {
-    auto made = std::make_shared<spdlog::logger>("natrp", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto made = std::make_shared<spdlog::logger>("natrp", std::make_shared<StderrSink>());
     set_pattern(*made, pattern_of(LogFormat::kText, is_journal(STDERR_FILENO)));
-    made->flush_on(spdlog::level::debug);
     return made;
   }();
   return *instance;
@@ -137,6 +177,11 @@ std::string json_tail(std::string_view message, std::initializer_list<LogField> 
   return line;
 }
 
+// What stands behind time and level.
+std::string said(std::string_view message, std::initializer_list<LogField> fields) {
+  return g_format == LogFormat::kJson ? json_tail(message, fields) : text_line(message, fields);
+}
+
 }  // namespace
 
 void log_setup(LogLevel level, LogFormat format) {
@@ -144,6 +189,10 @@ void log_setup(LogLevel level, LogFormat format) {
   logger().set_level(to_spdlog(level));
   set_pattern(logger(), pattern_of(format, is_journal(STDERR_FILENO)));
 }
+
+void log_catch_up() { logger().flush(); }
+
+uint64_t log_lines_lost() { return g_lines_lost.load(std::memory_order_relaxed); }
 
 bool is_journal(int fd) {
   // DEVICE:INODE. Whoever points standard error elsewhere, and leaves the variable, is not mistaken for it.
@@ -170,7 +219,7 @@ Result<LogFormat> parse_log_format(std::string_view text) {
 void log_line(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
   const auto spd_level = to_spdlog(level);
   if (!logger().should_log(spd_level)) return;
-  logger().log(spd_level, g_format == LogFormat::kJson ? json_tail(message, fields) : text_line(message, fields));
+  logger().log(spd_level, said(message, fields));
 }
 
 }  // namespace natrp

@@ -7,6 +7,10 @@
 // Where standard error is systemd's journal, which keeps time and level itself: `<6>info session opened …`, the level
 // as sd-daemon(3) has it, and no time. JSON keeps both.
 //
+// A line that standard error does not take is lost and counted, and the log says so as soon as it takes lines again:
+// `lines of this log were lost lines=3 why="nobody read them"`. Whoever logs does not wait for a reader that stands
+// still (base/line_out.h).
+//
 // Thread   any. Never called on the data path: oddities there are counted (base/counters.h), not logged.
 #pragma once
 
@@ -38,6 +42,10 @@ struct LogField {
 
 // Called once by main before any thread starts.
 void log_setup(LogLevel level, LogFormat format);
+// Says how many lines were lost, when it can be said. For a daemon's tick: the next line may be long in coming.
+void log_catch_up();
+// Since the start.
+uint64_t log_lines_lost();
 // Whether it is the socket to systemd's journal (JOURNAL_STREAM in systemd.exec(5)).
 bool is_journal(int fd);
 Result<LogLevel> parse_log_level(std::string_view text);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "loop/ask.h"
@@ -20,6 +21,7 @@ namespace {
 constexpr uint32_t kTickMs = 250;
 constexpr uint64_t kUnknownLogMs = 1000;
 constexpr uint64_t kPausesLogMs = 10'000;
+constexpr uint32_t kBusyMs = 3000;  // without a tick: several times what a slow disk takes for the store
 static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that another program holds leaves most of it");
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
 constexpr unsigned kRestartTries = 50;
@@ -94,6 +96,7 @@ Status Edge::start() {
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_, kTickMs);
+  ticked_ms_ = natrp::now_ms();
   start_trim_.emplace(*loop_);
   return Done{};
 }
@@ -512,6 +515,9 @@ std::vector<const Counters*> Edge::counters() const {
   return sets;
 }
 
+// By its ticks, and not with a question: many may ask, and a thread that does not run would have all of it to answer.
+bool Edge::busy() const { return natrp::now_ms() > ticked_ms_.load(std::memory_order_relaxed) + kBusyMs; }
+
 std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
   return ask(*mailbox_, [this] {
     std::vector<SessionInfo> list;
@@ -527,6 +533,8 @@ std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
 
 void Edge::on_tick() {
   loop_->timers().arm(tick_, kTickMs);
+  ticked_ms_.store(natrp::now_ms(), std::memory_order_relaxed);
+  log_catch_up();
   begin_handshakes();
   if (leads_) lead();
   if (handover_) handover_->tick();

@@ -64,6 +64,8 @@ class Edge final : public EdgeControlPort {
   std::optional<std::vector<SessionInfo>> list_sessions();
   // Conns that its workers can hold together.
   uint64_t conns_max() const { return uint64_t{conns_per_worker_} * workers_.size(); }
+  // Its control thread has not run for some seconds, and no agent gets in.
+  bool busy() const;
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
 
   // For registrations.
@@ -189,6 +191,7 @@ class Edge final : public EdgeControlPort {
   std::vector<SlotId> demanding_;  // sessions that want more channels than their agents have been told
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};
+  std::atomic<uint64_t> ticked_ms_{0};  // when on_tick() last ran
   uint32_t conns_per_worker_ = 0;
   uint64_t sessions_most_ = 0;
   uint64_t handshakes_most_ = 0;  // under way at a time

@@ -17,7 +17,10 @@ class EdgeAdmin final : public AdminSource {
   std::vector<const Counters*> counters() const override { return edge_.counters(); }
   const ConnTable& conns() const override { return edge_.conns(); }
   size_t sessions_live() const override { return edge_.sessions_live(); }
-  std::string why_not_healthy() override { return edge_.draining() ? "draining" : ""; }
+  std::string why_not_healthy() override {
+    if (edge_.draining()) return "draining";
+    return edge_.busy() ? "the control thread is busy" : "";
+  }
   std::string list_path() const override { return "/api/v1/sessions"; }
   std::optional<std::string> list() override {
     const auto sessions = edge_.list_sessions();

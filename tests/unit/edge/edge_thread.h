@@ -1,6 +1,7 @@
 // A whole edge in a thread of its own, as its program would run it.
 #pragma once
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -38,6 +39,7 @@ class EdgeThread {
     thread_.join();
   }
   bool running() const { return thread_.joinable(); }
+  pthread_t id() { return thread_.native_handle(); }
 
  private:
   std::atomic<bool> stopping_{false};
