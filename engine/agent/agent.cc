@@ -182,6 +182,7 @@ void Agent::on_welcome(const wire::Welcome& welcome) {
         [role = roles_[i], session = session_, services] { role->opener().open_session(session, services); });
   }
   log_info("session established", {{"client", welcome.client()}, {"edge", edge_addresses_.front().text()}});
+  backoff_.succeeded();
   client_ = welcome.client();
   has_session_ = true;
   start_trim_->soon();

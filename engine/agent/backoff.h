@@ -26,6 +26,11 @@ class Backoff {
   explicit Backoff(uint32_t seed) : random_(seed) {}
   // All is well: the next wait is a short one.
   void reset() { within_ms_ = 0; }
+  // There is a session: what ends it is news.
+  void succeeded() {
+    why_.clear();
+    in_a_row_ = 0;
+  }
   // After one more attempt that failed: ms until the next.
   uint32_t next_ms(Cause cause) {
     const uint32_t most = cause == Cause::kNobodyThere ? kBackoffNobodyThereMaxMs : kBackoffMaxMs;

@@ -86,11 +86,15 @@ void ChannelOpener::demand(uint32_t ready, uint32_t extra) {
   held_up_ = std::min(held_up_ + extra, unused_carried_);
   // Extra ones are dialled beside those that are under way for earlier visitors.
   dial_extra(extra);
-  // Visitors come: what was held back for an edge that had no use for it is held back no longer.
-  if (more && refill_pause_ms_ > 2 * kRefillPauseMs) worker_.loop().timers().disarm(refill_timer_);
-  if (more) refill_pause_ms_ = kRefillPauseMs;
+  if (more) hold_back_no_longer();
   if (more && !refill_timer_.armed()) dial_up_to(ready_wanted_);
   refill();
+}
+
+// Visitors come: the edge has use for channels again.
+void ChannelOpener::hold_back_no_longer() {
+  if (refill_pause_ms_ > 2 * kRefillPauseMs) worker_.loop().timers().disarm(refill_timer_);
+  refill_pause_ms_ = kRefillPauseMs;
 }
 
 void ChannelOpener::hold_back() {
@@ -261,7 +265,7 @@ void ChannelOpener::started(Channel& channel) {
   } else {
     no_longer_ready(channel);
   }
-  refill_pause_ms_ = kRefillPauseMs;
+  hold_back_no_longer();
   worker_.counters().add(Counter::kVisitors);
   channel.state = State::kDiallingService;
   ++dialling_services_;

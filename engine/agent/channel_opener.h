@@ -101,6 +101,7 @@ class ChannelOpener {
   void dial_up_to(uint32_t count);
   void refill();
   void hold_back();
+  void hold_back_no_longer();
   void top_up();
   void edge_dialled(Channel& channel, int fd, int error);
   void receive_start(Channel& channel);

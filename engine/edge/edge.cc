@@ -80,6 +80,7 @@ Status Edge::start() {
   conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
   handshakes_most_ = std::min<uint64_t>(kHandshakesMax, sessions_most_);
+  listeners_most_ = descriptors / 8;
   if (Status started = start_workers(); !started.ok()) return started;
   restore_leases();
   watch_store();
@@ -115,16 +116,22 @@ Result<Fd> Edge::listen_control() {
   return listener;
 }
 
-// Agents have come meanwhile, and wait in its backlog. One of another address, which overlaps, is in the way of ours.
+// Agents have come meanwhile, and wait in its backlog. Others that overlap are in the way of ours.
 Fd Edge::take_handed_control() {
-  const auto is_in_place = [&](const Fd& each) { return overlap(local_address(each.get()), options_.bind); };
-  const auto found = std::find_if(handed_listeners_.begin(), handed_listeners_.end(), is_in_place);
-  if (found == handed_listeners_.end()) return {};
-  Fd handed = std::move(*found);
-  handed_listeners_.erase(found);
-  if (local_address(handed.get()).text() == options_.bind.text()) return handed;
-  stop_listening(handed.get());
-  return {};
+  Fd ours;
+  std::vector<Fd> others;
+  for (Fd& each : handed_listeners_) {
+    const Address address = local_address(each.get());
+    if (!overlap(address, options_.bind)) {
+      others.push_back(std::move(each));
+    } else if (address.text() == options_.bind.text()) {
+      ours = std::move(each);
+    } else {
+      stop_listening(each.get());
+    }
+  }
+  handed_listeners_ = std::move(others);
+  return ours;
 }
 
 Status Edge::open_state() {
@@ -181,7 +188,7 @@ Status Edge::start_workers() {
 }
 
 void Edge::restore_leases() {
-  leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, sessions_most_);
+  leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, listeners_most_);
   const auto clients = store_->list_clients();
   leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{}, handed_listeners_);
   leases_->take_listeners(std::move(handed_listeners_));

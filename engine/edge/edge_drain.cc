@@ -5,6 +5,12 @@
 #include "edge/edge.h"
 
 namespace natrp {
+namespace {
+
+// A worker leaves a listener within two turns of its loop.
+constexpr uint64_t kLandingMs = 2000;
+
+}  // namespace
 
 void Edge::on_signal(int signal) {
   if (signal == SIGUSR1) {
@@ -61,11 +67,15 @@ void Edge::make_way() {
   ports_->close(control_listener_, Backlog::kHandedOn);
   if (store_op_.in_flight) loop_->cancel(store_op_);
   // Sessions may take longer: an agent that does not answer has its second, and nobody waits for that.
-  for (int turn = 0; turn < 400 && (ports_->closing() > 0 || store_op_.in_flight); ++turn) loop_->run_once(5);
+  const uint64_t late_ms = now_ms() + kLandingMs;
+  while ((ports_->closing() > 0 || store_op_.in_flight) && now_ms() < late_ms) loop_->run_once(5);
   leases_->finish();
   handover_->give_up_addresses();
   state_lock_.reset();
-  handover_->start(ports_->take_handed_on());
+  std::vector<Fd> listeners = ports_->take_handed_on();
+  // Those that a worker has still not left: the successor listens anew, and could not where we do.
+  ports_->end_handed_on();
+  handover_->start(std::move(listeners));
 }
 
 }  // namespace natrp

@@ -82,7 +82,12 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::ve
   // ports. So is a port that it may not have any more.
   std::set<uint16_t> listening;
   for (const Fd& listener : handed) listening.insert(local_address(listener.get()).port());
-  const int64_t live_since_s = records.empty() ? 0 : records.back().updated_s - 2 * kLeaseFreshS;
+  // A time to come was written by a clock that was wrong.
+  int64_t youngest_s = 0;
+  for (const LeaseRecord& lease : records) {
+    if (lease.updated_s <= time(nullptr)) youngest_s = std::max(youngest_s, lease.updated_s);
+  }
+  const int64_t live_since_s = youngest_s - 2 * kLeaseFreshS - int64_t{options_.grace_seconds};
   struct Limits {
     PortSet ports;
     uint32_t most = 0;

@@ -105,7 +105,10 @@ void Handover::run_successor() {
 // Not before it has the state folder: of a main process that could not start, and says so by its exit code, the manager
 // would start no other; we do.
 void Handover::tick() {
-  if (led_ || stage_ != Stage::kDone || !successor_->busy() || nobody_leads()) return;
+  if (led_ || stage_ != Stage::kDone || !successor_->busy()) return;
+  // One with a state folder of its own is not seen to lead. By then it has begun, or it never will.
+  if (loop_.turn_ms() >= watch_until_ms_) listeners_.clear();
+  if (nobody_leads()) return;
   led_ = true;
   listeners_.clear();
   announce();
@@ -121,7 +124,7 @@ void Handover::announce() {
 void Handover::successor_ended(int status) {
   const bool is_well = status == 0 || (status == Successor::kUnknownEnd && !nobody_leads());
   // It was told to stop, or has a successor itself.
-  if (is_well || stage_ == Stage::kLeft) return;
+  if (is_well || stage_ == Stage::kLeft) return listeners_.clear();
   log_error("the successor " + how_it_ended(status) + ": nobody takes visitors", {});
   start_again_later();
 }

@@ -48,8 +48,8 @@ class PublicPorts {
   // A letter from a worker.
   void landed(int listener_fd);
   size_t closing() const { return closing_.size(); }
-  // Listeners, the control port's among them.
-  size_t count() const { return open_.size() + closing_.size(); }
+  // Open ones, the control port among them.
+  size_t count() const { return open_.size(); }
 
  private:
   struct Listener {

@@ -38,7 +38,7 @@ void reserve_descriptors();
 // How the descriptors are shared out. conns: of each worker, one descriptor each. pipes: of each worker, two each. With
 // what the process itself needs they are never more than there are, so a full table is met before EMFILE, but where
 // sessions and listeners are as many as they may be, too: then accept pauses.
-// session_descriptors: of all sessions, and as many again for the listeners of their leases.
+// session_descriptors: of all sessions. The listeners of their leases may be an eighth, too.
 uint64_t session_descriptors(uint64_t descriptors);
 uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers);
 unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);

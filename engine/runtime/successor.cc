@@ -65,11 +65,13 @@ std::vector<Fd> take_handed_listeners() {
     socklen_t length = sizeof listens;
     // Somebody else's variable names somebody else's descriptors, or none.
     if (read.ec != std::errc() || fd <= STDERR_FILENO ||
-        ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || listens == 0) {
+        ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0) {
       break;
     }
+    Fd listener(fd);
     ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-    listeners.emplace_back(fd);
+    // A successor before this one, that could not start, may have had no use for it (stop_listening).
+    if (listens != 0) listeners.push_back(std::move(listener));
   }
   ::unsetenv(kListeners);
   return listeners;

@@ -54,6 +54,9 @@ TEST(Backoff, TheLogHearsOfTheFirstOfAKindAndThenOfFewerAndFewer) {
   EXPECT_TRUE(backoff.is_news("timed out"));
   EXPECT_TRUE(backoff.is_news("refused"));
   EXPECT_EQ(backoff.in_a_row(), 1u);
+  backoff.succeeded();
+  EXPECT_TRUE(backoff.is_news("refused"));
+  EXPECT_EQ(backoff.in_a_row(), 1u);
 }
 
 }  // namespace

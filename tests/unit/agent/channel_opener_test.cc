@@ -256,6 +256,18 @@ TEST_P(ChannelOpenerTest, AnEdgeThatGoesOnClosingFreshChannelsIsDialledLessAndLe
   EXPECT_TRUE(until([&] { return channels.size() == closed + 5; }, 1000)) << "visitors come";
 }
 
+TEST_P(ChannelOpenerTest, AVisitorEndsThePauseOfAnEdgeThatClosedFreshChannels) {
+  edge_closes = true;
+  demand(4);
+  until([] { return false; }, 2000);  // the next pause is one of 1.6 s
+  edge_closes = false;
+  const size_t closed = channels.size();
+  demand(4, 1);
+  ASSERT_TRUE(wait_channels(closed + 1));
+  visit(channels[closed]);
+  EXPECT_TRUE(until([&] { return channels.size() >= closed + 5; }, 700)) << channels.size() - closed;
+}
+
 TEST_P(ChannelOpenerTest, ResetsOfChannelsThatCameBackDoNotStopTheRefill) {
   demand(8);
   ASSERT_TRUE(wait_channels(8));

@@ -109,6 +109,19 @@ TEST_F(EdgeStoreTest, ATunnelThatWasGoneLongBeforeTheEdgeEndedKeepsNobodyOut) {
   EXPECT_EQ(lease(one, "t2"), ports_[2]);
 }
 
+TEST_F(EdgeStoreTest, ALeaseOfATimeToComeMakesNoOtherOneOld) {
+  stop();
+  const int64_t hours_ago[] = {-72, 53, 49, 48};
+  for (size_t i = 0; i < 4; ++i) {
+    const LeaseRecord lease[] = {{"one", "t" + std::to_string(i), ports_[i], time(nullptr) - hours_ago[i] * 3600}};
+    ASSERT_TRUE(store_->remember_leases(lease).ok());
+  }
+  start();
+  HandAgent& two = open_session("two");
+  EXPECT_EQ(lease(two, "a", 0, 0), ports_[1]);
+  EXPECT_EQ(lease(two, "b", 0, 1), 0);
+}
+
 TEST_F(EdgeStoreTest, ThatALeaseIsLiveIsInTheStoreEachHour) {
   stop();
   SimLoop loop(1);

@@ -208,6 +208,7 @@ TEST(HandedListeners, AreTakenOnceAndOnlyWhereTheyAreListeners) {
                                    std::string("99999999999999999999"), std::to_string(other.get())}) {
     EXPECT_EXIT(take(wrong, 0), testing::ExitedWithCode(0), "") << wrong;
   }
+  EXPECT_EXIT(take(a + ',' + std::to_string(other.get()) + ',' + b, 2), testing::ExitedWithCode(0), "");
   EXPECT_EXIT(take(a + ",," + b, 1), testing::ExitedWithCode(0), "");
 }
 
