@@ -80,9 +80,8 @@ Status Edge::start() {
   conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
   handshakes_most_ = std::min<uint64_t>(kHandshakesMax, sessions_most_);
-  listeners_most_ = descriptors / 8;
   if (Status started = start_workers(); !started.ok()) return started;
-  restore_leases();
+  restore_leases(descriptors / 8);
   watch_store();
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
@@ -187,8 +186,8 @@ Status Edge::start_workers() {
   return Done{};
 }
 
-void Edge::restore_leases() {
-  leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, listeners_most_);
+void Edge::restore_leases(uint64_t listeners_most) {
+  leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, listeners_most);
   const auto clients = store_->list_clients();
   leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{}, handed_listeners_);
   leases_->take_listeners(std::move(handed_listeners_));
@@ -253,14 +252,13 @@ void Edge::on_store_changed() {
   auto now_there = by_name(clients.value());
   tell_changes(now_there);
   forget_removed_clients(std::move(now_there));
-  std::unordered_map<int64_t, const ClientRecord*> by_id;
-  for (const ClientRecord& client : clients.value()) by_id[client.id] = &client;
   for (size_t i = 0; i < registrations_.size(); ++i) {
     Registration& registration = *registrations_[i];
     if (!registration.session().valid() || registration.closing()) continue;
-    if (const auto found = by_id.find(registration.client_id()); found != by_id.end()) {
-      if (found->second->token_hash == registration.token_hash()) {
-        registration.set_client(*found->second);
+    const auto found = clients_.find(registration.client());
+    if (found != clients_.end() && found->second.id == registration.client_id()) {
+      if (found->second.token_hash == registration.token_hash()) {
+        registration.set_client(found->second);
         continue;
       }
       registration.refuse(wire::Refused::CLIENT_REMOVED,

@@ -126,7 +126,7 @@ class Edge final : public EdgeControlPort {
   Fd take_handed_control();
   Status open_state();
   Status start_workers();
-  void restore_leases();
+  void restore_leases(uint64_t listeners_most);
   void watch_store();
   void on_store_op(Op& op);
   void on_store_changed();
@@ -195,7 +195,6 @@ class Edge final : public EdgeControlPort {
   uint32_t conns_per_worker_ = 0;
   uint64_t sessions_most_ = 0;
   uint64_t handshakes_most_ = 0;  // under way at a time
-  uint64_t listeners_most_ = 0;
   bool stopped_ = false;
   uint64_t drain_deadline_ms_ = 0;
   unsigned workers_flowing_ = 0;

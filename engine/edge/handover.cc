@@ -32,7 +32,7 @@ Handover::Handover(Loop& loop, const EdgeOptions& options, Succession succession
 Handover::~Handover() {
   loop_.timers().disarm(again_);
   // One with a state folder of its own has not been seen to lead.
-  if (stage_ == Stage::kDone && successor_->busy()) announce();
+  if (stage_ == Stage::kDone && successor_->busy() && !led_) announce();
 }
 
 void Handover::begin(bool draining, std::function<void()> drain) {
@@ -92,7 +92,6 @@ void Handover::start(std::vector<Fd> listeners) {
 void Handover::run_successor() {
   watch_until_ms_ = loop_.turn_ms() + kWatchMs;
   led_ = false;
-  announced_ = !Successor::is_managed();
   const Status started = successor_->start(listeners_, [this](int status) { successor_ended(status); });
   if (!started.ok()) {
     log_error(started.error().message, {});
@@ -116,7 +115,6 @@ void Handover::tick() {
 
 // From here on the service manager looks after that process, and listens to it.
 void Handover::announce() {
-  if (std::exchange(announced_, true)) return;
   notify_systemd(("MAINPID=" + std::to_string(successor_->pid())).c_str());
 }
 

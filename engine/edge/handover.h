@@ -76,8 +76,7 @@ class Handover {
   uint32_t again_ms_ = 0;
   OwnedTimer<&Handover::run_successor> again_{*this};
   std::vector<Fd> listeners_;  // until a successor leads: of one that cannot start, the next has them
-  bool led_ = false;           // a successor has begun to lead
-  bool announced_ = false;
+  bool led_ = false;           // the successor has begun to lead, and was announced
   unsigned told_to_stop_ = 0;
 };
 
