@@ -58,6 +58,22 @@ class Watch:
 watch = Watch()
 
 
+def wait_for_line(who, read, pattern, seconds, after=0):
+    """Until a line of what `read` returns matches; fails at once when `who` ends without saying it."""
+    compiled = re.compile(pattern, re.MULTILINE)
+
+    def said():
+        alive = who.alive  # before the read, so that last words are not missed
+        match = compiled.search(read(), after)
+        if match or not alive:
+            return match or who
+        return None
+
+    found = wait_until(said, seconds, lambda: f"{who.name} said /{pattern}/\n{who.describe()}")
+    assert found is not who, f"{who.name} ended without saying /{pattern}/\n{who.describe()}"
+    return found
+
+
 class Process:
     """One process. Its standard output and standard error go to files in `directory`."""
 
@@ -115,18 +131,7 @@ class Process:
 
     def wait_for(self, pattern, seconds=15, stream="err", after=0):
         """Until a line of the stream matches; fails at once when the process ends without saying it."""
-        compiled = re.compile(pattern, re.MULTILINE)
-
-        def said():
-            alive = self.alive  # before the read, so that last words are not missed
-            match = compiled.search(getattr(self, stream), after)
-            if match or not alive:
-                return match or self
-            return None
-
-        found = wait_until(said, seconds, lambda: f"{self.name} said /{pattern}/\n{self.describe()}")
-        assert found is not self, f"{self.name} ended without saying /{pattern}/\n{self.describe()}"
-        return found
+        return wait_for_line(self, lambda: getattr(self, stream), pattern, seconds, after)
 
     def wait_exit(self, seconds=15):
         """The exit code, once it ends by itself."""
@@ -193,6 +198,7 @@ class Successor:
     """An edge that another one started, and whose standard error is that one's. It is no child of ours."""
 
     def __init__(self, pid, starter):
+        self.name = "successor"
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
         self._starter = starter
@@ -205,6 +211,14 @@ class Successor:
     def file(self):
         """What it runs."""
         return os.readlink(f"/proc/{self.pid}/exe")
+
+    def describe(self):
+        state = "running" if self.alive else "ended"
+        return f"{self.name} (pid {self.pid}, {state}), whose standard error is of {self._starter.describe()}"
+
+    def wait_for(self, pattern, seconds=15, after=0):
+        """As Process.wait_for, of what it says where its starter does, which may have ended by now."""
+        return wait_for_line(self, lambda: self._starter.err, pattern, seconds, after)
 
     def signal(self, number):
         if self.alive:

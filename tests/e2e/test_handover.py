@@ -285,7 +285,7 @@ def test_who_waits_for_a_tunnel_that_does_not_come_is_reset(yard):
         visitor.assert_open(1)
         assert visitor.wait_reset(15)
         assert is_refused(address)
-        rig.edge.process.wait_for("its tunnel has not come")
+        successor.wait_for("its tunnel has not come")
     finally:
         os.kill(rig.agent.process.pid, signal.SIGCONT)
     assert rig.agent.wait_address(2) == address
