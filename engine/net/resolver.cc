@@ -6,6 +6,13 @@
 #include <thread>
 
 namespace natrp {
+namespace {
+
+// A thread each. Where a DNS server is dead, glibc asks it twice and waits 5 s each time (resolv.conf(5)): so many such
+// names may wait at once, and the next name has its answer right away all the same.
+constexpr uint32_t kLookupsMost = 16;
+
+}  // namespace
 
 struct Resolver::State {
   struct Job {
@@ -16,17 +23,21 @@ struct Resolver::State {
   std::condition_variable changed;
   std::deque<Job> jobs;
   Mailbox* mailbox = nullptr;  // null once the resolver is gone
-  bool started = false;
+  Lookup lookup;
+  uint32_t threads = 0;
+  uint32_t idle = 0;
 
   static void run(const std::shared_ptr<State>& state) {
+    std::unique_lock lock(state->mutex);
     for (;;) {
-      std::unique_lock lock(state->mutex);
+      ++state->idle;
       state->changed.wait(lock, [&] { return state->mailbox == nullptr || !state->jobs.empty(); });
+      --state->idle;
       if (state->mailbox == nullptr) return;
       Job job = std::move(state->jobs.front());
       state->jobs.pop_front();
       lock.unlock();
-      auto found = natrp::resolve(job.host_port);
+      auto found = state->lookup(job.host_port);
       lock.lock();
       if (state->mailbox == nullptr) return;
       state->mailbox->post([answer = std::move(job.answer), found = std::move(found)] { answer(found); });
@@ -34,7 +45,10 @@ struct Resolver::State {
   }
 };
 
-Resolver::Resolver(Mailbox& mailbox) : state_(std::make_shared<State>()) { state_->mailbox = &mailbox; }
+Resolver::Resolver(Mailbox& mailbox, Lookup lookup) : state_(std::make_shared<State>()) {
+  state_->mailbox = &mailbox;
+  state_->lookup = std::move(lookup);
+}
 
 Resolver::~Resolver() {
   const std::lock_guard lock(state_->mutex);
@@ -43,7 +57,7 @@ Resolver::~Resolver() {
 }
 
 void Resolver::resolve(const Target& target, Answer answer) {
-  const auto answer_now = [this, &answer](Result<std::vector<Address>> found) {
+  const auto answer_now = [this, &answer](Found found) {
     state_->mailbox->post([answer = std::move(answer), found = std::move(found)] { answer(found); });
   };
   if (!target.unix_path.empty()) {
@@ -57,8 +71,9 @@ void Resolver::resolve(const Target& target, Answer answer) {
   }
   const std::lock_guard lock(state_->mutex);
   state_->jobs.push_back({host_port, std::move(answer)});
-  if (!state_->started) {
-    state_->started = true;
+  // Who is idle may have been woken already for an earlier job.
+  if (state_->jobs.size() > state_->idle && state_->threads < kLookupsMost) {
+    ++state_->threads;
     std::thread([state = state_] { State::run(state); }).detach();
   }
   state_->changed.notify_one();
