@@ -5,11 +5,6 @@
 #include "base/log.h"
 
 namespace natrp {
-namespace {
-
-constexpr uint64_t kTellMs = 1000;
-
-}  // namespace
 
 std::shared_ptr<ClientConns> ClientConnsTable::of(const ClientRecord& client) {
   auto& conns = by_client_[client.id];
@@ -33,8 +28,7 @@ void ClientConnsTable::tidy() {
 }
 
 void ClientConnsTable::tell_refused(uint64_t now_ms, uint64_t refused, uint64_t timed_out) {
-  if (refused <= refused_told_ || now_ms < tell_again_ms_) return;
-  tell_again_ms_ = now_ms + kTellMs;
+  if (refused <= refused_told_ || !pace_.due(now_ms)) return;
   uint64_t by_limit = 0;
   for (const auto& [id, conns] : by_client_) {
     const uint32_t count = conns->refused.exchange(0, std::memory_order_relaxed);

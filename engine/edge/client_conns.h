@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/pace.h"
 #include "store/store.h"
 
 namespace natrp {
@@ -52,7 +53,7 @@ class ClientConnsTable {
   std::unordered_map<int64_t, std::shared_ptr<ClientConns>> by_client_;  // the store's id
   uint64_t refused_told_ = 0;
   uint64_t timed_out_told_ = 0;
-  uint64_t tell_again_ms_ = 0;
+  Pace pace_{kLogPaceMs};
 };
 
 }  // namespace natrp

@@ -19,8 +19,6 @@ namespace natrp {
 namespace {
 
 constexpr uint32_t kTickMs = 250;
-constexpr uint64_t kUnknownLogMs = 1000;
-constexpr uint64_t kPausesLogMs = 10'000;
 constexpr uint32_t kBusyMs = 3000;  // without a tick: several times what a slow disk takes for the store
 static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that another program holds leaves most of it");
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
@@ -456,11 +454,10 @@ void Edge::close_surplus(const EdgeSession& session) {
 }
 
 void Edge::tell_unknown_token(const std::string& peer, const std::string& software) {
-  if (unknown_told_ms_ != 0 && now_ms() - unknown_told_ms_ < kUnknownLogMs) {
+  if (!unknown_pace_.due(now_ms())) {
     ++unknown_untold_;
     return;
   }
-  unknown_told_ms_ = now_ms();
   log_warning("agent refused: unknown token",
               {{"peer", peer}, {"software", software}, {"others_before", std::exchange(unknown_untold_, 0)}});
 }
@@ -571,8 +568,7 @@ void Edge::tell_refused() {
     refused += worker->counters().get(Counter::kVisitorsRefused);
   }
   client_conns_.tell_refused(now_ms(), refused, timed_out);
-  if (pauses == pauses_told_ || now_ms() < pauses_again_ms_) return;
-  pauses_again_ms_ = now_ms() + kPausesLogMs;
+  if (pauses == pauses_told_ || !pauses_pace_.due(now_ms())) return;
   log_warning("no descriptor was left for agents and visitors that came, and they wait: raise the limit of open files",
               {{"pauses", pauses - std::exchange(pauses_told_, pauses)}});
 }

@@ -18,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/pace.h"
 #include "control/registry.h"
 #include "control/status_info.h"
 #include "control/tls_identity.h"
@@ -184,10 +185,10 @@ class Edge final : public EdgeControlPort {
   ClientConnsTable client_conns_;
   SessionIds session_ids_;
   uint32_t next_tunnel_ = 1;
+  Pace pauses_pace_{10 * kLogPaceMs};
   uint64_t pauses_told_ = 0;  // of accept
-  uint64_t pauses_again_ms_ = 0;
-  uint64_t unknown_told_ms_ = 0;
-  uint64_t unknown_untold_ = 0;  // tokens since then
+  Pace unknown_pace_{kLogPaceMs};
+  uint64_t unknown_untold_ = 0;  // tokens since the last line
   std::vector<SlotId> demanding_;  // sessions that want more channels than their agents have been told
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};

@@ -16,8 +16,6 @@ namespace {
 
 constexpr uint32_t kProtocolVersion = 1;
 constexpr uint32_t kContestStepMs = 100;
-// An agent reports as often as it likes; a line of the log comes this often.
-constexpr uint64_t kFailuresLogMs = 1000;
 
 ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
   ControlChannelTimes times;
@@ -131,8 +129,7 @@ void Registration::tell_failures() {
   const auto most = std::max_element(tunnels_.begin(), tunnels_.end(), [](const auto& a, const auto& b) {
     return a.second.failures_untold < b.second.failures_untold;
   });
-  if (most == tunnels_.end() || most->second.failures_untold == 0 || edge_.now_ms() < failures_told_again_ms_) return;
-  failures_told_again_ms_ = edge_.now_ms() + kFailuresLogMs;
+  if (most == tunnels_.end() || most->second.failures_untold == 0 || !failures_pace_.due(edge_.now_ms())) return;
   Tunnel& tunnel = most->second;
   log_warning("service could not be reached, visitors were reset",
               {{"client", client_.name},

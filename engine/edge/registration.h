@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 
+#include "base/pace.h"
 #include "base/port_set.h"
 #include "control/control_channel.h"
 #include "control/registry.h"
@@ -126,7 +127,7 @@ class Registration final : public ControlChannelEvents {
   uint32_t extra_ = 0;
   uint32_t extra_told_ = 0;  // falls by a tenth each tick
   uint64_t failures_ = 0;  // visitors that its services did not get, as it says
-  uint64_t failures_told_again_ms_ = 0;
+  Pace failures_pace_{kLogPaceMs};  // an agent reports as often as it likes
 };
 
 }  // namespace natrp
