@@ -13,6 +13,7 @@ namespace natrp {
 namespace {
 
 constexpr size_t kUnsentBytesMax = 1u << 20;
+constexpr uint32_t kReceiveBytes = 16384;  // the plaintext of a TLS record, at most: RFC 8446 §5.1
 constexpr std::string_view kTicketLabel = "EXPORTER-natrp-ticket-v1";
 
 std::string seconds(uint64_t ms) {
@@ -71,10 +72,9 @@ TicketKey ControlChannel::ticket_key() const { return tls_.export_key(kTicketLab
 
 void ControlChannel::submit_receive() {
   Op& op = receive_;
-  op.kind = OpKind::kRecv;
+  op.kind = OpKind::kRecvBuffer;
   op.fd = fd_.get();
-  op.data = received_.data();
-  op.len = static_cast<uint32_t>(received_.size());
+  op.len = kReceiveBytes;
   op.result = 0;
   loop_.submit(op);
 }
@@ -83,14 +83,18 @@ void ControlChannel::submit_receive() {
 // landing from elsewhere ends here, in the loop, and not inside a call of the owner's.
 void ControlChannel::on_received() {
   const int32_t n = receive_.result;
+  if (n > 0) {
+    // The TLS library copies them.
+    if (state_ == State::kOpen) tls_.feed({loop_.buffers().data(receive_.buffer), static_cast<size_t>(n)});
+    loop_.buffers().release(receive_.buffer);
+  }
   if (state_ != State::kLanding) {
     if (n > 0) {
-      if (state_ == State::kOpen) {
-        tls_.feed({received_.data(), static_cast<size_t>(n)});
-        process();
-      }
+      if (state_ == State::kOpen) process();
     } else if (n == 0) {
       lose(peer() + " closed the connection");
+    } else if (n == -ENOBUFS) {
+      loop_.buffers().offer_more();  // a ring's: all on offer were filled in this turn
     } else if (n != -EINTR && n != -EAGAIN) {
       lose("the connection to " + peer() + " was lost: " + std::strerror(-n));
     }

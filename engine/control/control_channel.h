@@ -9,13 +9,13 @@
 //            └──lost: socket error, silence, a peer that does not read──▶ landing
 //          landing = shutdown(2) and cancel; the descriptor is closed when neither op is in flight.
 // Thread   its loop's.
-// Memory   on_closed is called from the loop, never from inside a call of the owner's, and nothing is touched
+// Memory   holds a buffer of its loop only while it reads what has come into it.
+//          on_closed is called from the loop, never from inside a call of the owner's, and nothing is touched
 //          after it: the owner may delete the channel right there. Before it, an op may be in flight: the
 //          destructor aborts then. To retire a channel, call close() and run the loop until on_closed.
 // Never    calls its owner from the constructor, send(), close() or start_heartbeats().
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -128,7 +128,6 @@ class ControlChannel {
   std::string sending_;  // the send's, not to be touched while it is in flight
   std::string waiting_;
   size_t sent_ = 0;  // of sending_
-  std::array<uint8_t, 16384> received_;
 };
 
 }  // namespace natrp

@@ -83,7 +83,7 @@ class BriefWait {
   unsigned to_pass_over_ = 0;  // of these, still
   uint32_t rest_ms_ = 0;       // the last one
   uint64_t rests_until_ms_ = 0;
-  bool on_ = true;
+  bool on_ = false;
 };
 
 }  // namespace natrp

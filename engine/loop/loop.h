@@ -46,7 +46,7 @@ class Loop {
   // From the next turn on: handlers of patient ops run after those of others, one a turn. For a worker that carries
   // messages beside streams; a turn more of the loop for each costs streams alone a percent.
   void set_messages_first(bool on) { patient_.set(on); }
-  // Whether it looks for an answer before it sleeps (loop/brief_wait.h). At first it does.
+  // Whether it looks for an answer before it sleeps (loop/brief_wait.h). At first it does not.
   void set_brief_wait(bool on) { brief_wait_.set(on); }
   // From any thread: makes run_once return soon, after calling the wake handler.
   virtual void wake() = 0;

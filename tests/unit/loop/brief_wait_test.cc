@@ -14,6 +14,7 @@ namespace {
 
 class BriefWaitTest : public ::testing::Test {
  protected:
+  BriefWaitTest() { wait_.set(true); }
   // One message came, and the loop would sleep at now_ms.
   bool after_message(uint64_t now_ms = 1) { return wait_.is_worth_it(now_ms, ++receives_); }
   unsigned waits_passed_over() {
@@ -33,6 +34,7 @@ TEST_F(BriefWaitTest, WithoutAMessageTheLoopSleeps) {
 }
 
 TEST_F(BriefWaitTest, WhereItIsOffTheLoopSleeps) {
+  EXPECT_FALSE(BriefWait().is_worth_it(1, 1)) << "it is off at first";
   wait_.set(false);
   EXPECT_FALSE(after_message());
   wait_.set(true);
