@@ -67,14 +67,14 @@ class TicketChecker {
 };
 
 // Lets each counter through at most once, ever, in whatever order they come: slot n holds the largest counter
-// used among those that are n modulo the window. One that comes after a younger one of its slot is refused:
-// it was more than kTicketWindow behind.
+// used among those that are n modulo the window, by how many windows it is from the first. One that comes after a
+// younger one of its slot is refused: it was more than kTicketWindow behind.
 class TicketWindow {
  public:
   bool use(uint64_t counter);
 
  private:
-  std::array<std::atomic<uint64_t>, kTicketWindow> last_{};
+  std::array<std::atomic<uint32_t>, kTicketWindow> last_{};
 };
 
 }  // namespace natrp

@@ -444,7 +444,7 @@ void Edge::session_over(SlotId session) {
 
 void Edge::close_surplus(const EdgeSession& session) {
   const uint32_t most = session.ready_max.load(std::memory_order_relaxed);
-  const uint32_t ready = session.sum(&EdgeSession::Place::ready, workers_.size());
+  const uint32_t ready = session.sum(&EdgeSession::Place::ready);
   uint32_t left = ready > most ? ready - most : 0;
   for (size_t i = 0; i < workers_.size() && left > 0; ++i) {
     const uint32_t count = std::min(left, session.places[i].ready.load(std::memory_order_relaxed));

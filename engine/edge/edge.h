@@ -63,6 +63,7 @@ class Edge final : public EdgeControlPort {
   size_t sessions_live() const { return sessions_live_.load(std::memory_order_relaxed); }
   // Asks the control thread; nullopt when it does not answer within two seconds.
   std::optional<std::vector<SessionInfo>> list_sessions();
+  unsigned workers() const { return options_.workers; }
   // Conns that its workers can hold together.
   uint64_t conns_max() const { return uint64_t{conns_per_worker_} * workers_.size(); }
   // Its control thread has not run for some seconds, and no agent gets in.

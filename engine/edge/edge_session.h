@@ -7,10 +7,10 @@
 // Thread   any.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/limits.h"
 #include "base/slot_id.h"
@@ -20,13 +20,14 @@
 namespace natrp {
 
 struct EdgeSession {
-  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key,
+  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key, size_t workers,
               std::shared_ptr<ClientConns> client_conns = std::make_shared<ClientConns>(), bool in_chunks = false)
       : id(session_id),
         client(std::move(client_name)),
         checker(key),
         conns(std::move(client_conns)),
-        chunks(in_chunks) {}
+        chunks(in_chunks),
+        places(workers) {}
 
   const SlotId id;
   const std::string client;
@@ -46,12 +47,12 @@ struct EdgeSession {
     std::atomic<uint32_t> parked{0};
     std::atomic<uint32_t> flowing{0};  // visitors that have a channel
   };
-  std::array<Place, kWorkersMax> places;
+  std::vector<Place> places;  // one for each worker
 
-  // Over so many workers: a hint, as its parts change meanwhile. Each place is a cache line.
-  uint32_t sum(std::atomic<uint32_t> Place::* cell, size_t workers = kWorkersMax) const {
+  // Over all workers: a hint, as its parts change meanwhile.
+  uint32_t sum(std::atomic<uint32_t> Place::* cell) const {
     uint32_t count = 0;
-    for (size_t i = 0; i < workers; ++i) count += (places[i].*cell).load(std::memory_order_relaxed);
+    for (const Place& place : places) count += (place.*cell).load(std::memory_order_relaxed);
     return count;
   }
   // Its own, while conns_live is of all of the client's sessions.

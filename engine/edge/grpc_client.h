@@ -9,7 +9,6 @@
 // Thread   any.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
@@ -17,6 +16,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "base/limits.h"
 #include "control/auth.h"
@@ -25,9 +25,13 @@
 namespace natrp {
 
 struct GrpcClient {
-  GrpcClient(int64_t store_id, std::string client_name, uint32_t tunnel_id,
+  GrpcClient(int64_t store_id, std::string client_name, uint32_t tunnel_id, size_t workers,
              std::shared_ptr<ClientConns> client_conns = std::make_shared<ClientConns>())
-      : id(store_id), name(std::move(client_name)), tunnel(tunnel_id), conns(std::move(client_conns)) {}
+      : id(store_id),
+        name(std::move(client_name)),
+        tunnel(tunnel_id),
+        conns(std::move(client_conns)),
+        places(workers) {}
 
   const int64_t id;  // the store's: never given again
   const std::string name;
@@ -46,7 +50,7 @@ struct GrpcClient {
     std::atomic<uint32_t> flowing{0};  // visitors that have a stream
     std::atomic<uint32_t> agents{0};  // connections that have shown its token
   };
-  std::array<Place, kWorkersMax> places;
+  std::vector<Place> places;  // one for each worker
 
   uint32_t agents() const {
     uint32_t count = 0;

@@ -27,7 +27,7 @@ void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
     const auto id = static_cast<uint64_t>(client.id);
     Tunnel& tunnel = tunnels_[id];
     if (!tunnel.shared) {
-      tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, edge_.next_tunnel_id(),
+      tunnel.shared = std::make_shared<GrpcClient>(client.id, client.name, edge_.next_tunnel_id(), edge_.workers(),
                                                    edge_.client_conns().of(client));
     } else if (tunnel.client.token_hash != client.token_hash ||
                tunnel.client.plain_token_hash != client.plain_token_hash) {

@@ -172,7 +172,7 @@ uint32_t Rendezvous::free_slots() const {
 
 bool Rendezvous::may_be_ready(const Session& session) const {
   return has_slots_to_spare() &&
-         session.shared->sum(&EdgeSession::Place::ready, edge_.workers()) <
+         session.shared->sum(&EdgeSession::Place::ready) <
              session.shared->ready_max.load(std::memory_order_relaxed);
 }
 
@@ -181,7 +181,7 @@ void Rendezvous::close_ready(SlotId id, uint32_t count) {
   if (session == nullptr) return;
   // The count may be old: visitors have come since, or it is the second letter about the same ones.
   const auto too_many = [&] {
-    return session->shared->sum(&EdgeSession::Place::ready, edge_.workers()) >
+    return session->shared->sum(&EdgeSession::Place::ready) >
            session->shared->ready_max.load(std::memory_order_relaxed);
   };
   for (; count > 0 && session->ready.first != PairList::kEnd && too_many(); --count) {
@@ -192,7 +192,7 @@ void Rendezvous::close_ready(SlotId id, uint32_t count) {
 
 bool Rendezvous::may_return(const Session& session) const {
   return has_slots_to_spare() &&
-         session.shared->sum(&EdgeSession::Place::returning, edge_.workers()) < kReadyChannelsHeld;
+         session.shared->sum(&EdgeSession::Place::returning) < kReadyChannelsHeld;
 }
 
 Pair* Rendezvous::pop_ready(Session& session) {

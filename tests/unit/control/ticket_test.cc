@@ -95,8 +95,17 @@ TEST(TicketWindow, ACounterThatComesAWindowTooLateIsRefused) {
   EXPECT_TRUE(window.use(7 + kTicketWindow));
   EXPECT_FALSE(window.use(7));
   EXPECT_TRUE(window.use(8));  // its slot has seen nothing younger
-  EXPECT_TRUE(window.use(UINT64_MAX));
-  EXPECT_FALSE(window.use(UINT64_MAX));
+}
+
+TEST(TicketWindow, ASessionHasTwoToThe42Counters) {
+  TicketWindow window;
+  const uint64_t last = uint64_t{UINT32_MAX} * kTicketWindow - 1;
+  EXPECT_TRUE(window.use(last));
+  EXPECT_FALSE(window.use(last));
+  for (const uint64_t counter : {last + 1, last + 2, UINT64_MAX}) {
+    EXPECT_FALSE(window.use(counter)) << counter;
+  }
+  EXPECT_TRUE(window.use(1));
 }
 
 TEST(TicketWindow, ThreadsThatShowTheSameTicketsLetEachThroughOnce) {

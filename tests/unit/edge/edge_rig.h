@@ -110,7 +110,8 @@ class EdgeRig final : public EdgeControlPort {
     const auto conns = std::make_shared<ClientConns>();
     conns->max.store(conns_max);
     const auto session =
-        std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, conns, in_chunks);
+        std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, workers_.size(), conns,
+                                      in_chunks);
     for (unsigned i = 0; i < workers_.size(); ++i) {
       in_worker(i, [&] { roles_[i]->open_session(session); });
     }
@@ -126,7 +127,8 @@ class EdgeRig final : public EdgeControlPort {
   // A client whose token is its name, and whose port is open in every worker. send_buffer: of the edge's sockets
   // to its visitors, 0 for the kernel's choice.
   std::shared_ptr<GrpcClient> add_client(const std::string& name, uint32_t conns_max = 0, int send_buffer = 0) {
-    auto client = std::make_shared<GrpcClient>(next_id_, name, static_cast<uint32_t>(100 + next_id_));
+    auto client = std::make_shared<GrpcClient>(next_id_, name, static_cast<uint32_t>(100 + next_id_),
+                                               workers_.size());
     client->conns->max.store(conns_max);
     ++next_id_;
     client->leased.store(true);
