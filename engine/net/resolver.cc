@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace natrp {
@@ -10,7 +11,7 @@ namespace {
 
 // A thread each. Where a DNS server is dead, glibc asks it twice and waits 5 s each time (resolv.conf(5)): so many such
 // names may wait at once, and the next name has its answer right away all the same.
-constexpr uint32_t kLookupsMost = 16;
+constexpr uint32_t kLookupsMost = 8;
 
 }  // namespace
 
@@ -26,6 +27,17 @@ struct Resolver::State {
   Lookup lookup;
   uint32_t threads = 0;
   uint32_t idle = 0;
+
+  // One more, for a job that found none idle. False: there is none at all, and none to be had.
+  static bool add_thread(const std::shared_ptr<State>& state) {
+    try {
+      std::thread([state] { run(state); }).detach();
+      ++state->threads;
+    } catch (const std::system_error&) {
+      // As many as a cgroup's pids.max allows, or no room for a stack: those that are there do it one by one.
+    }
+    return state->threads > 0;
+  }
 
   static void run(const std::shared_ptr<State>& state) {
     std::unique_lock lock(state->mutex);
@@ -70,12 +82,11 @@ void Resolver::resolve(const Target& target, Answer answer) {
     return answer_now(std::vector<Address>{literal.value()});
   }
   const std::lock_guard lock(state_->mutex);
-  state_->jobs.push_back({host_port, std::move(answer)});
   // Who is idle may have been woken already for an earlier job.
-  if (state_->jobs.size() > state_->idle && state_->threads < kLookupsMost) {
-    ++state_->threads;
-    std::thread([state = state_] { State::run(state); }).detach();
+  if (state_->jobs.size() >= state_->idle && state_->threads < kLookupsMost && !State::add_thread(state_)) {
+    return answer_now(Error{"cannot resolve host '" + host_port.host + "': the system gives no thread for it"});
   }
+  state_->jobs.push_back({host_port, std::move(answer)});
   state_->changed.notify_one();
 }
 

@@ -4,7 +4,7 @@
 // dead one (10 s and more each) do not hold the others up.
 //
 // Thread   made, used and destroyed by the owner of the mailbox; answers are letters to it.
-//          They start as lookups find no idle one, 16 at most, and stay until the resolver goes.
+//          They start as lookups find no idle one, 8 at most, and stay until the resolver goes.
 // Order    of the answers: none.
 // Never    waits for DNS when it is destroyed: a lookup that is under way is left behind, its answer dropped.
 #pragma once

@@ -1,6 +1,7 @@
 #include "net/resolver.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <future>
@@ -50,7 +51,7 @@ class ResolverTest : public LoopSuite {
 };
 
 TEST_P(ResolverTest, NamesThatTakeLongHoldNobodyUp) {
-  for (int i = 0; i < 15; ++i) resolve("slow" + std::to_string(i));
+  for (int i = 0; i < 7; ++i) resolve("slow" + std::to_string(i));
   for (const std::string name : {"quick", "quicker", "quickest"}) {
     answers.clear();
     resolve(name);
@@ -59,7 +60,7 @@ TEST_P(ResolverTest, NamesThatTakeLongHoldNobodyUp) {
   }
   answers.clear();
   names->let.set_value();
-  EXPECT_TRUE(run_until(*loop, [&] { return answers.size() == 15; })) << answers.size();
+  EXPECT_TRUE(run_until(*loop, [&] { return answers.size() == 7; })) << answers.size();
 }
 
 TEST_P(ResolverTest, AHundredNamesHaveAnAnswerEach) {
@@ -68,6 +69,48 @@ TEST_P(ResolverTest, AHundredNamesHaveAnAnswerEach) {
   names->let.set_value();
   EXPECT_TRUE(run_until(*loop, [&] { return answers.size() == 100; })) << answers.size();
   EXPECT_EQ(names->asked, 100);
+}
+
+// Threads that are started while one of these lives get no stack.
+class NoThreads {
+ public:
+  NoThreads() {
+    pthread_getattr_default_np(&before_);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, size_t{1} << 47);
+    pthread_setattr_default_np(&attributes);
+    pthread_attr_destroy(&attributes);
+  }
+  ~NoThreads() {
+    pthread_setattr_default_np(&before_);
+    pthread_attr_destroy(&before_);
+  }
+
+ private:
+  pthread_attr_t before_;
+};
+
+TEST_P(ResolverTest, WithoutAThreadTheAnswerSaysSoAndLaterOnesAreLookedUp) {
+  {
+    const NoThreads none;
+    resolve("first");
+  }
+  EXPECT_TRUE(run_until(*loop, [&] { return answers.size() == 1; }));
+  EXPECT_NE(answers.at(0).find("'first': the system gives no thread"), std::string::npos) << answers.at(0);
+  resolve("second");
+  EXPECT_TRUE(run_until(*loop, [&] { return answers.size() == 2; }));
+  EXPECT_EQ(answers.at(1), "second");
+}
+
+TEST_P(ResolverTest, WhereNoMoreThreadsAreToBeHadThoseThatAreThereDoIt) {
+  resolve("slow");
+  EXPECT_TRUE(run_until(*loop, [&] { return names->asked == 1; }));
+  const NoThreads none;
+  resolve("quick");
+  names->let.set_value();
+  EXPECT_TRUE(run_until(*loop, [&] { return answers.size() == 2; }));
+  EXPECT_EQ(answers, (std::vector<std::string>{"slow", "quick"}));
 }
 
 TEST_P(ResolverTest, WhoGoesWaitsForNoLookupAndHearsOfNone) {
