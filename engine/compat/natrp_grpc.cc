@@ -72,7 +72,7 @@ void NatrpGrpcConnection::open_stream(Stream& stream) {
   }
   if (stream.token_count != 1) return refuse(stream, GrpcStatus::kInvalidArgument, "bad metadata");
   const Verdict verdict = stream.token_too_long ? Verdict{} : events_.authenticate(token);
-  if (!verdict.accepted) return refuse(stream, verdict.status, verdict.message);
+  if (!verdict.accepted) return refuse_later(stream, verdict.status, verdict.message);
   // Behind the token: a client that was removed has nothing to try again for.
   if (phase_ >= Phase::kDraining) {
     return refuse(stream, GrpcStatus::kUnavailable, end_reason_ + ": try again in a moment");
@@ -102,7 +102,7 @@ void NatrpGrpcConnection::begin_answer(Stream& stream) {
 // gRPC's "Trailers-Only": one HEADERS frame is the whole answer.
 void NatrpGrpcConnection::refuse(Stream& stream, GrpcStatus status, std::string_view message) {
   stream.state = Stream::State::kTrailed;
-  stream.deadline_ms = UINT64_MAX;
+  stream.deadline_ms = stream.refused_ms = UINT64_MAX;
   stream.ending_ms = now_ms_ + kGrpcEndingMs;
   const std::string number = std::to_string(static_cast<int>(status));
   const std::string encoded = grpc_message(message);
@@ -113,6 +113,12 @@ void NatrpGrpcConnection::refuse(Stream& stream, GrpcStatus status, std::string_
                 {"grpc-status", number},
                 {"grpc-message", encoded}},
                false);
+}
+
+void NatrpGrpcConnection::refuse_later(Stream& stream, GrpcStatus status, std::string_view message) {
+  stream.status = status;
+  stream.message = message;
+  stream.refused_ms = now_ms_ + kGrpcRefusalHeldMs;
 }
 
 // For who does not speak gRPC.
@@ -291,12 +297,12 @@ void NatrpGrpcConnection::close_stream(StreamId id, uint32_t http2_error) {
 // Nobody has more to say: after our GOAWAY, whose reason is known, or the peer's.
 void NatrpGrpcConnection::done() {
   if (end_reason_.empty()) end_reason_ = "the client said that it is done";
-  lost();
+  lost(StreamEnd::kLost);
 }
 
-void NatrpGrpcConnection::lost() {
+void NatrpGrpcConnection::lost(StreamEnd how) {
   if (!std::exchange(failed_, true) && end_reason_.empty()) end_reason_ = "the TCP connection ended";
-  for (const auto& [id, stream] : std::exchange(streams_, {})) tell_closed(*stream, StreamEnd::kLost);
+  for (const auto& [id, stream] : std::exchange(streams_, {})) tell_closed(*stream, how);
 }
 
 // ---- time ---------------------------------------------------------------------------------------
@@ -330,6 +336,7 @@ void NatrpGrpcConnection::on_tick(uint64_t now_ms) {
 }
 
 void NatrpGrpcConnection::check_stream_deadlines(Stream& stream) {
+  if (now_ms_ >= stream.refused_ms) refuse(stream, stream.status, stream.message);
   if (now_ms_ >= stream.deadline_ms) {
     stream.deadline_ms = UINT64_MAX;
     give_up(stream, GrpcStatus::kDeadlineExceeded, "the time that the call was given has passed",

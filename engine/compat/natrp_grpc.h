@@ -30,9 +30,10 @@ class FloodGuard;
 // showed.
 //
 //   connection:  preface → serving → draining → drained → finished        any → failed → finished
-//   stream:      opening → ready → ending → closed        opening → refused        ready → closed
+//   stream:      opening → ready → ending → closed        opening → held → refused        ready → closed
 //
 //   opening   the call's headers are here: authenticate() gives the caller's verdict
+//   held      a verdict against it is told kGrpcRefusalHeldMs later: the original tries again at once
 //   ready     on_stream_ready(): bytes both ways; the agent may end its own direction, on_stream_end()
 //   ending    end_stream(): what is queued goes out, then the status; nothing more comes in
 //   closed    on_stream_closed(), once for each on_stream_ready(), however it went; the id is not used again
@@ -69,7 +70,8 @@ class NatrpGrpcConnection {
     kDeadline,   // its grpc-timeout passed
     kBadInput,   // the peer sent what is no message
     kAborted,    // abort_stream(), or the peer did not take the rest within kGrpcEndingMs
-    kLost,       // the connection ended
+    kLost,       // the connection ended, behind all that the peer had sent
+    kBroken,     // the connection broke: of what the peer had sent, the last may be missing
   };
 
   // Called from within feed(), pull(), on_tick() and lost(). They may call every function on streams, and
@@ -124,8 +126,9 @@ class NatrpGrpcConnection {
   // No new streams (they get kUnavailable and the reason, later none come); open ones go on. Finished when the
   // last is closed: it is the caller who ends those that have no visitor. Only the first reason counts.
   void drain(std::string_view reason);
-  // The socket is gone: on_stream_closed(kLost) for all that were ready.
-  void lost();
+  // The socket is gone: on_stream_closed() for all that were ready, with kLost after a FIN, with kBroken after
+  // anything else.
+  void lost(StreamEnd how);
 
   size_t streams_ready() const { return streams_ready_; }
   // Why it failed or finished, one sentence for the log; empty while all is well.
@@ -143,6 +146,7 @@ class NatrpGrpcConnection {
   void take_field(Stream& stream, std::string_view name, std::string_view value);
   void open_stream(Stream& stream);
   void refuse(Stream& stream, GrpcStatus status, std::string_view message);
+  void refuse_later(Stream& stream, GrpcStatus status, std::string_view message);
   void refuse_http(Stream& stream, std::string_view http_status);
   void send_headers(Stream& stream, std::initializer_list<Field> fields, bool body_follows);
   void accept(Stream& stream, uint64_t client);

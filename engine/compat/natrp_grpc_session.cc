@@ -370,7 +370,7 @@ void NatrpGrpcConnection::fail(uint32_t http2_error, std::string_view reason) {
   end_reason_ = reason;
   farewell_ = goaway_frame(nghttp2_session_get_last_proc_stream_id(session_), http2_error, reason);
   farewell_left_ = farewell_;
-  lost();
+  lost(StreamEnd::kBroken);
 }
 
 // Response headers for the stream; without a body they are the whole answer.

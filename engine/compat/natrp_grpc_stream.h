@@ -45,6 +45,7 @@ struct NatrpGrpcConnection::Stream {
   StreamEnd how = StreamEnd::kEnded;  // for on_stream_closed(), when it ends without an error of HTTP/2
 
   uint64_t deadline_ms = UINT64_MAX;  // grpc-timeout, or kGrpcAccountMs
+  uint64_t refused_ms = UINT64_MAX;   // when it is told `status` and `message`: a verdict against it
   uint64_t ending_ms = UINT64_MAX;    // when kEnding and kTrailed have to be over
 
   uint32_t window_bytes = kGrpcWindowBytes;

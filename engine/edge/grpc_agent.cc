@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/limits.h"
 #include "base/log.h"
@@ -12,9 +13,11 @@
 namespace natrp {
 namespace {
 
+using StreamEnd = NatrpGrpcConnection::StreamEnd;
+
 constexpr size_t kOutputBytes = 64u << 10;
 // After our FIN, for its own. A close before it would turn bytes that it still sends into a RST, and the RST would
-// overtake our last bytes.
+// overtake our last bytes. And where it does not hear us any more, for its end.
 constexpr uint64_t kClosingMs = 2000;
 
 }  // namespace
@@ -33,19 +36,22 @@ GrpcAgent::~GrpcAgent() {
 
 void GrpcAgent::start(std::string_view first_bytes) {
   http2_.feed({reinterpret_cast<const uint8_t*>(first_bytes.data()), first_bytes.size()});
-  if (all_.draining()) http2_.drain(GrpcAgents::kDraining);
   pump();
 }
 
 void GrpcAgent::tick() {
   const uint64_t now = all_.worker().loop().turn_ms();
   if (state_ == State::kServing) http2_.on_tick(now);
-  if (state_ == State::kClosing && now - closing_since_ms_ >= kClosingMs) state_ = State::kBroken;
+  const bool waits_for_its_end = state_ == State::kClosing || state_ == State::kUnheard;
+  if (waits_for_its_end && now - closing_since_ms_ >= kClosingMs) {
+    http2_over(StreamEnd::kBroken);
+    state_ = State::kBroken;
+  }
   pump();
 }
 
 void GrpcAgent::stop() {
-  http2_over();
+  http2_over(StreamEnd::kBroken);
   state_ = State::kBroken;
   step();
 }
@@ -68,14 +74,14 @@ void GrpcAgent::pump() {
   step();
 }
 
-void GrpcAgent::http2_over() {
-  if (state_ != State::kServing) return;
-  http2_.lost();
+void GrpcAgent::http2_over(StreamEnd how) {
+  if (state_ != State::kServing && state_ != State::kUnheard) return;
+  http2_.lost(how);
   log_debug("connection of an original client ended", {{"why", http2_.end_reason()}});
 }
 
 void GrpcAgent::begin_closing() {
-  http2_over();
+  http2_over(StreamEnd::kLost);
   state_ = State::kClosing;
   closing_since_ms_ = all_.worker().loop().turn_ms();
   if (all_.worker().loop().shutdown_write(conn_.fd) != 0) state_ = State::kBroken;
@@ -91,14 +97,24 @@ void GrpcAgent::step() {
     worker.conns().release(conn_);
     return all_.over(*this);  // deletes this
   }
-  const bool unheard = write_.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
-  if (!read_.in_flight && !unheard) worker.loop().submit(read_);
+  const bool answers_pile_up = write_.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
+  if (!read_.in_flight && !answers_pile_up) worker.loop().submit(read_);
 }
 
 void GrpcAgent::on_write(Op& op) {
   unanswered_bytes_ = 0;
-  const bool whole = op.result >= 0 && static_cast<uint32_t>(op.result) == op.len;
-  if (!whole && state_ == State::kServing) return stop();
+  if (state_ == State::kServing && op.result < 0) {
+    // What it has sent may be in our socket still. The kernel tells of a reset once, and the read will see a clean end:
+    // EPIPE says that it is one, since the reset came behind its FIN (tcp_reset()).
+    was_reset_ = op.result != -EPIPE;
+    state_ = State::kUnheard;
+    closing_since_ms_ = all_.worker().loop().turn_ms();
+  } else if (state_ == State::kServing && static_cast<uint32_t>(op.result) < op.len) {
+    // An error follows, and the next send says which.
+    write_.data = static_cast<uint8_t*>(write_.data) + op.result;
+    write_.len -= static_cast<uint32_t>(op.result);
+    return all_.worker().loop().submit(write_);
+  }
   pump();
 }
 
@@ -114,13 +130,13 @@ void GrpcAgent::read() {
     const ssize_t got = loop.try_recv(conn_.fd, scratch.data(), scratch.size());
     if (got == -EAGAIN || got == -EINTR) return;
     if (got <= 0) {
-      http2_over();
+      http2_over(got == 0 && !was_reset_ ? StreamEnd::kLost : StreamEnd::kBroken);
       state_ = State::kBroken;
       return;
     }
     bytes += static_cast<size_t>(got);
     unanswered_bytes_ += static_cast<size_t>(got);
-    if (state_ != State::kServing) continue;
+    if (state_ == State::kClosing) continue;
     http2_.on_tick(loop.turn_ms());
     http2_.feed(scratch.first(static_cast<size_t>(got)));
     if (static_cast<size_t>(got) < scratch.size()) return;

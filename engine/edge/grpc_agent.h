@@ -4,6 +4,7 @@
 // channels of its streams.
 //
 // Life     serving ──finished──▶ closing: FIN, its last bytes are read past ──its FIN, or 2 s──▶ broken
+//          serving ──a send failed──▶ unheard: what it has sent is read still ──its FIN, RST, or 2 s──▶ broken
 //          serving ──FIN, RST──▶ broken ──ops landed──▶ closed, and this deleted
 // Thread   its worker's.
 // Bounds   64 KiB of output, and what compat/natrp_grpc names. While its output does not move, no more than
@@ -52,12 +53,12 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   ListLink stranger_link;  // until it has shown a known token
 
  private:
-  enum class State : uint8_t { kServing, kClosing, kBroken };
+  enum class State : uint8_t { kServing, kUnheard, kClosing, kBroken };
   void on_read();
   void on_write(Op& op);
   void read();
   void begin_closing();
-  void http2_over();
+  void http2_over(NatrpGrpcConnection::StreamEnd how);
   void step();
 
   NatrpGrpcConnection::Verdict authenticate(std::string_view token) override;
@@ -76,9 +77,10 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   std::unique_ptr<uint8_t[]> output_;
   std::unordered_map<NatrpGrpcConnection::StreamId, GrpcChannel*> channels_;
   std::vector<GrpcClientHere*> shown_;
-  uint64_t closing_since_ms_ = 0;
+  uint64_t closing_since_ms_ = 0;  // or unheard
   size_t unanswered_bytes_ = 0;  // read since output last left
   State state_ = State::kServing;
+  bool was_reset_ = false;  // unheard: its end is no clean one
 };
 
 }  // namespace natrp

@@ -40,7 +40,8 @@ Worker& GrpcAgents::worker() { return edge_.worker(); }
 // --- Connections --------------------------------------------------------------------------------------------------
 
 void GrpcAgents::agent(Conn& conn, std::string_view first_bytes) {
-  if (stopping_ || agents_live_ >= kGrpcAgentsMax) {
+  // Before our SETTINGS, which a client of its library takes for a success, and tries again at once after it.
+  if (draining_ || agents_live_ >= kGrpcAgentsMax) {
     worker().loop().close(conn.fd, true);
     worker().conns().release(conn);
     return;

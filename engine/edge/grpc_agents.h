@@ -77,7 +77,6 @@ class GrpcAgents {
 
   // Nothing flows, and every connection is closed.
   bool idle() const { return channels_live_ == 0 && agents_live_ == 0; }
-  bool draining() const { return draining_; }
   bool stopping() const { return stopping_; }
 
   // From agents and channels.

@@ -79,7 +79,8 @@ void GrpcChannel::on_closed(NatrpGrpcConnection::StreamEnd how) {
   using End = NatrpGrpcConnection::StreamEnd;
   if (visitor_ == nullptr) all_.unready(*this);
   agent_ = nullptr;
-  // The original ends a service's clean end by closing its whole connection: a lost or a cancelled stream may be one.
+  // The original tells of its service's end by closing its whole connection: a lost or a cancelled stream is one. A
+  // connection that broke may have had more to say.
   finish(how != End::kEnded && how != End::kCancelled && how != End::kLost);
   if (all_.stopping()) dead_ = true;
   step();

@@ -158,7 +158,7 @@ void drive(const uint8_t* data, size_t size) {
   connection.on_tick(now_ms + kGrpcIdleMs);
   while (connection.wants_output() && connection.pull(out) > 0) {
   }
-  connection.lost();
+  connection.lost(NatrpGrpcConnection::StreamEnd::kLost);
   require(connection.streams_ready() == 0, "nothing is ready in the end");
   for (const auto& [id, state] : events.streams)
     require(state.closed, "every ready stream is closed in the end");

@@ -206,7 +206,7 @@ class EdgeDouble {
     for (auto at = links_.begin(); at != links_.end();) {
       flush(*at);
       if (at->broken) {
-        at->connection.lost();
+        at->connection.lost(NatrpGrpcConnection::StreamEnd::kLost);
         close(at->fd);
       }
       const bool forget =
@@ -224,7 +224,7 @@ class EdgeDouble {
     if (size > 0) link.connection.feed({buffer.data(), static_cast<size_t>(size)});
     if (size == 0 || (size < 0 && errno != EAGAIN)) {
       link.broken = true;
-      link.connection.lost();
+      link.connection.lost(NatrpGrpcConnection::StreamEnd::kLost);
     }
   }
 

@@ -93,12 +93,27 @@ TEST_F(NatrpGrpcTest, AnUnknownTokenIsUnauthenticatedWithASentence) {
   const auto id = peer.open_msg("evil");
   const auto endless = peer.open_msg(std::string(kGrpcTokenBytesMax + 1, 'x'));
   exchange();
+  tick_after(kGrpcRefusalHeldMs - 1);
+  for (const auto call : {id, endless}) EXPECT_FALSE(peer.calls[call].closed) << "it would try again at once";
+  tick_after(1);
   for (const auto call : {id, endless}) {
     EXPECT_EQ("16", peer.calls[call].grpc_status());
     EXPECT_NE(std::string::npos, peer.calls[call].fields["grpc-message"].find("ask its operator"));
   }
   EXPECT_EQ(std::vector<std::string>{"evil"}, events.tokens);
   EXPECT_TRUE(events.ready.empty());
+}
+
+TEST_F(NatrpGrpcTest, ACallThatIsToBeRefusedMayEndBefore) {
+  auto fields = GrpcPeer::msg_call("evil");
+  fields.emplace_back("grpc-timeout", "100m");
+  const auto cancelled = peer.open_msg("evil"), late = peer.open(fields);
+  exchange();
+  peer.cancel(cancelled);
+  exchange();
+  tick_after(100);
+  tick_after(kGrpcRefusalHeldMs);
+  EXPECT_EQ("4", peer.calls[late].grpc_status());
 }
 
 TEST_F(NatrpGrpcTest, AnUnknownMethodIsUnimplemented) {
@@ -390,7 +405,7 @@ TEST_F(NatrpGrpcTest, AStreamThatCannotSendMoreIsNotWidened) {
   exchange();
   for (const int32_t id : {ended, cut, refused, 4711}) connection.join_stream(id);
   EXPECT_FALSE(connection.wants_output());
-  connection.lost();
+  connection.lost(StreamEnd::kLost);
   connection.join_stream(ended);
 }
 
@@ -572,8 +587,8 @@ TEST_F(NatrpGrpcTest, APeerThatDoesNotTakeTheRestIsCutOffInTheEnd) {
 TEST_F(NatrpGrpcTest, ALostConnectionClosesWhatWasReadyOnce) {
   const auto id = peer.open_msg(), other = peer.open_msg();
   exchange();
-  connection.lost();
-  connection.lost();
+  connection.lost(StreamEnd::kLost);
+  connection.lost(StreamEnd::kLost);
   EXPECT_EQ(StreamEnd::kLost, events.closed.at(id));
   EXPECT_EQ(StreamEnd::kLost, events.closed.at(other));
   EXPECT_TRUE(connection.finished());
@@ -596,6 +611,7 @@ TEST_F(NatrpGrpcTest, TellsItsLimitsAndAnswersPings) {
 TEST_F(NatrpGrpcTest, AllowsAllStreamsOnceATokenIsKnown) {
   peer.open_msg("evil");
   exchange();
+  tick_after(kGrpcRefusalHeldMs);
   EXPECT_EQ(kGrpcStreamsUnprovenMax, peer.settings[NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS]);
   peer.open_msg();
   exchange();

@@ -77,6 +77,14 @@ class EdgeRig final : public EdgeControlPort {
     for (const auto& worker : workers_) sum += worker->counters().get(counter);
     return sum;
   }
+  // The worker's only data channel, as a descriptor of the edge.
+  int channel_fd(unsigned index) {
+    ConnShard& conns = conns_.shard(index);
+    for (uint32_t i = 0; i < conns.capacity(); ++i) {
+      if (conns.at(i).fd > 0 && conns.at(i).role() == ConnRole::kDataChannel) return conns.at(i).fd;
+    }
+    return -1;
+  }
   uint32_t slots_claimed(unsigned index) {
     return in_worker(index, [&] { return conns_.shard(index).live(); });
   }

@@ -37,6 +37,8 @@ class GrpcSocket {
   int32_t window(int32_t id);
   GrpcPeer& http2() { return http2_; }
   void reset();
+  // As its process's end does it: a FIN behind what was sent.
+  void close() { fd_.reset(); }
 
   bool reads = true;
   bool ended = false;  // the edge closed the connection

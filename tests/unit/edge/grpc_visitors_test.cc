@@ -18,6 +18,33 @@ class GrpcVisitorsTest : public EdgeWorkerTest {
   bool closed(GrpcSocket& agent, int32_t id) {
     return rig->until([&] { return agent.call(id).closed; });
   }
+  // The edge says something to a client that has left, before it has read what that client had sent. Whether the
+  // visitor, which gets all of it, is reset then.
+  bool is_reset_behind_an_answer(void (GrpcSocket::*leave)()) {
+    make();
+    if (IsSkipped()) return leave == &GrpcSocket::reset;
+    rig->add_client("client");
+    GrpcSocket& agent = rig->connect_agent(0);
+    const int32_t id = agent.open("client");
+    EXPECT_TRUE(ready(1));
+    Peer& visitor = rig->visit(0, "client");
+    check_met(agent, id, visitor);
+    const std::string rest = some_bytes(30'000);
+    rig->in_worker(0, [&] {
+      agent.say(id, rest);
+      agent.turn();
+      (agent.*leave)();
+      const int fd = rig->channel_fd(0);
+      // One who has left answers with a RST. Where there is one already, this send would be told of it.
+      if (leave == &GrpcSocket::close) ::send(fd, "", 1, MSG_NOSIGNAL);
+      pollfd was_reset{fd, 0, 0};
+      EXPECT_EQ(::poll(&was_reset, 1, 5000), 1);
+      rig->role(0).grpc()->drain();
+    });
+    EXPECT_TRUE(rig->until([&] { return visitor.over(); }));
+    EXPECT_TRUE(visitor.heard == "answer" + rest) << visitor.heard.size() << " bytes of " << 6 + rest.size();
+    return visitor.was_reset;
+  }
 };
 
 // --- Between workers ----------------------------------------------------------------------------------------------
@@ -174,6 +201,33 @@ TEST_P(GrpcVisitorsTest, AClientWithoutAPortIsToldWhyAndWhatFlowsFlowsOn) {
   EXPECT_TRUE(closed(agent, flowing));
 }
 
+// --- Connections that end -----------------------------------------------------------------------------------------
+
+TEST_P(GrpcVisitorsTest, AnAnswerBehindWhichItsConnectionBrokeHasNoCleanEnd) {
+  make();
+  if (IsSkipped()) return;
+  rig->add_client("client");
+  for (const bool breaks : {false, true}) {
+    GrpcSocket& agent = rig->connect_agent(0);
+    const int32_t id = agent.open("client");
+    ASSERT_TRUE(ready(1));
+    Peer& visitor = rig->visit(0, "client");
+    check_met(agent, id, visitor);
+    breaks ? agent.reset() : agent.close();
+    EXPECT_TRUE(rig->until([&] { return visitor.over(); }));
+    EXPECT_EQ(visitor.was_reset, breaks);
+    EXPECT_EQ(visitor.heard, "answer");
+  }
+}
+
+TEST_P(GrpcVisitorsTest, WhatAClientHadSentArrivesThoughTheEdgesOwnSendFailsFirst) {
+  EXPECT_FALSE(is_reset_behind_an_answer(&GrpcSocket::close));
+}
+
+TEST_P(GrpcVisitorsTest, AndHasNoCleanEndWhereTheClientsWasNone) {
+  EXPECT_TRUE(is_reset_behind_an_answer(&GrpcSocket::reset));
+}
+
 // --- Drain --------------------------------------------------------------------------------------------------------
 
 TEST_P(GrpcVisitorsTest, ADrainEndsWhatWaitsLetsWhatFlowsFinishAndThenSaysSo) {
@@ -197,6 +251,10 @@ TEST_P(GrpcVisitorsTest, ADrainEndsWhatWaitsLetsWhatFlowsFinishAndThenSaysSo) {
     EXPECT_TRUE(closed(agent, late_id));
     EXPECT_FALSE(agent.accepted(late_id));
   }
+  // A client of the original's library takes our SETTINGS for a success, and would try again without a pause.
+  GrpcSocket& newcomer = rig->connect_agent(0);
+  EXPECT_TRUE(rig->until([&] { return newcomer.ended; }));
+  EXPECT_EQ(newcomer.http2().bytes_received, 0u);
   EXPECT_FALSE(drained.load());
   const std::string content = some_bytes(300'000);
   agent.say(flowing, content);
