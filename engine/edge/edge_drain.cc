@@ -73,6 +73,8 @@ void Edge::make_way() {
   handover_->give_up_addresses();
   state_lock_.reset();
   std::vector<Fd> listeners = ports_->take_handed_on();
+  // And those of tunnels that are not back since the last handover: somebody may wait in their backlogs.
+  for (Fd& listener : leases_->give_up_listeners()) listeners.push_back(std::move(listener));
   // Those that a worker has still not left: the successor listens anew, and could not where we do.
   ports_->end_handed_on();
   handover_->start(std::move(listeners));

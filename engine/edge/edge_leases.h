@@ -51,6 +51,8 @@ class EdgeLeases {
   void restore(const std::vector<ClientRecord>& clients, const std::vector<Fd>& handed);
   // Behind restore(): those of public ports that the edge before this one has handed on.
   void take_listeners(std::vector<Fd> listeners);
+  // Of these, those that nobody has claimed yet: for the next edge.
+  std::vector<Fd> give_up_listeners() { return handed_.take_all(); }
   // All clients, whenever the store has changed: whose ports the operator names.
   void set_clients(const std::vector<ClientRecord>& clients);
   // At the end: the last try to write what the store does not have yet.

@@ -31,6 +31,13 @@ Fd HandedListeners::claim(const Address& address, const std::string& client, con
   return {};
 }
 
+std::vector<Fd> HandedListeners::take_all() {
+  std::vector<Fd> listeners;
+  for (auto& [port, handed] : listeners_) listeners.push_back(std::move(handed.fd));
+  listeners_.clear();
+  return listeners;
+}
+
 std::vector<uint16_t> HandedListeners::expire(uint64_t now_ms) {
   std::vector<uint16_t> ports;
   if (now_ms < ends_ms_) return ports;

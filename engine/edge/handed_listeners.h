@@ -26,6 +26,8 @@ class HandedListeners {
   // The listener of this address, when it was handed on for the tunnel; else no listener of its port is left here.
   Fd claim(const Address& address, const std::string& client, const std::string& tunnel);
   bool has(uint16_t port) const { return listeners_.contains(port); }
+  // All that nobody has claimed yet: the next edge has them.
+  std::vector<Fd> take_all();
   // Closes those for which no tunnel came. Their ports.
   std::vector<uint16_t> expire(uint64_t now_ms);
 

@@ -36,6 +36,13 @@ def successor_of(edge, after=0):
                      edge.process)
 
 
+def hand_on(successor, edge):
+    """The successor's own successor."""
+    before = len(edge.process.err)
+    successor.signal(signal.SIGUSR2)
+    return successor_of(edge, before)
+
+
 def handed_over(yard):
     """A rig whose edge has handed over while one visitor flows through it: the rig, the two ends, the successor."""
     rig = yard.rig({"drain_seconds": 60})
@@ -291,6 +298,42 @@ def test_who_waits_for_a_tunnel_that_does_not_come_is_reset(yard):
     assert rig.agent.wait_address(2) == address
     rig.check_echo()
     successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_a_tunnel_that_is_not_back_between_two_handovers_has_its_port_and_its_visitors(yard):
+    rig = yard.rig()
+    address = rig.address
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
+    try:
+        first = yard.closing(hand_over(rig.edge))
+        waits = yard.peer(address)
+        second = yard.closing(hand_on(first, rig.edge))
+        wait_until(lambda: not first.alive, 15, "the edge between has nobody and ends")
+        waits.assert_open(0.1)
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
+    assert rig.agent.wait_address(2) == address
+    check_echo(waits, rig.accept())
+    rig.check_echo()
+    second.stop()
+
+
+@pytest.mark.over(ONE)
+def test_an_edge_between_that_is_killed_is_not_replaced_while_its_successor_leads(yard):
+    rig, visitor, service, first = handed_over(yard)
+    rig.pair()
+    second = yard.closing(hand_on(first, rig.edge))
+    rig.agent.wait_address(3)
+    first.signal(signal.SIGKILL)
+    wait_until(lambda: not first.alive, 15, "the killed edge is gone")
+    time.sleep(1.5)  # a next try would be here
+    assert "nobody takes visitors" not in rig.edge.process.err, rig.edge.process.describe()
+    check_echo(visitor, service)
+    rig.check_echo()
+    second.stop()
+    time.sleep(1.5)
+    assert is_refused(rig.edge.bind)
 
 
 @pytest.mark.over(ONE)
