@@ -120,8 +120,8 @@ void Handover::announce() {
 
 // When it was announced, its manager sends us SIGTERM well before we try again.
 void Handover::successor_ended(int status) {
-  const bool is_well = status == 0 || (status == Successor::kUnknownEnd && !nobody_leads());
-  // It was told to stop, or has a successor itself.
+  // It was told to stop; or it has a successor itself, which leads however the one between ended.
+  const bool is_well = status == 0 || !nobody_leads();
   if (is_well || stage_ == Stage::kLeft) return listeners_.clear();
   log_error("the successor " + how_it_ended(status) + ": nobody takes visitors", {});
   start_again_later();
