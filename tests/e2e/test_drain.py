@@ -275,16 +275,14 @@ def test_visitors_who_come_while_agents_replace_each_other_are_all_served(yard):
         served = 0
         while not ended.is_set():
             try:
-                peer = connect(address)
-            except ConnectionRefusedError:
-                continue  # between two listeners
-            with contextlib.closing(peer) as visitor:
-                try:
+                with contextlib.closing(connect(address)) as visitor:
                     visitor.sock.sendall(b"visitor")
                     assert visitor.sock.recv(7) == b"visitor"
                     served += 1
-                except (ConnectionResetError, BrokenPipeError) as reset:
-                    resets.append(reset)
+            except ConnectionRefusedError:
+                continue  # between two listeners
+            except (ConnectionResetError, BrokenPipeError) as reset:
+                resets.append(reset)
         return served
 
     visiting = [Task(visits) for _ in range(4)]
