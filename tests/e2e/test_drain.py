@@ -221,7 +221,7 @@ def test_a_draining_agents_tunnel_is_anothers_and_who_waited_for_it_is_served(ya
     visitor, service = rig.pair()
     with more_visitors_than_ready_channels(rig) as waiting:
         rig.agent.process.terminate()
-    wait_until(lambda: "draining" in rig.agent.process.err, 10, "it drains")
+    rig.edge.process.wait_for("an agent is about to stop")  # its tunnel is nobody's from then on
     heir = yard.agent(rig.edge, rig.token, rig.service)
     assert heir.address == rig.address
     check_echo(visitor, service)
