@@ -1,7 +1,6 @@
 """The public port of an original natrp client: whose it is, how long it stays open, and who meets whom behind it."""
 
 import json
-import socket
 import time
 
 import pytest
@@ -9,7 +8,8 @@ import pytest
 from net import patient, wait_until
 from sockets import Peer, check_echo, is_refused
 from test_handover import hand_over
-from test_natrp_grpc import CLIENT, client, edge, grpc_js, service, tunnel  # noqa: F401  (fixtures)
+from test_natrp_grpc import CLIENT, first_that_got_bytes
+from test_natrp_grpc import client, edge, grpc_js, service, tunnel  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.parametrize("edge", ["uring", "epoll"], indirect=True),
               pytest.mark.parametrize("client", ["grpcio"], indirect=True)]
@@ -124,24 +124,6 @@ def test_streams_of_many_connections_serve_one_port(client, edge, service, tunne
         tunnel._peers.remove(visitor)
 
 
-def first_that_got_bytes(peers, service, tunnel):
-    deadline = time.monotonic() + patient(10)
-    while time.monotonic() < deadline:
-        while service.waiting:
-            peers.append(tunnel.keep(service.accept()))
-        for peer in peers:
-            peer.sock.setblocking(False)
-            try:
-                if peer.sock.recv(1, socket.MSG_PEEK):
-                    return peer
-            except BlockingIOError:
-                pass
-            finally:
-                peer.sock.settimeout(patient(30))
-        time.sleep(0.01)
-    raise AssertionError("no service got the visitor's byte")
-
-
 def test_an_agent_of_today_that_has_the_tunnel_keeps_it(tunnel):
     edge = tunnel.edge.edge
     yard = tunnel.edge.yard
@@ -153,10 +135,7 @@ def test_an_agent_of_today_that_has_the_tunnel_keeps_it(tunnel):
     agent.process.stop()
     tunnel.edge.port += 2
     tunnel.service.forget()
-    visitor = tunnel.visit()
-    visitor.send(b"?")
-    served = first_that_got_bytes([], tunnel.service, tunnel)
-    assert served.receive(1) == b"?"
+    tunnel.met(tunnel.visit())
 
 
 def test_an_agent_of_today_takes_the_tunnel_over_only_when_told_to(tunnel):
@@ -184,8 +163,8 @@ def test_a_handover_leaves_a_visitor_where_it_flows_and_the_next_stream_opens_th
 
     old = tunnel.edge.edge.process
     successor = tunnel.edge.yard.closing(hand_over(tunnel.edge.edge))
-    next_service = tunnel.keep(tunnel.service.accept(60))  # gRPC's own back-off
-    check_echo(tunnel.visit(seconds=60), next_service)
+    another = tunnel.visit(seconds=60)  # gRPC's own back-off
+    check_echo(another, tunnel.met(another))
 
     assert old.alive, "what flows through the old edge goes on"
     check_echo(visitor, serving)
