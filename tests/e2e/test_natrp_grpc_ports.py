@@ -142,7 +142,9 @@ def test_an_agent_of_today_takes_the_tunnel_over_only_when_told_to(tunnel):
     edge, yard = tunnel.edge.edge, tunnel.edge.yard
     assert edge.ctl("client", "remove", CLIENT)[0] == 0
     token = tunnel.edge.token = edge.add_client(CLIENT, "--ports", str(tunnel.edge.port))
-    visitor, service = tunnel.pair()
+    tunnel.open()
+    visitor = tunnel.visit()
+    service = tunnel.met(visitor)
     check_echo(visitor, service)
     yard.agent(edge, token, tunnel.service, name="natrp", start="unready").refused("held by another agent")
     agent = yard.agent(edge, token, tunnel.service, name="natrp", on_conflict="replace")
