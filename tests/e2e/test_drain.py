@@ -82,6 +82,7 @@ def test_a_second_sigterm_ends_at_once(yard, role):
     check_echo(visitor, service)
     process = getattr(rig, role).process
     process.terminate()
+    process.wait_for("draining")  # two signals that are not taken yet are one
     time.sleep(0.7)
     assert process.alive, f"it did not wait for its visitor\n{process.describe()}"
     check_echo(visitor, service)
