@@ -48,6 +48,7 @@ class Link:
         self.rst_as_fin = rst_as_fin
         self.silent = False
         self.ended = False
+        self._is_silent = False
         self._wish = None
         for sock in (near, far):
             sock.setblocking(False)
@@ -55,6 +56,11 @@ class Link:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+
+    def silence(self):
+        """From its return on no byte passes, until `silent` is False again."""
+        self.silent = True
+        wait_until(lambda: self._is_silent or self.ended, 10, "the relay is silent")
 
     def reset_near(self):
         self._ask("reset_near")
@@ -100,6 +106,7 @@ class Link:
                 continue
             if self.up.finished and self.down.finished:
                 return
+            self._is_silent = self.silent
             if self.silent:
                 time.sleep(0.01)
                 continue

@@ -177,11 +177,11 @@ def test_visitors_that_wait_have_their_data_channels_before_the_edge_lets_go(yar
 @pytest.mark.parametrize("who", ["an edge that hands over", "an agent that drains"])
 def test_a_start_that_is_on_its_way_when_the_session_ends_in_peace_is_served(yard, who):
     rig = yard.rig({"drain_seconds": 30}, {"drain_seconds": 30}, wire=True)
-    wait_until(lambda: rig.metric("natrp_channels_ready") > 0, 10, "a channel is ready")
-    channels = rig.wire.live()[1:]  # the control channel was there first
+    # All that are dialled for a tunnel, as a later one would not be silent. The control channel was there first.
+    wait_until(lambda: rig.metric("natrp_channels_ready") == 2 and len(rig.wire.live()) == 3, 10, "both are ready")
+    channels = rig.wire.live()[1:]
     for link in channels:
-        link.silent = True
-    time.sleep(0.1)  # their turns are over
+        link.silence()
     visitor = rig.visit()
     visitor.send(b"first")
     wait_until(lambda: rig.metric("natrp_pairs_live") == 1, 10, "the visitor has its channel")
@@ -552,6 +552,8 @@ def test_the_service_manager_is_told_whom_to_look_after(yard, manager):
     manager.said.clear()
     successor = yard.closing(hand_over(edge))
     assert edge.process.wait_exit(15) == 0, edge.process.describe()
+    # The successor's line, which was waited for, comes before its word to the manager.
+    wait_until(lambda: len(manager.told()) >= 2, 10, lambda: f"both have told the manager; it was told {manager.said}")
     assert sorted(manager.told()) == [f"MAINPID={successor.pid}", "READY=1"]
     assert "STOPPING=1" not in manager.told()
     successor.stop()

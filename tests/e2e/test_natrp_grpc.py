@@ -8,6 +8,7 @@ import hashlib
 import os
 import select
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -58,9 +59,11 @@ class WholeEdge:
     def __init__(self, directory, io):
         self.yard = Yard(directory, Setup(io, "auto"))
         try:
-            self.edge = self.yard.edge(natrp_grpc="on")
+            self.edge = self.yard.edge(start=False, natrp_grpc="on")
             self.port = int(str(self.edge.options["ports"]).split("-")[0])
+            # A running edge has heard of a new client a moment later.
             self.token = self.edge.add_plain_client(CLIENT, "--ports", str(self.port))
+            self.edge.start()
         except BaseException:
             self.yard.close()
             raise
@@ -184,6 +187,15 @@ class Tunnel:
         (service,) = self.open()
         return self.visit(), service
 
+    def met(self, visitor):
+        """The connection of the service that serves the visitor. A client whose edge is away, or does not know it yet,
+        dials the service with each attempt, and hangs up."""
+        visitor.send(b"?")
+        peers = [peer for peer in self._peers if peer is not visitor and peer.sock.fileno() >= 0]
+        service = first_that_got_bytes(peers, self.service, self)
+        assert service.receive(1) == b"?"
+        return service
+
     def wait_ended(self, code, count=1):
         """Until the client has seen so many calls end with this code."""
         lines = []
@@ -208,6 +220,24 @@ def visit(edge, seconds=15, **options):
         except ConnectionRefusedError:
             assert time.monotonic() < deadline, f"nobody listens on {edge.public}\n{edge.process.describe()}"
             time.sleep(0.05)
+
+
+def first_that_got_bytes(peers, service, tunnel):
+    deadline = time.monotonic() + patient(10)
+    while time.monotonic() < deadline:
+        while service.waiting:
+            peers.append(tunnel.keep(service.accept()))
+        for peer in peers:
+            peer.sock.setblocking(False)
+            try:
+                if peer.sock.recv(1, socket.MSG_PEEK):
+                    return peer
+            except (BlockingIOError, ConnectionResetError):
+                pass
+            finally:
+                peer.sock.settimeout(patient(30))
+        time.sleep(0.01)
+    raise AssertionError("no service got the visitor's byte")
 
 
 # --- bytes -------------------------------------------------------------------------------------------
@@ -406,16 +436,12 @@ whole = pytest.mark.parametrize("edge", ["uring", "epoll"], indirect=True)
 
 
 @whole
-def test_the_join_token_works_too(client, edge, service):
-    port = edge.port + 1
-    token = edge.edge.add_client("by-join-token", "--ports", str(port))
-    client.tunnel(edge, service, token=token)
-    served = service.accept(30)
-    edge.port = port
-    visitor = visit(edge)
-    check_echo(visitor, served)
-    visitor.close()
-    served.close()
+def test_the_join_token_works_too(tunnel):
+    tunnel.edge.port += 1
+    token = tunnel.edge.edge.add_client("by-join-token", "--ports", str(tunnel.edge.port))
+    tunnel.client.tunnel(tunnel.edge, tunnel.service, token=token)
+    visitor = tunnel.visit(seconds=30)
+    check_echo(visitor, tunnel.met(visitor))
 
 
 @whole
@@ -426,8 +452,8 @@ def test_the_port_is_the_same_after_the_edge_was_killed(tunnel):
     edge.process.kill()
     visitor.wait_ended(5)
     edge.start()
-    service = tunnel.keep(tunnel.service.accept(60))  # gRPC's own back-off
-    check_echo(tunnel.visit(seconds=60), service)
+    visitor = tunnel.visit(seconds=60)  # gRPC's own back-off
+    check_echo(visitor, tunnel.met(visitor))
 
 
 @whole
@@ -442,19 +468,18 @@ def test_the_port_stays_open_between_two_streams(tunnel):
 
 
 @whole
-def test_two_clients_share_the_edge_and_not_the_port(client, edge, service):
-    other = Service()
+def test_two_clients_share_the_edge_and_not_the_port(tunnel):
+    edge, client = tunnel.edge, tunnel.client
+    other = Tunnel(client, edge, Service())
     try:
-        port = edge.port + 1
-        token = edge.edge.add_plain_client("another", "--ports", str(port))
-        client.tunnel(edge, service)
-        client.tunnel(edge, other, token=token)
-        for where, here in ((edge.port, service), (port, other)):
-            served = here.accept(30)
-            edge.port = where
-            visitor = visit(edge)
-            check_echo(visitor, served)
-            visitor.close()
-            served.close()
+        ports = edge.port, edge.port + 1
+        token = edge.edge.add_plain_client("another", "--ports", str(ports[1]))
+        client.tunnel(edge, tunnel.service)
+        client.tunnel(edge, other.service, token=token)
+        for port, here in zip(ports, (tunnel, other)):
+            edge.port = port
+            visitor = here.visit(seconds=30)
+            check_echo(visitor, here.met(visitor))
     finally:
         other.close()
+        other.service.close()

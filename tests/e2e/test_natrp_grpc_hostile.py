@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from conftest import CONTROL
-from net import patient
+from net import patient, wait_until
 from sockets import check_echo
 from test_natrp_grpc import client, edge, grpc_js, service, tunnel  # noqa: F401  (fixtures)
 
@@ -190,7 +190,8 @@ def test_the_log_shows_why_a_connection_ended(yard, client, service):
     token = edge.add_plain_client("original")
     process = client.tunnel(edge, service, token=token)
     port = edge.process.wait_for(r"lease live client=original tunnel=natrp port=(\d+)")[1]
-    assert f"natrp={port}" in edge.ctl("client", "list")[1]
+    # A lease is written a little after it was given.
+    wait_until(lambda: f"natrp={port}" in edge.ctl("client", "list")[1], 10, "the lease is in the store")
     assert edge.ctl("token", "rotate", "original")[0] == 0
     edge.process.wait_for(r'original client ended why="the edge\'s operator gave this client a new token"')
     process.wait_for("ended UNAUTHENTICATED", stream="out")

@@ -79,10 +79,13 @@ function keepOpen(host, port) {
   });
   service.on("end", () => call.end());
   service.on("error", () => call.cancel());
+  service.on("close", () => call.resume()); // nobody is waited for any more
   call.on("error", () => {}); // status says it
-  call.on("status", (status) => {
-    say("ended", status);
+  call.on("end", () => {
     if (!service.destroyed) service.end(() => service.destroySoon());
+  });
+  call.on("status", (status) => {
+    say("ended", status); // maybe before the last messages: those of a call that is paused
     setTimeout(() => keepOpen(host, port), REOPEN_MS);
   });
 }
