@@ -154,6 +154,34 @@ TEST_F(EdgeStoreTest, ThatALeaseIsLiveIsInTheStoreEachHour) {
   EXPECT_EQ(refreshed(), std::set<std::string>{"live"});
 }
 
+TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
+  stop();
+  const ClientRecord one = store_->find_by_name("one").value().value();
+  const ClientRecord two = store_->find_by_name("two").value().value();
+  for (const uint32_t grace_seconds : {0u, 1u}) {
+    SimLoop loop(1);
+    PublicPorts ports({}, {});
+    options_.grace_seconds = grace_seconds;
+    EdgeLeases leases(options_, loop, *store_, ports, 100);
+    EdgeTunnel nobody;
+    const uint16_t port = leases.lease(one, "web", 0, SlotId::make(0, 1, 1), nobody).port;
+    ASSERT_NE(port, 0);
+    testing::internal::CaptureStderr();
+    leases.session_lost(SlotId::make(0, 1, 1));
+    if (grace_seconds > 0) {
+      loop.pass(1000);
+      leases.check(two, "web", 0);  // an agent that asks in the moment before the tick
+    }
+    const std::string log = testing::internal::GetCapturedStderr();
+    const std::string line = "lease free port=" + std::to_string(port);
+    EXPECT_NE(log.find(line), std::string::npos) << grace_seconds << ": " << log;
+    EXPECT_LT(log.find("lease in grace"), log.find(line)) << log;
+    testing::internal::CaptureStderr();
+    leases.expire();
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  }
+}
+
 // --- What waits for the lock ----------------------------------------------------------------------------------------
 
 class LeaseWriterTest : public testing::Test {
