@@ -182,6 +182,43 @@ TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
   }
 }
 
+// --- A store that cannot be read ------------------------------------------------------------------------------------
+
+// As the disk's errors do, this makes each read of the clients fail.
+class BrokenStore : public EdgeStoreTest {
+ protected:
+  void TearDown() override {
+    if (broken_) mend();
+    EdgeStoreTest::TearDown();
+  }
+  void break_it() { rename("clients", "clients_away"); }
+  void mend() { rename("clients_away", "clients"); }
+
+ private:
+  void rename(const std::string& from, const std::string& to) {
+    sqlite3* db = nullptr;
+    loopback::must(sqlite3_open(store_->path().c_str(), &db) == SQLITE_OK, "the store's file");
+    const std::string sql = "ALTER TABLE " + from + " RENAME TO " + to;
+    loopback::must(sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr) == SQLITE_OK, sql.c_str());
+    sqlite3_close(db);
+    broken_ = !broken_;
+  }
+  bool broken_ = false;
+};
+
+TEST_F(BrokenStore, NoEdgeStarts) {
+  stop();
+  break_it();
+  {
+    Edge edge(options_);
+    ASSERT_TRUE(edge.listen().ok());
+    const Status status = edge.start();
+    EXPECT_FALSE(status.ok());
+  }
+  mend();
+  start();
+}
+
 // --- What waits for the lock ----------------------------------------------------------------------------------------
 
 class LeaseWriterTest : public testing::Test {
