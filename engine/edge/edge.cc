@@ -237,12 +237,23 @@ void Edge::on_store_op(Op& op) {
   on_store_changed();
 }
 
+// Each tick tries again what failed, and the log hears of the first time only.
 void Edge::on_store_changed() {
+  if (const Status read = read_store(); !read.ok()) {
+    if (std::exchange(store_failing_, true)) return;
+    return log_error("the store cannot be read: what natrpctl changes does not count until it can be",
+                     {{"error", read.error().message}});
+  }
+  if (std::exchange(store_failing_, false)) log_info("the store can be read again", {});
+}
+
+Status Edge::read_store() {
   auto version = store_->data_version();
-  if (!version.ok() || version.value() == store_version_) return;
+  if (!version.ok()) return version.error();
+  if (version.value() == store_version_) return Done{};
   // One read for all: where another program has locked readers out, too, that is one wait, and the next tick tries.
   auto clients = store_->list_clients();
-  if (!clients.ok()) return;
+  if (!clients.ok()) return clients.error();
   store_version_ = version.value();
   const std::vector<ClientRecord> changed = with_other_limits(clients.value());
   client_conns_.update(clients.value());
@@ -272,6 +283,7 @@ void Edge::on_store_changed() {
   }
   if (grpc_) grpc_->set_clients(std::move(clients).value());
   for (const ClientRecord& client : changed) honour_limits(client);
+  return Done{};
 }
 
 std::vector<ClientRecord> Edge::with_other_limits(const std::vector<ClientRecord>& clients) const {

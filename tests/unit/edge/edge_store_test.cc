@@ -206,6 +206,25 @@ class BrokenStore : public EdgeStoreTest {
   bool broken_ = false;
 };
 
+TEST_F(BrokenStore, ThatChangesAreNotSeenIsOneLineAndThatTheyAreAgainAnother) {
+  HandAgent& agent = open_session("one");
+  testing::internal::CaptureStderr();
+  break_it();
+  until([] { return false; }, 700);  // two ticks
+  const std::string broken = testing::internal::GetCapturedStderr();
+  EXPECT_NE(broken.find("the store cannot be read"), std::string::npos) << broken;
+  EXPECT_NE(broken.find("no such table"), std::string::npos) << broken;
+  EXPECT_EQ(broken.find("the store"), broken.rfind("the store")) << broken;
+  EXPECT_FALSE(agent.closed());
+  testing::internal::CaptureStderr();
+  mend();
+  const bool removed = store_->remove_client("one").ok();
+  const bool closed = until([&] { return agent.closed(); }, 3000);
+  const std::string mended = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(removed && closed);
+  EXPECT_NE(mended.find("the store can be read again"), std::string::npos) << mended;
+}
+
 TEST_F(BrokenStore, NoEdgeStarts) {
   stop();
   break_it();
