@@ -22,6 +22,7 @@ constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_hello_refused_total", "data channels whose ticket was forged, replayed or of no session", false},
     {"natrp_hello_timeouts_total", "conns on the control port that said nothing useful in time", false},
     {"natrp_strangers_displaced_total", "silent conns on the control port that made room for newer ones", false},
+    {"natrp_conns_refused_total", "conns on the control port, or moved to another worker, that found no slot", false},
     {"natrp_handshakes_refused_total", "agents turned away because too many others had no session yet", false},
     {"natrp_rendezvous_timeouts_total", "visitors reset because no data channel came in time", false},
     {"natrp_service_failures_total", "visitors reset because the agent could not reach the service", false},

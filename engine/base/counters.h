@@ -31,6 +31,7 @@ enum class Counter : uint8_t {
   kHelloRefused,
   kHelloTimeouts,
   kStrangersDisplaced,
+  kConnsRefused,
   kHandshakesRefused,
   kRendezvousTimeouts,
   kServiceFailures,

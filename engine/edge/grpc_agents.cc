@@ -41,6 +41,7 @@ Worker& GrpcAgents::worker() { return edge_.worker(); }
 
 void GrpcAgents::agent(Conn& conn, std::string_view first_bytes) {
   if (stopping_ || agents_live_ >= kGrpcAgentsMax) {
+    if (!stopping_) worker().counters().add(Counter::kConnsRefused);
     worker().loop().close(conn.fd, true);
     worker().conns().release(conn);
     return;
