@@ -34,6 +34,7 @@ constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_channels_returned_total", "data channels that came back after a visitor, for the next one", false},
     {"natrp_channels_surplus_total", "data channels closed because more were ready than the edge has use or room for",
      false},
+    {"natrp_dials_failed_total", "dials of the edge for a data channel that failed", false},
     {"natrp_conns_live", "conns that hold a slot of the table", true},
     {"natrp_pairs_live", "pairs of a visitor and its data channel", true},
     {"natrp_pipes_open", "pipes that exist, borrowed or pooled", true},

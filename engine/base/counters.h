@@ -42,6 +42,7 @@ enum class Counter : uint8_t {
   kChannelsMoved,
   kChannelsReturned,
   kChannelsSurplus,
+  kDialsFailed,
   kConnsLive,     // gauge
   kPairsLive,     // gauge
   kPipesOpen,     // gauge
