@@ -114,6 +114,16 @@ def test_an_address_that_is_taken_is_a_sentence(yard):
     assert_sentence(agent.process.err.splitlines()[-1], "--admin")
 
 
+def test_the_log_has_the_port_that_the_system_chose(yard):
+    host = net.loopback_address()
+    edge = yard.edge()
+    agent = yard.agent(edge, edge.add_client(), yard.service(), admin=net.host_port(host, 0))
+    ready = agent.process.wait_for(rf"admin server ready address={host}:\d+")
+    shown = Shown()
+    shown.address = ready[0].partition("address=")[2]
+    assert shown.get("/healthz") == (200, "ok\n")
+
+
 def test_dials_of_the_edge_that_fail_are_counted_and_said_once_a_second(yard):
     shown = Shown()
     rig = yard.rig(agent_options=shown.options)
