@@ -252,8 +252,8 @@ void ChannelOpener::on_op(Op& op) {
     return self.started(channel);
   }
   if (!op.cancelled && (op.result == -EAGAIN || op.result == -EINTR)) return self.receive_start(channel);
-  // The edge closed it, or the session is over.
-  if (channel.session == self.session_) {
+  // The edge closed it, or the session is over. One that came back behind the end of its session has none.
+  if (channel.state == State::kReady && channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
     // One that carried a visitor may end for that visitor's sake: no reason to hold the others up.
     const uint64_t since_ms = channel.conn->opened_ms.load(std::memory_order_relaxed);

@@ -380,6 +380,20 @@ TEST_P(ChannelOpenerTest, AnEdgeThatLeavesThemToThemselvesIsNotWaitedForForever)
   EXPECT_GE(now_ms() - begin, kPartingMs);
 }
 
+TEST_P(ChannelOpenerTest, OneThatComesBackBehindTheEndIsClosedByTheEdgeAndNotLost) {
+  loopback::Two two = loopback::connected();
+  close_session(ChannelOpener::Ready::kPart);
+  in_worker([&] {
+    Conn* conn = worker->conns().claim(two.near.release(), {}, ConnRole::kDataChannel, 0);
+    role->opener().returned(*conn, 1);  // of the session that has just ended
+  });
+  ASSERT_EQ(conns_live(), 1u);
+  two.far.reset();
+  EXPECT_TRUE(until([&] { return conns_live() == 0; }));
+  EXPECT_EQ(count(Counter::kChannelsReturned), 1u);
+  EXPECT_EQ(count(Counter::kChannelsLost), 0u);
+}
+
 TEST_P(ChannelOpenerTest, ADrainWaitsForThem) {
   demand(2);
   ASSERT_TRUE(wait_channels(2));
