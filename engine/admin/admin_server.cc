@@ -69,7 +69,7 @@ void AdminServer::serve() {
     server_->listen_after_bind();
     ended_ = true;
   });
-  log_info("admin server ready", {{"address", address_.text()}});
+  log_info("admin server ready", {{"address", address_.with_port(port_).text()}});
 }
 
 // The library says only that it could not: the same is asked of the kernel once more, for the reason.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/log.h"
 #include "control/auth.h"
@@ -350,6 +351,22 @@ void Agent::service_failed(uint32_t tunnel_index, int error) {
   });
 }
 
+void Agent::dial_failed(int error) {
+  mailbox_->post([this, error] {
+    ++dials_.count;
+    dials_.error = error;
+    report_dials();
+  });
+}
+
+// Every worker tries again at its own pace.
+void Agent::report_dials() {
+  if (dials_.count == 0 || !dials_pace_.due(loop_->turn_ms())) return;
+  const Failures told = std::exchange(dials_, {});
+  log_warning("data channels could not be opened, visitors may wait for them",
+              {{"edge", options_.server_text}, {"reason", std::strerror(told.error)}, {"dials", told.count}});
+}
+
 // Once a tick and not once a visitor: a dead service under load must not flood the log and the control channel.
 void Agent::report_failures() {
   for (const auto& [index, failures] : failures_) {
@@ -414,6 +431,7 @@ void Agent::on_tick() {
   standard_output_.finish();
   for (Leasing& leasing : leasings_) print(leasing);
   report_failures();
+  report_dials();
   const bool may_register = session_ && !edge_drains_ && !draining_;
   for (uint32_t index = 0; may_register && index < leasings_.size(); ++index) {
     uint64_t& again_ms = leasings_[index].again_ms;

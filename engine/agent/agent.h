@@ -23,6 +23,7 @@
 #include "agent/agent_worker.h"
 #include "agent/backoff.h"
 #include "base/line_out.h"
+#include "base/pace.h"
 #include "control/control_channel.h"
 #include "control/join_token.h"
 #include "control/status_info.h"
@@ -55,6 +56,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
 
   // From workers, any thread.
   void service_failed(uint32_t tunnel_index, int error) override;
+  void dial_failed(int error) override;
 
  private:
   struct Failures {
@@ -94,6 +96,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void drain();
   void leave();
   void report_failures();
+  void report_dials();
   void share_services();
   void on_tick();
   void on_edge_silent();
@@ -120,6 +123,8 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::vector<Leasing> leasings_;  // of options_.tunnels
   LineOut standard_output_{STDOUT_FILENO};
   std::map<uint32_t, Failures> failures_;
+  Failures dials_;  // of the edge, for data channels; not in the log yet
+  Pace dials_pace_{kLogPaceMs};
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
   OwnedTimer<&Agent::on_edge_silent> drain_timer_{*this};  // until the edge has nobody left who waits for us

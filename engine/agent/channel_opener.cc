@@ -199,7 +199,7 @@ void ChannelOpener::on_dialled(void* context, int fd, int error) {
 
 // --- Towards the edge ---------------------------------------------------------------------------------------------
 
-void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
+void ChannelOpener::edge_dialled(Channel& channel, int fd, int error) {
   const bool over = channel.session != session_;
   if (fd >= 0 && !over) {
     channel.conn = worker_.conns().claim(fd, channel.session->edge.front(), ConnRole::kDataChannel,
@@ -209,8 +209,9 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
     if (fd >= 0) worker_.loop().close(fd, false);
     no_longer_unused(channel);
     free_channel(channel);
-    if (!over) hold_back();
-    return;
+    if (over) return;
+    tell_failed_dial(fd < 0 ? error : EMFILE);
+    return hold_back();
   }
   const uint64_t counter = channel.session->next_counter.fetch_add(1, std::memory_order_relaxed);
   channel.session->sealer.seal(channel.session->id, counter, channel.bytes.data());
@@ -219,6 +220,7 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
   // The socket is new and empty: 64 bytes always fit, so no op is needed.
   const ssize_t sent = worker_.loop().try_send(fd, channel.bytes.data(), kHelloBytes);
   if (sent != static_cast<ssize_t>(kHelloBytes)) {
+    tell_failed_dial(sent < 0 ? static_cast<int>(-sent) : EAGAIN);
     worker_.loop().timers().arm(refill_timer_, kRefillPauseMs);
     return drop(channel);
   }
@@ -226,6 +228,11 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int) {
   bound_receive_buffer(fd);
   worker_.counters().add(Counter::kChannelsOpened);
   receive_start(channel);
+}
+
+void ChannelOpener::tell_failed_dial(int error) {
+  worker_.counters().add(Counter::kDialsFailed);
+  control_.dial_failed(error);
 }
 
 void ChannelOpener::receive_start(Channel& channel) {
@@ -245,8 +252,8 @@ void ChannelOpener::on_op(Op& op) {
     return self.started(channel);
   }
   if (!op.cancelled && (op.result == -EAGAIN || op.result == -EINTR)) return self.receive_start(channel);
-  // The edge closed it, or the session is over.
-  if (channel.session == self.session_) {
+  // The edge closed it, or the session is over. One that came back behind the end of its session has none.
+  if (channel.state == State::kReady && channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);
     // One that carried a visitor may end for that visitor's sake: no reason to hold the others up.
     const uint64_t since_ms = channel.conn->opened_ms.load(std::memory_order_relaxed);

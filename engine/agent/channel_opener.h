@@ -35,6 +35,8 @@ class AgentControlPort {
  public:
   // A visitor of the tunnel was reset because the service could not be reached. error: errno, or kServiceUnresolved.
   virtual void service_failed(uint32_t tunnel_index, int error) = 0;
+  // No data channel came of a dial of the edge. error: errno.
+  virtual void dial_failed(int error) = 0;
 
  protected:
   ~AgentControlPort() = default;
@@ -104,6 +106,7 @@ class ChannelOpener {
   void hold_back_no_longer();
   void top_up();
   void edge_dialled(Channel& channel, int fd, int error);
+  void tell_failed_dial(int error);
   void receive_start(Channel& channel);
   void started(Channel& channel);
   void service_dialled(Channel& channel, int fd, int error);

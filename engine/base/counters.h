@@ -31,6 +31,7 @@ enum class Counter : uint8_t {
   kHelloRefused,
   kHelloTimeouts,
   kStrangersDisplaced,
+  kConnsRefused,
   kHandshakesRefused,
   kRendezvousTimeouts,
   kServiceFailures,
@@ -41,6 +42,7 @@ enum class Counter : uint8_t {
   kChannelsMoved,
   kChannelsReturned,
   kChannelsSurplus,
+  kDialsFailed,
   kConnsLive,     // gauge
   kPairsLive,     // gauge
   kPipesOpen,     // gauge

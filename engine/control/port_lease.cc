@@ -1,6 +1,7 @@
 #include "control/port_lease.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
@@ -70,7 +71,7 @@ bool PortLeases::allowed(const LeaseRequest& request, uint16_t port) const {
 }
 
 LeaseAnswer PortLeases::ask(const LeaseRequest& request, uint64_t now_ms) {
-  expire(now_ms);
+  end_graces(now_ms);
   return request.wanted != 0 ? reserve_wanted(request) : choose_any(request);
 }
 
@@ -214,7 +215,7 @@ std::vector<uint16_t> PortLeases::session_lost(SlotId session, uint64_t now_ms) 
     lease.grace_ends_ms = now_ms + grace_ms_;
     ports.push_back(port);
   }
-  expire(now_ms);
+  end_graces(now_ms);
   return ports;
 }
 
@@ -273,13 +274,17 @@ std::vector<uint16_t> PortLeases::make_room(const std::string& client, const std
 }
 
 std::vector<uint16_t> PortLeases::expire(uint64_t now_ms) {
-  std::vector<uint16_t> ports;
+  end_graces(now_ms);
+  return std::exchange(expired_, {});
+}
+
+void PortLeases::end_graces(uint64_t now_ms) {
+  const size_t told = expired_.size();
   for (const auto& [port, lease] : leases_) {
-    if (lease.state == LeaseState::kGrace && lease.grace_ends_ms <= now_ms) ports.push_back(port);
+    if (lease.state == LeaseState::kGrace && lease.grace_ends_ms <= now_ms) expired_.push_back(port);
   }
-  for (const uint16_t port : ports) drop(port);
+  for (size_t i = told; i < expired_.size(); ++i) drop(expired_[i]);
   std::erase_if(taken_until_ms_, [&](const auto& entry) { return entry.second <= now_ms; });
-  return ports;
 }
 
 const Lease* PortLeases::find(uint16_t port) const {

@@ -97,7 +97,8 @@ class PortLeases {
   std::vector<uint16_t> make_room(const std::string& client, const std::string& tunnel, uint32_t most);
   // Those that have a lease, or had one last.
   std::set<std::string> clients() const;
-  // Ends graces that are over. Gives their ports, for the log.
+  // Ends graces that are over, as other calls do, too. Gives the ports of all that ended since it was last called, for
+  // the log.
   std::vector<uint16_t> expire(uint64_t now_ms);
 
   // nullptr: free.
@@ -124,6 +125,7 @@ class PortLeases {
   LeaseAnswer exhausted(const LeaseRequest& request) const;
   void make_sticky(const Owner& owner, uint16_t port);
   void drop(uint16_t port);
+  void end_graces(uint64_t now_ms);
 
   PortSet range_;
   PortSet unnamed_;  // of these, what is in nobody's policy
@@ -134,6 +136,7 @@ class PortLeases {
   std::map<uint16_t, Sticky> sticky_;         // a port's last owner …
   std::map<Owner, uint16_t> sticky_port_of_;  // … and an owner's last port; the two always agree
   std::map<uint16_t, uint64_t> taken_until_ms_;
+  std::vector<uint16_t> expired_;  // what expire() has not given yet
 };
 
 }  // namespace natrp

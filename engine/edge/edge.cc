@@ -74,19 +74,23 @@ Status Edge::listen() {
 
 Status Edge::start() {
   if (Status opened = open_state(); !opened.ok()) return opened;
+  // The version first: what changes in between is seen by the first tick.
+  const auto version = store_->data_version();
+  if (!version.ok()) return version.error();
+  store_version_ = version.value();
+  auto clients = store_->list_clients();
+  if (!clients.ok()) return clients.error();
   const uint64_t descriptors = raise_descriptor_limit();
   conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
   handshakes_most_ = std::min<uint64_t>(kHandshakesMax, sessions_most_);
   if (Status started = start_workers(); !started.ok()) return started;
-  restore_leases(descriptors / 8);
+  restore_leases(clients.value(), descriptors / 8);
   watch_store();
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
                 {});
     grpc_ = std::make_unique<GrpcTunnels>(*this);
-    auto clients = store_->list_clients();
-    if (!clients.ok()) return clients.error();
     grpc_->set_clients(std::move(clients).value());
   }
   store_->wait_at_most(kStoreWaitMs);  // from here on agents wait for what this thread waits for
@@ -184,14 +188,12 @@ Status Edge::start_workers() {
   return Done{};
 }
 
-void Edge::restore_leases(uint64_t listeners_most) {
+void Edge::restore_leases(const std::vector<ClientRecord>& clients, uint64_t listeners_most) {
   leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, listeners_most);
-  const auto clients = store_->list_clients();
-  leases_->restore(clients.ok() ? clients.value() : std::vector<ClientRecord>{}, handed_listeners_);
+  leases_->restore(clients, handed_listeners_);
   leases_->take_listeners(std::move(handed_listeners_));
-  if (!clients.ok()) return;
-  leases_->set_clients(clients.value());
-  forget_removed_clients(by_name(clients.value()));
+  leases_->set_clients(clients);
+  forget_removed_clients(by_name(clients));
 }
 
 void Edge::say_ready() {
@@ -203,8 +205,7 @@ void Edge::say_ready() {
                           {"state", options_.state_dir},
                           {"pin", format_pin(identity_->pin())}});
   notify_systemd("READY=1");
-  auto clients = store_->list_clients();
-  if (clients.ok() && clients.value().empty()) {
+  if (clients_.empty()) {
     log_info("no clients yet; add one with: natrpctl --state " + options_.state_dir + " client add NAME", {});
   }
 }
@@ -212,7 +213,6 @@ void Edge::say_ready() {
 // --- The store's other writers ------------------------------------------------------------------------------------
 
 void Edge::watch_store() {
-  if (auto version = store_->data_version(); version.ok()) store_version_ = version.value();
   store_events_.reset(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
   // The folder and not the file: SQLite makes the -wal file anew when it likes.
   // IN_CLOSE_WRITE comes when natrpctl is done, and so after its change is visible.
@@ -237,12 +237,23 @@ void Edge::on_store_op(Op& op) {
   on_store_changed();
 }
 
+// Each tick tries again what failed, and the log hears of the first time only.
 void Edge::on_store_changed() {
+  if (const Status read = read_store(); !read.ok()) {
+    if (std::exchange(store_failing_, true)) return;
+    return log_error("the store cannot be read: what natrpctl changes does not count until it can be",
+                     {{"error", read.error().message}});
+  }
+  if (std::exchange(store_failing_, false)) log_info("the store can be read again", {});
+}
+
+Status Edge::read_store() {
   auto version = store_->data_version();
-  if (!version.ok() || version.value() == store_version_) return;
+  if (!version.ok()) return version.error();
+  if (version.value() == store_version_) return Done{};
   // One read for all: where another program has locked readers out, too, that is one wait, and the next tick tries.
   auto clients = store_->list_clients();
-  if (!clients.ok()) return;
+  if (!clients.ok()) return clients.error();
   store_version_ = version.value();
   const std::vector<ClientRecord> changed = with_other_limits(clients.value());
   client_conns_.update(clients.value());
@@ -272,6 +283,7 @@ void Edge::on_store_changed() {
   }
   if (grpc_) grpc_->set_clients(std::move(clients).value());
   for (const ClientRecord& client : changed) honour_limits(client);
+  return Done{};
 }
 
 std::vector<ClientRecord> Edge::with_other_limits(const std::vector<ClientRecord>& clients) const {

@@ -128,10 +128,12 @@ class Edge final : public EdgeControlPort {
   Fd take_handed_control();
   Status open_state();
   Status start_workers();
-  void restore_leases(uint64_t listeners_most);
+  void restore_leases(const std::vector<ClientRecord>& clients, uint64_t listeners_most);
   void watch_store();
   void on_store_op(Op& op);
   void on_store_changed();
+  // Acts on what another program has changed; an error: it could not be read.
+  Status read_store();
   std::vector<ClientRecord> with_other_limits(const std::vector<ClientRecord>& clients) const;
   void forget_removed_clients(ClientsByName now_there);
   void tell_changes(const ClientsByName& now_there) const;
@@ -177,6 +179,7 @@ class Edge final : public EdgeControlPort {
   Fd store_events_;
   OwnedOp<&Edge::on_store_op> store_op_{*this};
   int64_t store_version_ = 0;
+  bool store_failing_ = false;  // the log has said so
   ClientsByName clients_;  // as the store had them when it last changed
   OwnedTimer<&Edge::on_tick> tick_{*this};
   std::optional<StartTrim> start_trim_;

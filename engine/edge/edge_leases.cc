@@ -135,6 +135,7 @@ Result<Fd> EdgeLeases::listen(uint16_t port) const {
 LeasedPort EdgeLeases::check(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
   auto request = request_of(client, tunnel, wanted, {});
   if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
+  tell_free();
   const LeaseAnswer answer = leases_.ask(request.value(), now_ms());
   if (!answer.ok()) return refusal_of(answer);
   const Lease* lease = leases_.find(answer.port);
@@ -156,6 +157,7 @@ LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunn
                                  " ports open, as many as its descriptor limit allows; its operator can raise that";
     return {0, -1, wire::Refused::INTERNAL, sentence, false};
   }
+  tell_free();
   if (client.tunnels_max != 0) log_free(client.name, leases_.make_room(client.name, tunnel, client.tunnels_max));
   LeasedPort out;
   for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
@@ -199,6 +201,7 @@ void EdgeLeases::session_lost(SlotId session) {
   for (const uint16_t port : leases_.session_lost(session, now_ms())) {
     log_info("lease in grace", {{"port", static_cast<int>(port)}, {"seconds", options_.grace_seconds}});
   }
+  tell_free();
 }
 
 void EdgeLeases::take_away(const std::string& client, const PortSet& ports) {
@@ -216,6 +219,11 @@ void EdgeLeases::expire() {
   for (const uint16_t port : handed_.expire(now_ms())) {
     log_info("port was handed on, and its tunnel has not come: it closes", {{"port", static_cast<int>(port)}});
   }
+  tell_free();
+}
+
+// Before somebody else has one of them: the log's last line of a port says what it is.
+void EdgeLeases::tell_free() {
   for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
 }
 

@@ -80,6 +80,7 @@ class EdgeLeases {
  private:
   Address address_of(uint16_t port) const { return options_.public_bind.with_port(port); }
   Result<Fd> listen(uint16_t port) const;
+  void tell_free();
   uint64_t now_ms() const { return loop_.turn_ms(); }
 
   const EdgeOptions& options_;

@@ -130,7 +130,10 @@ void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
 
 void EdgeWorker::take_channel(int fd, SlotId session) {
   Conn* conn = worker_.conns().claim(fd, peer_address(fd), ConnRole::kDataChannel, worker_.loop().turn_ms());
-  if (conn == nullptr) return worker_.loop().close(fd, false);
+  if (conn == nullptr) {
+    worker_.loop().close(fd, false);
+    return rendezvous_.channel_refused(session);
+  }
   rendezvous_.channel(*conn, session);
 }
 

@@ -42,6 +42,7 @@ Worker& GrpcAgents::worker() { return edge_.worker(); }
 void GrpcAgents::agent(Conn& conn, std::string_view first_bytes) {
   // Before our SETTINGS, which a client of its library takes for a success, and tries again at once after it.
   if (draining_ || agents_live_ >= kGrpcAgentsMax) {
+    if (!draining_) worker().counters().add(Counter::kConnsRefused);
     worker().loop().close(conn.fd, true);
     worker().conns().release(conn);
     return;

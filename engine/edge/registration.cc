@@ -204,8 +204,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     // Nobody loses a tunnel to one who could not have it.
     const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
     if (possible.port == 0) {
-      tell_refusal(wanted.name(), possible.sentence);
-      refuse_tunnel(wanted.tunnel_index(), possible.code, possible.sentence, possible.final);
+      tell_and_refuse(wanted, possible.code, possible.sentence, possible.final);
       return false;
     }
   }
@@ -230,7 +229,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     return true;
   }
   if (answer.takeover == Takeover::kTooMany) {
-    refuse_tunnel(wanted.tunnel_index(), wire::Refused::TOO_MANY_TUNNELS, answer.sentence, !answer.may_change);
+    tell_and_refuse(wanted, wire::Refused::TOO_MANY_TUNNELS, answer.sentence, !answer.may_change);
     return false;
   }
   // A holder that cannot be asked (an original client) lives: the registry has just refused.
@@ -251,10 +250,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
     edge_.loop().timers().arm(contest->timer, kContestStepMs);
     return false;
   }
-  tell_refusal(wanted.name(), "another living agent has it");
-  const uint32_t index = wanted.tunnel_index();
-  const std::string sentence = answer.sentence;
-  refuse_tunnel(index, wire::Refused::CONFLICT, sentence, true);
+  tell_and_refuse(wanted, wire::Refused::CONFLICT, answer.sentence, true);
   return false;
 }
 
@@ -284,8 +280,7 @@ void Registration::lease_tunnel(const wire::Register& wanted) {
   const auto leased = edge_.lease_port(client_, tunnel.name, static_cast<uint16_t>(wanted.wanted_port()), shared);
   if (leased.port == 0) {
     edge_.registry().give_up_tunnel(session_->id, tunnel.name);
-    tell_refusal(tunnel.name, leased.sentence);
-    return refuse_tunnel(wanted.tunnel_index(), leased.code, leased.sentence, leased.final);
+    return tell_and_refuse(wanted, leased.code, leased.sentence, leased.final);
   }
   refusals_told_.erase(tunnel.name);
   tunnel.port = leased.port;
@@ -315,7 +310,13 @@ void Registration::tell_refusal(const std::string& tunnel, const std::string& se
            {{"client", client_.name}, {"tunnel", tunnel}});
 }
 
-// It cannot be, whoever else is there.
+void Registration::tell_and_refuse(const wire::Register& wanted, wire::Refused::Code code,
+                                   const std::string& sentence, bool final) {
+  tell_refusal(wanted.name(), sentence);
+  refuse_tunnel(wanted.tunnel_index(), code, sentence, final);
+}
+
+// It cannot be, whoever else is there. Its name may be none.
 void Registration::refuse_wrong_tunnel(const wire::Register& wanted, wire::Refused::Code code,
                                        const std::string& sentence) {
   tell_refusal("number " + std::to_string(wanted.tunnel_index()), sentence);

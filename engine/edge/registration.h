@@ -98,6 +98,8 @@ class Registration final : public ControlChannelEvents {
   void lease_tunnel(const wire::Register& wanted);
   void send_leased(uint32_t index, const Tunnel& tunnel);
   void tell_refusal(const std::string& tunnel, const std::string& sentence);
+  // The agent and the log.
+  void tell_and_refuse(const wire::Register& wanted, wire::Refused::Code code, const std::string& sentence, bool final);
   void refuse_wrong_tunnel(const wire::Register& wanted, wire::Refused::Code code, const std::string& sentence);
   void refuse_tunnel(uint32_t index, wire::Refused::Code code, const std::string& message, bool final);
   void end_contest(uint32_t index);

@@ -1,5 +1,8 @@
 #include "edge/rendezvous.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "base/check.h"
 #include "base/limits.h"
 #include "control/start_message.h"
@@ -7,10 +10,17 @@
 #include "net/socket.h"
 
 namespace natrp {
+namespace {
+
+// For the next channel, after one that found no slot: an agent that is near would dial thousands of them in vain.
+constexpr uint32_t kAskAgainMs = 100;
+
+}  // namespace
 
 Rendezvous::Rendezvous(EdgeWorker& edge) : edge_(edge), parked_(edge, ParkedVisitors::Leaves::kByReset) {}
 
 Rendezvous::~Rendezvous() {
+  edge_.worker().loop().timers().disarm(again_timer_);
   for (auto& [index, session] : sessions_) parked_.refuse_all(session->parked);
 }
 
@@ -143,7 +153,7 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   if (pair == nullptr) {
     worker.loop().close(conn.fd, false);
     worker.conns().release(conn);
-    return;
+    return channel_refused(id);
   }
   ++session->pairs;
   if (ParkedVisitor* parked = parked_.front(session->parked)) {
@@ -157,6 +167,23 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   worker.pairs().push(session->ready, *pair);
   worker.counters().add(Counter::kChannelsReady);
   publish(*session);
+}
+
+void Rendezvous::channel_refused(SlotId id) {
+  edge_.worker().counters().add(Counter::kConnsRefused);
+  Session* session = find(id);
+  if (session == nullptr) return;
+  ++session->refused;
+  if (!again_timer_.armed()) edge_.worker().loop().timers().arm(again_timer_, kAskAgainMs);
+}
+
+// Who waited for one of them has no other on its way.
+void Rendezvous::ask_again() {
+  for (auto& [index, session] : sessions_) {
+    const uint32_t waiting = session->shared->places[edge_.worker().index()].parked.load(std::memory_order_relaxed);
+    const uint32_t missing = std::min(std::exchange(session->refused, 0), waiting);
+    if (missing > 0) edge_.control().want_channels(session->shared->id, missing);
+  }
 }
 
 // A ready channel needs a slot here for the visitor that it will meet, and so does one that may come back: channels

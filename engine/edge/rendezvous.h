@@ -18,6 +18,7 @@
 
 #include "edge/edge_session.h"
 #include "edge/parked_visitors.h"
+#include "loop/owned.h"
 #include "net/conn_table.h"
 #include "relay/pair.h"
 
@@ -41,6 +42,8 @@ class Rendezvous {
   void visitor(int fd, const EdgeTunnel& tunnel);
   // conn: a proven data channel of the session, nothing in flight; owned here.
   void channel(Conn& conn, SlotId session);
+  // One of the session that came to this worker found no slot in it, and is closed.
+  void channel_refused(SlotId session);
   // Those for whom channels were dialled have left: so many of the ready ones are closed, at most.
   void close_ready(SlotId session, uint32_t count);
   // Another worker's visitor waits: hands a ready channel over.
@@ -63,6 +66,7 @@ class Rendezvous {
     ParkedQueue parked;
     PairList ready;
     uint32_t pairs = 0;
+    uint32_t refused = 0;  // channels for which no others were asked for yet
     uint32_t returning = 0;  // of these: EdgeSession::Place
     bool closed = false;
   };
@@ -78,11 +82,13 @@ class Rendezvous {
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);
   void publish(Session& session);
+  void ask_again();
 
   EdgeWorker& edge_;
   std::unordered_map<uint32_t, std::unique_ptr<Session>> sessions_;  // by index of the session's SlotId
   uint32_t returning_ = 0;  // of all sessions
   ParkedVisitors parked_;
+  OwnedTimer<&Rendezvous::ask_again> again_timer_{*this};
 };
 
 }  // namespace natrp

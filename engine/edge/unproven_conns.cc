@@ -35,7 +35,10 @@ void UnprovenConns::add(int fd) {
   Conn* conn = strangers_.taken() < 2 * most_
                    ? worker.conns().claim(fd, {}, ConnRole::kUnproven, worker.loop().turn_ms())
                    : nullptr;
-  if (conn == nullptr) return worker.loop().close(fd, true);
+  if (conn == nullptr) {
+    worker.counters().add(Counter::kConnsRefused);
+    return worker.loop().close(fd, true);
+  }
   if (waiting_count_ == most_) displace_oldest();
   Stranger& stranger = strangers_.take(*this);
   stranger.conn = conn;

@@ -52,8 +52,8 @@ unsigned BufRing::offer_fewest() {
 
 void BufRing::trim() {
   unsigned trimmed = 0;
-  for (size_t at = reserve_.size(); at > 0 && trimmed < kBuffersTrimmed; --at) {
-    const uint16_t id = reserve_[at - 1];
+  for (const uint16_t id : reserve_) {  // the coldest first
+    if (trimmed == kBuffersTrimmed || spare_touched() <= kBuffersSpare) return;
     if (!is_touched_[id]) continue;
     madvise(data(id) - kBufferHeadBytes, kBufferBytes, MADV_DONTNEED);
     is_touched_[id] = false;

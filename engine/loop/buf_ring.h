@@ -44,7 +44,8 @@ class BufRing {
 
   // More pages are touched, or more buffers offered, than an idle worker needs.
   bool has_grown() const { return offered_ > kBuffersOfferedFirst || spare_touched() > kBuffersSpare; }
-  // Gives the pages of buffers that nobody holds and that are not on offer back to the system.
+  // Gives the pages of buffers that nobody holds and that are not on offer back to the system, but for the
+  // kBuffersSpare that were used last; kBuffersTrimmed of them at most.
   void trim();
   // How often a buffer was filled or taken.
   uint64_t uses() const { return uses_; }

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import socket
 import time
 import urllib.error
@@ -111,3 +112,33 @@ def test_an_address_that_is_taken_is_a_sentence(yard):
     agent = yard.agent(edge, edge.add_client(), yard.service(), start="unready", admin=edge.options["admin"])
     assert agent.process.wait_exit(15) == 2
     assert_sentence(agent.process.err.splitlines()[-1], "--admin")
+
+
+def test_the_log_has_the_port_that_the_system_chose(yard):
+    host = net.loopback_address()
+    edge = yard.edge()
+    agent = yard.agent(edge, edge.add_client(), yard.service(), admin=net.host_port(host, 0))
+    ready = agent.process.wait_for(rf"admin server ready address={host}:\d+")
+    shown = Shown()
+    shown.address = ready[0].partition("address=")[2]
+    assert shown.get("/healthz") == (200, "ok\n")
+
+
+def test_dials_of_the_edge_that_fail_are_counted_and_said_once_a_second(yard):
+    shown = Shown()
+    rig = yard.rig(agent_options=shown.options)
+    pid = rig.agent.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    said = "data channels could not be opened"
+    began = time.monotonic()
+    with contextlib.closing(connect(rig.address)) as visitor:
+        visitor.wait_reset(15)  # its channel is made up for, and its service cannot be reached either
+    rig.agent.process.wait_for(rf"{said}.*Too many open files")
+    time.sleep(1.5)
+    lines = sum(said in line for line in rig.agent.process.err.splitlines())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert lines <= time.monotonic() - began + 1
+    assert shown.metric("natrp_dials_failed_total") >= 1
+    wait_until(lambda: shown.metric("natrp_channels_ready") >= 1, 10, "there are channels again")
+    rig.check_echo()

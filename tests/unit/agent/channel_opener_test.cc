@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <deque>
 #include <functional>
@@ -65,6 +67,10 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
     worker.reset();
   }
   void service_failed(uint32_t, int) override {}
+  void dial_failed(int error) override {
+    last_error = error;
+    ++dials_failed;
+  }
 
   void in_worker(std::function<void()> f) {
     std::promise<void> done;
@@ -152,6 +158,8 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
   AgentWorker* role = nullptr;
   loopback::Listener edge;
   loopback::Listener service;
+  std::atomic<int> last_error = 0;
+  std::atomic<unsigned> dials_failed = 0;
   bool edge_closes = false;    // what it has just accepted
   std::deque<Peer> channels;   // the edge's ends of all that were dialled
   std::deque<Peer> services;   // the service's ends
@@ -301,6 +309,53 @@ TEST_P(ChannelOpenerTest, AShortVisitorNowAndThenDoesNotKeepThePoolAtHalf) {
   EXPECT_TRUE(until([&] { return free_now() == 16; })) << "all of them in the end, not " << free_now();
 }
 
+// --- Dials that fail ------------------------------------------------------------------------------------------------
+
+TEST_P(ChannelOpenerTest, AnEdgeThatIsNotReachedIsCountedAndToldWithItsReason) {
+  edge.fd.reset();
+  demand(2);
+  EXPECT_TRUE(until([&] { return dials_failed >= 2; }));
+  EXPECT_EQ(last_error, ECONNREFUSED);
+  EXPECT_GE(count(Counter::kDialsFailed), 2u);
+}
+
+TEST_P(ChannelOpenerTest, NoDescriptorForADialIsCountedAndToldToo) {
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit none{3, before.rlim_max};
+  in_worker([&] {
+    setrlimit(RLIMIT_NOFILE, &none);
+    role->opener().demand(1, 0);
+    setrlimit(RLIMIT_NOFILE, &before);
+  });
+  EXPECT_TRUE(until([&] { return dials_failed == 1; }));
+  EXPECT_EQ(last_error, EMFILE);
+  EXPECT_TRUE(wait_channels(1)) << "it is dialled again";
+}
+
+TEST_P(ChannelOpenerTest, NorIsADialForWhichThereIsNoSlotPassedOver) {
+  std::vector<Conn*> claimed;
+  in_worker([&] {
+    while (Conn* conn = worker->conns().claim(-1, {}, ConnRole::kService, 0)) claimed.push_back(conn);
+  });
+  demand(1);
+  EXPECT_TRUE(until([&] { return dials_failed >= 1; }));
+  EXPECT_EQ(last_error, EMFILE);
+  in_worker([&] {
+    for (Conn* conn : claimed) worker->conns().release(*conn);
+  });
+  EXPECT_TRUE(until([&] { return count(Counter::kChannelsReady) == 1; }));
+}
+
+TEST_P(ChannelOpenerTest, DialsThatEndWithTheirSessionAreNoFailures) {
+  in_worker([&] {
+    role->opener().demand(4, 0);
+    role->opener().close_session(ChannelOpener::Ready::kEnd);
+  });
+  EXPECT_TRUE(until([&] { return conns_live() == 0; }));
+  EXPECT_EQ(count(Counter::kDialsFailed), 0u);
+}
+
 // --- A session that ends in peace ---------------------------------------------------------------------------------
 
 TEST_P(ChannelOpenerTest, AStartThatWasOnItsWayIsServed) {
@@ -323,6 +378,20 @@ TEST_P(ChannelOpenerTest, AnEdgeThatLeavesThemToThemselvesIsNotWaitedForForever)
   close_session(ChannelOpener::Ready::kPart);
   EXPECT_TRUE(until([&] { return channels[0].over() && channels[1].over(); }));
   EXPECT_GE(now_ms() - begin, kPartingMs);
+}
+
+TEST_P(ChannelOpenerTest, OneThatComesBackBehindTheEndIsClosedByTheEdgeAndNotLost) {
+  loopback::Two two = loopback::connected();
+  close_session(ChannelOpener::Ready::kPart);
+  in_worker([&] {
+    Conn* conn = worker->conns().claim(two.near.release(), {}, ConnRole::kDataChannel, 0);
+    role->opener().returned(*conn, 1);  // of the session that has just ended
+  });
+  ASSERT_EQ(conns_live(), 1u);
+  two.far.reset();
+  EXPECT_TRUE(until([&] { return conns_live() == 0; }));
+  EXPECT_EQ(count(Counter::kChannelsReturned), 1u);
+  EXPECT_EQ(count(Counter::kChannelsLost), 0u);
 }
 
 TEST_P(ChannelOpenerTest, ADrainWaitsForThem) {

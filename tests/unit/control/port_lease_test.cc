@@ -88,7 +88,18 @@ TEST(PortLeases, WithoutGraceALostPortIsFreeAtOnce) {
   PortLeases leases(ports("20000"), 0);
   lease(leases, request("a", "web", 1));
   EXPECT_EQ(leases.session_lost(session(1), 5).size(), 1u);
+  EXPECT_EQ(leases.find(20000), nullptr);
+  EXPECT_EQ(leases.expire(5), std::vector<uint16_t>{20000}) << "the log has to say so";
+  EXPECT_TRUE(leases.expire(5).empty()) << "once";
   EXPECT_EQ(lease(leases, request("b", "web", 2), 5), 20000);
+}
+
+TEST(PortLeases, AGraceThatEndedWhenSomebodyAskedIsToldLikeTheOthers) {
+  PortLeases leases(ports("20000-20001"), kGraceMs);
+  leases.restore("a", "web", 20000, 0);
+  leases.restore("a", "app", 20001, 10);
+  EXPECT_TRUE(leases.ask(request("b", "web", 1), kGraceMs).ok());
+  EXPECT_EQ(leases.expire(kGraceMs + 10), (std::vector<uint16_t>{20000, 20001}));
 }
 
 TEST(PortLeases, ATunnelGetsItsLastPortBackAfterAnythingElse) {

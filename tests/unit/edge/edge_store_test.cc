@@ -154,6 +154,90 @@ TEST_F(EdgeStoreTest, ThatALeaseIsLiveIsInTheStoreEachHour) {
   EXPECT_EQ(refreshed(), std::set<std::string>{"live"});
 }
 
+TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
+  stop();
+  const ClientRecord one = store_->find_by_name("one").value().value();
+  const ClientRecord two = store_->find_by_name("two").value().value();
+  for (const uint32_t grace_seconds : {0u, 1u}) {
+    SimLoop loop(1);
+    PublicPorts ports({}, {});
+    options_.grace_seconds = grace_seconds;
+    EdgeLeases leases(options_, loop, *store_, ports, 100);
+    EdgeTunnel nobody;
+    const uint16_t port = leases.lease(one, "web", 0, SlotId::make(0, 1, 1), nobody).port;
+    ASSERT_NE(port, 0);
+    testing::internal::CaptureStderr();
+    leases.session_lost(SlotId::make(0, 1, 1));
+    if (grace_seconds > 0) {
+      loop.pass(1000);
+      leases.check(two, "web", 0);  // an agent that asks in the moment before the tick
+    }
+    const std::string log = testing::internal::GetCapturedStderr();
+    const std::string line = "lease free port=" + std::to_string(port);
+    EXPECT_NE(log.find(line), std::string::npos) << grace_seconds << ": " << log;
+    EXPECT_LT(log.find("lease in grace"), log.find(line)) << log;
+    testing::internal::CaptureStderr();
+    leases.expire();
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  }
+}
+
+// --- A store that cannot be read ------------------------------------------------------------------------------------
+
+// As the disk's errors do, this makes each read of the clients fail.
+class BrokenStore : public EdgeStoreTest {
+ protected:
+  void TearDown() override {
+    if (broken_) mend();
+    EdgeStoreTest::TearDown();
+  }
+  void break_it() { rename("clients", "clients_away"); }
+  void mend() { rename("clients_away", "clients"); }
+
+ private:
+  void rename(const std::string& from, const std::string& to) {
+    sqlite3* db = nullptr;
+    loopback::must(sqlite3_open(store_->path().c_str(), &db) == SQLITE_OK, "the store's file");
+    const std::string sql = "ALTER TABLE " + from + " RENAME TO " + to;
+    loopback::must(sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr) == SQLITE_OK, sql.c_str());
+    sqlite3_close(db);
+    broken_ = !broken_;
+  }
+  bool broken_ = false;
+};
+
+TEST_F(BrokenStore, ThatChangesAreNotSeenIsOneLineAndThatTheyAreAgainAnother) {
+  HandAgent& agent = open_session("one");
+  testing::internal::CaptureStderr();
+  break_it();
+  until([] { return false; }, 700);  // two ticks
+  const std::string broken = testing::internal::GetCapturedStderr();
+  EXPECT_NE(broken.find("the store cannot be read"), std::string::npos) << broken;
+  EXPECT_NE(broken.find("no such table"), std::string::npos) << broken;
+  EXPECT_EQ(broken.find("the store"), broken.rfind("the store")) << broken;
+  EXPECT_FALSE(agent.closed());
+  testing::internal::CaptureStderr();
+  mend();
+  const bool removed = store_->remove_client("one").ok();
+  const bool closed = until([&] { return agent.closed(); }, 3000);
+  const std::string mended = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(removed && closed);
+  EXPECT_NE(mended.find("the store can be read again"), std::string::npos) << mended;
+}
+
+TEST_F(BrokenStore, NoEdgeStarts) {
+  stop();
+  break_it();
+  {
+    Edge edge(options_);
+    ASSERT_TRUE(edge.listen().ok());
+    const Status status = edge.start();
+    EXPECT_FALSE(status.ok());
+  }
+  mend();
+  start();
+}
+
 // --- What waits for the lock ----------------------------------------------------------------------------------------
 
 class LeaseWriterTest : public testing::Test {

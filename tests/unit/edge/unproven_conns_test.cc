@@ -95,6 +95,20 @@ TEST_P(UnprovenConnsTest, ABurstWithinOneTurnIsBoundedToo) {
   EXPECT_TRUE(opened(1));
 }
 
+TEST_P(UnprovenConnsTest, OneForWhichThereIsNoSlotIsCounted) {
+  std::vector<Conn*> claimed;
+  ConnShard& conns = rig->worker(0).conns();
+  rig->in_worker(0, [&] {
+    while (Conn* conn = conns.claim(-1, {}, ConnRole::kService, 0)) claimed.push_back(conn);
+  });
+  connect(3);
+  EXPECT_TRUE(rig->until([&] { return is_closed(0) && is_closed(1) && is_closed(2); }));
+  EXPECT_TRUE(rig->until([&] { return rig->count(Counter::kConnsRefused) == 3; }, 3000));
+  rig->in_worker(0, [&] {
+    for (Conn* conn : claimed) conns.release(*conn);
+  });
+}
+
 TEST_P(UnprovenConnsTest, ADisplacedOneThatBeginsToSpeakIsNotWaitedFor) {
   connect(kMost);
   ASSERT_TRUE(waiting(kMost));
