@@ -17,6 +17,9 @@ enum class Keepalive : uint8_t {
   kSlow,    // visitors and services: an idle session of theirs survives what it would survive without a tunnel
 };
 
+// TCP_CLOSE: it was reset, or both its directions are over. False for a socket that is not TCP's.
+bool is_tcp_closed(int fd);
+
 struct SocketOptions {
   bool no_delay = true;  // TCP_NODELAY: a relay never waits for more bytes
   Keepalive keepalive = Keepalive::kTunnel;

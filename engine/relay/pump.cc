@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "net/socket.h"
 #include "relay/chunks.h"
 #include "relay/pair.h"
 
@@ -142,10 +143,24 @@ void pump_write_failed(Pump& pump, Conn& sink, int error) {
   pump.status = PumpStatus::kSinkBroken;
 }
 
+namespace {
+
+// The kernel tells of a reset once. A send of the ring to this socket may have been told already, while its completion
+// is still behind the readiness that made us read: the read has found no error then, and a clean end. After a FIN the
+// socket is not in TCP_CLOSE, since ours is not sent while the other direction sends.
+bool a_send_was_told_of_a_reset(Pump& pump, const Conn& source) {
+  if (pump.mode == PumpMode::kUring) return false;  // its receive came behind that send
+  const Pump& other = PairTable::pair_of(pump).other(pump);
+  return other.sending && other.op.in_flight && is_tcp_closed(source.fd);
+}
+
+}  // namespace
+
 void pump_eof(Pump& pump, const Conn& source) {
   // A FIN where END was due: what came is not all.
   const bool cut = pump.unwraps && !pump.end_came;
-  pump.status = source.peer_reset || cut ? PumpStatus::kSourceReset : PumpStatus::kEof;
+  const bool reset = source.peer_reset || cut || a_send_was_told_of_a_reset(pump, source);
+  pump.status = reset ? PumpStatus::kSourceReset : PumpStatus::kEof;
 }
 
 namespace {

@@ -55,6 +55,44 @@ TEST_P(PairTest, AUnixServiceThatClosedIsNoEndForAVisitorThatHasNotEnded) {
   EXPECT_EQ(rig->ended.back().reason, EndReason::kCompleted);
 }
 
+// --- A reset of which a send is told first ------------------------------------------------------------------------
+
+// The readiness for the visitor's last bytes completes, then a send to the visitor takes the error, then both are
+// handled.
+TEST_P(PairTest, AResetThatASendWasToldOfIsNoCleanEndForTheOtherDirection) {
+  for (int round = 0; round < 20; ++round) {
+    Peer visitor;
+    Peer service;
+    rig->start(visitor, service);
+    visitor.say = random_bytes(random, 1'000'000);
+    ASSERT_TRUE(rig->until({&visitor, &service}, [&] { return service.heard.size() == visitor.say.size(); }));
+    // Others, so that the turn is worth a batch.
+    std::vector<Peer> others(16);
+    for (size_t i = 0; i < others.size(); i += 2) rig->start(others[i], others[i + 1]);
+    rig->until({}, [] { return false; }, 5);
+    for (Peer& other : others) other.say = "x";
+    // The visitor's bytes are passed on and waited for again, and the service's are on their way to it.
+    for (Peer& other : others) other.turn();
+    visitor.say += random_bytes(random, 100);
+    visitor.turn();
+    service.say += "answer";
+    service.turn();
+    rig->loop->set_messages_first(false);
+    rig->loop->run_once(0);
+    visitor.say += random_bytes(random, 100);
+    visitor.turn();
+    visitor.hear_at_once = 0;
+    loopback::reset(visitor.fd);
+    ASSERT_TRUE(rig->until({&service}, [&] { return service.over(); }));
+    EXPECT_TRUE(service.was_reset) << "round " << round;
+    for (Peer& other : others) other.closes = true;
+    service.fd.reset();
+    std::vector<Peer*> all;
+    for (Peer& other : others) all.push_back(&other);
+    ASSERT_TRUE(rig->until(all, [&] { return rig->pairs.live() == 0; }));
+  }
+}
+
 // --- Urgent data: a read stops at its mark ------------------------------------------------------------------------
 
 TEST_P(PairTest, BytesBehindAnUrgentMarkArriveWithoutAnotherEvent) {
