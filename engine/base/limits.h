@@ -10,7 +10,7 @@
 namespace natrp {
 
 // --- Threads and slots -------------------------------------------------------------------------------------------
-// A SlotId has 8 bits of shard; the last value is left for the control thread.
+// Each has a shard of the connection table; a SlotId has 8 bits for the number of it.
 inline constexpr unsigned kWorkersMax = 64;
 // Slots of one worker's shard. Memory is mapped, and touched only when a slot is first used.
 inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
@@ -19,6 +19,10 @@ inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 inline constexpr int kListenBacklog = 4096;
 
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
+// The epoll backend attempts the ops that are ready in rounds: what the handlers of one round submit is attempted in
+// the next one, without a wait between them. The ring backend has one round a turn.
+inline constexpr unsigned kRoundsPerTurn = 4;
+// The limits of one round:
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
 // … of a stream beside messages (runtime/wake_policy.h): the next message waits behind it, some 20 µs of splice or copy
@@ -127,8 +131,8 @@ inline constexpr uint32_t kLeaseWriteMs = 20;
 // A command of a person, and the start of an edge, wait longer: a writer holds the file for a few fsyncs, and whoever
 // needs more than this is broken.
 inline constexpr int kStoreWaitLongMs = 5000;
-// A lease that the store has already is not written again for so long, and a live one is, then: of its time it is read
-// who left a port longest ago, and who had one when an edge ended, and that may be an hour off.
+// A lease is written again only when its row is older than this, and live leases are looked at as often: the time in a
+// row may be two hours old. It tells which port was left longest ago, and which leases were live when an edge ended.
 inline constexpr int64_t kLeaseFreshS = 3600;
 
 // --- Dead peers ----------------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ void EpollLoop::on_event(const epoll_event& event) {
 }
 
 void EpollLoop::try_ready() {
-  // Handlers submit more; what they add belongs to the next turn, so that a busy conn cannot hold the loop.
+  // What the handlers submit belongs to the next round, so that a busy conn cannot hold the others up.
   running_.swap(ready_);
   for (Op* op : running_) attempt_queued(*op);
   running_.clear();
@@ -253,8 +253,6 @@ void EpollLoop::attempt_queued(Op& op) {
 
 void EpollLoop::run_once(int timeout_ms) {
   int timeout = ready_.empty() && patient_.empty() ? timeout_ms : 0;
-  // A receive's handler submits a send, whose handler submits a receive: a few rounds without a wait between them.
-  constexpr unsigned kRoundsPerTurn = 4;
   const int until_timer = timers_.next_timeout_ms(turn_ms_);
   if (until_timer >= 0 && (timeout < 0 || until_timer < timeout)) timeout = until_timer;
   epoll_event events[kEventsPerWait];
@@ -267,6 +265,7 @@ void EpollLoop::run_once(int timeout_ms) {
   turn_ms_ = now_ms();
   timers_.begin_turn(turn_ms_);
   for (int i = 0; i < n; ++i) on_event(events[i]);
+  // A receive's handler submits a send, whose handler submits a receive: both need not wait for a call of the kernel.
   for (unsigned round = 0; round < kRoundsPerTurn && !ready_.empty(); ++round) try_ready();
   // Messages were sent on the spot: none waits.
   patient_.end_turn(false, [this](Op& op) { attempt_queued(op); });

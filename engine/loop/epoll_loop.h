@@ -1,8 +1,7 @@
 // loop/epoll_loop.h
 //
 // EpollLoop: the Loop where no ring may be had (containers often forbid io_uring). Readiness dressed as completion:
-// an op is tried in the turn after its submit(), and what
-// would block waits for its edge.
+// an op is attempted in the next round (kRoundsPerTurn), and what would block then waits for its edge.
 //
 // Thread   one. wake() from any.
 // How      each descriptor is registered once, edge-triggered, for everything. epoll_event.data carries the
@@ -61,8 +60,8 @@ class EpollLoop final : public SystemCallLoop {
   Fd epoll_;
   Fd event_;
   std::vector<Waiting> table_;   // by descriptor
-  std::vector<Op*> ready_;       // to be attempted in this turn
-  std::vector<Op*> running_;     // the batch being attempted; a queued Op does not move
+  std::vector<Op*> ready_;       // to be attempted in the next round
+  std::vector<Op*> running_;     // the round being attempted; a queued Op does not move
 };
 
 }  // namespace natrp

@@ -3,8 +3,9 @@
 // The life of the process: signals as events of a loop, the limits that it was started with, systemd's notification
 // socket.
 //
-// Thread   main, before any other thread starts (block_signals, check_process_limits, reserve_descriptors), and the
-//          control loop; the arithmetic of descriptors: any.
+// Thread   block_signals, check_process_limits, reserve_descriptors: main, before any other thread starts.
+//          raise_descriptor_limit and the arithmetic of descriptors: any; each worker asks for its share of pipes.
+//          The rest: the control thread.
 #pragma once
 
 #include <cstdint>

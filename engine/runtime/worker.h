@@ -4,7 +4,8 @@
 // counters, a mailbox. It has no logic: the role (edge or agent) lives in it as a WorkerRole.
 //
 // Life     start() ──▶ running ──stop()──▶ joined. Everything inside is made and destroyed in the thread.
-// Thread   start(), stop(), mailbox(): the control thread. counters(): any, to read. The rest: the worker.
+// Thread   start(), stop(): the control thread. From start() to stop() any thread may post to mailbox(), and read
+//          counters(), index(), loop_name() and conns().live(). The rest: the worker.
 #pragma once
 
 #include <functional>
@@ -26,7 +27,7 @@ class Worker;
 class WorkerRole {
  public:
   virtual ~WorkerRole() = default;
-  // A pair is over (relay/pair.h: OnEnd); its slot is free after this.
+  // A pair is over (PairTable::Events::on_end); its slot is free after this.
   virtual void on_pair_end(Pair& pair) = 0;
   // A ready data channel is ending: take it out of its list.
   virtual void on_pair_unready(Pair& pair) = 0;
@@ -65,7 +66,7 @@ class Worker {
   Counters& counters() { return counters_; }
   const Counters& counters() const { return counters_; }
 
-  // The worker's own thread only.
+  // The worker's own thread only, but for conns().live().
   Loop& loop() { return *loop_; }
   ConnShard& conns() { return *setup_.conns; }
   PairTable& pairs() { return *pairs_; }
