@@ -111,7 +111,7 @@ class ChannelOpener {
   void started(Channel& channel);
   void service_dialled(Channel& channel, int fd, int error);
   void fail_service(Channel& channel, int error);
-  void drop(Channel& channel);  // with a reset
+  void drop(Channel& channel);  // with a reset, or with a FIN behind what it carried
   void free_channel(Channel& channel);
 
   Worker& worker_;

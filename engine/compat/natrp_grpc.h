@@ -120,7 +120,7 @@ class NatrpGrpcConnection {
   void consume_stream(StreamId id, size_t count);
   // After what is queued, the status; kOk when the visitor or the agent left. Only the first call counts.
   void end_stream(StreamId id, GrpcStatus status, std::string_view message = {});
-  // At once, without what is queued: the peer sees its call cancelled. For a visitor that broke off.
+  // At once, without what is queued: the peer sees its call cancelled.
   void abort_stream(StreamId id);
 
   // No new streams (they get kUnavailable and the reason, later none come); open ones go on. Finished when the

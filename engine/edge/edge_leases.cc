@@ -76,10 +76,11 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::ve
   auto& records = leases.value();
   std::stable_sort(records.begin(), records.end(),
                    [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
-  // The store remembers a port for each tunnel that a client ever had. Those that were live when the last edge ended
-  // are kept: their times are an hour older than the youngest at most (write()). It could not have more of them at once
-  // than it may: the last ones are kept for it. The others are what they were to the edge before, its tunnels' last
-  // ports. So is a port that it may not have any more.
+  // The store has a lease for each tunnel that a client ever had. Kept for their tunnels are those that were live or in
+  // grace when the last edge ended: their times are at most two hours (kLeaseFreshS) and the grace older than the
+  // youngest, or their listeners were handed on. A client never had more of them at once than its tunnels_max: where
+  // there are more, the youngest are kept. Of all others, and of ports that a client may not have any more, it is only
+  // remembered that they were their tunnels' last ports, as the edge before did.
   std::set<uint16_t> listening;
   for (const Fd& listener : handed) listening.insert(local_address(listener.get()).port());
   // A time to come was written by a clock that was wrong.

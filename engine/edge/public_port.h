@@ -1,9 +1,10 @@
 // edge/public_port.h
 //
-// PublicPort: the listener of one live lease, as the control thread sees it. The workers accept on its descriptor.
+// PublicPorts: the listeners of all live leases and of the control port, as the control thread sees them. The workers
+// accept on their descriptors.
 //
-// Life     listening ──close──▶ shut (the port is free at once) ──every worker landed──▶ closed
-//                    ──close, kHandedOn──▶ nobody accepts ──every worker landed──▶ handed on: take_handed_on()
+// Life     of each: listening ──close──▶ shut (the port is free at once) ──every worker landed──▶ closed
+//                             ──close, kHandedOn──▶ nobody accepts ──every worker landed──▶ handed on: take_handed_on()
 // Thread   the control thread.
 #pragma once
 

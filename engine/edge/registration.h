@@ -61,7 +61,7 @@ class Registration final : public ControlChannelEvents {
   void probe();
   // Visitors wait for channels; collected, and sent by adjust_demand.
   void want_channels(uint32_t count) { extra_ += count; }
-  // Sends a new ChannelDemand when it changed. tick: a rate sample is due (every kDemandTickMs).
+  // Sends a new ChannelDemand when it changed. tick: a sample of the visitors' rate is due (with each Edge::on_tick).
   void adjust_demand(bool tick);
 
   void on_secure() override {}

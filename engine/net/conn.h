@@ -3,7 +3,7 @@
 // Conn: one socket that holds a slot of the connection table.
 //
 // Life     free ──claim──▶ open (unproven, waiting or relayed) ──relay/teardown or its owner──▶ free, generation + 1
-// Thread   the owning worker writes; any thread reads the atomic fields through ConnTable::snapshot.
+// Thread   the owning worker writes; any thread reads the atomic fields through ConnTable::for_each.
 // Memory   one cache line. What only the owner needs has no atomic.
 #pragma once
 

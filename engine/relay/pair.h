@@ -7,7 +7,8 @@
 //
 // Life     waiting (a ready data channel: back only) ──attach_front──▶ flowing ──eof──▶ half closed ──eof──▶ ending
 //             └───────────── reset, error, deadline, drain ────────────────────────────────────────▲
-//          ending: teardown stops both pumps, lands their ops, closes, releases the slots (relay/teardown)
+//          ending: teardown stops both pumps, lands their ops ──▶ closes both sockets, releases the slots
+//             └── bytes before a reset are not out yet ──▶ resetting ──they are, or time is up──▲    (relay/teardown)
 //          in chunks: half closed ──eof──▶ returning (edge: back only, until FREE) ──▶ ending, but for its channel,
 //          which on_end gets (pair_return.cc)
 // Thread   the worker that owns both conns. Nothing here is locked.

@@ -7,11 +7,13 @@
 //     mode URING  a receive op, then a send op, batched by the ring                    uring_pump.cc
 //     mode SPLICE readiness, then socket → pipe → socket inside the kernel             splice_pump.cc
 //
-// Life     idle ──start──▶ flowing ──▶ eof | source_reset | sink_broken       and stop() from anywhere: ──▶ landed
+// Life     idle ──start──▶ flowing ──▶ eof | source_reset | sink_broken | nonsense | failed
+//          stop() from anywhere: ──▶ landed
 //          eof with the other direction still flowing: watching (soon its op waits for the source's reset)
 // Thread   the worker of its pair.
 // Memory   48 bytes in the pair's slot. A buffer or a pipe is held only while bytes are in it.
-// Never    has two ops in flight, reads while it holds unsent bytes, allocates, closes a socket.
+// Never    has two ops in flight, allocates, closes a socket; reads while it holds unsent bytes, but to fill the one
+//          pipe that holds them (splice_pump.cc: top_up).
 #pragma once
 
 #include <span>
@@ -35,7 +37,7 @@ struct RelayContext {
   Counters& counters;
   PumpKind kind;
   PairTable* pairs = nullptr;
-  size_t bytes_per_turn = kBytesPerTurn;  // of one pump, at most; the worker's to change
+  size_t bytes_per_turn = kBytesPerTurn;  // then a pump leaves the rest of a round to others; set by the worker
 };
 
 enum class PumpMode : uint8_t { kCopy, kUring, kSplice };

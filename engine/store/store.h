@@ -82,7 +82,8 @@ class Store {
   // Changes what is given, and gives the client as it is now. Fails when there is no such client (ENOENT).
   Result<ClientRecord> set_limits(std::string_view name, const LimitChange& change);
 
-  // nullopt: no such client. Comparisons of hashes take the same time for every client.
+  // nullopt: no such client. Hashes are found by the index: how long that takes tells something of a hash, and nothing
+  // of its token.
   Result<std::optional<ClientRecord>> find_by_token_hash(std::span<const uint8_t, 32> hash);
   Result<std::optional<ClientRecord>> find_by_plain_hash(std::span<const uint8_t, 32> hash);
   Result<std::optional<ClientRecord>> find_by_name(std::string_view name);
