@@ -5,7 +5,9 @@ namespace {
 
 constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_visitors_total", "visitors accepted on public ports", false},
-    {"natrp_visitors_refused_total", "visitors reset because no slot, no session or no place to wait was left", false},
+    {"natrp_visitors_refused_total",
+     "visitors reset: their client has its conns-max, or there was no slot, session, place to wait or channel in time",
+     false},
     {"natrp_visitors_left_total", "visitors that left while they waited for a data channel", false},
     {"natrp_bytes_up_total", "bytes carried towards services", false},
     {"natrp_bytes_down_total", "bytes carried towards visitors", false},
@@ -24,7 +26,7 @@ constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_strangers_displaced_total", "silent conns on the control port that made room for newer ones", false},
     {"natrp_conns_refused_total", "conns on the control port, or moved to another worker, that found no slot", false},
     {"natrp_handshakes_refused_total", "agents turned away because too many others had no session yet", false},
-    {"natrp_rendezvous_timeouts_total", "visitors reset because no data channel came in time", false},
+    {"natrp_rendezvous_timeouts_total", "of the refused, visitors for which no data channel came in time", false},
     {"natrp_service_failures_total", "visitors reset because the agent could not reach the service", false},
     {"natrp_resets_carried_total", "resets of one side passed on to the other", false},
     {"natrp_accept_pauses_total", "pauses of accept because no descriptor was left", false},
