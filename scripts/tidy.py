@@ -238,6 +238,19 @@ def headers_introduce_themselves(tree):
     return problems
 
 
+@check
+def comments_name_constants_that_exist(tree):
+    """each constant (kName) in a comment or a document of engine/ is in the code of the project"""
+    constant = re.compile(r"(?<!\w)k[A-Z]\w*")
+    codes = {path: without_comments_and_strings(tree.text(path)) for path in tree.having(*CPP)}
+    known = {name for code in codes.values() for name in constant.findall(code)}
+    problems = []
+    for path in tree.having(*CPP, ".md", under=("engine/",)):
+        problems += [f"{path}:{line_of(tree.text(path), match.start())}: there is no {match.group(0)} (any more)"
+                     for match in constant.finditer(tree.text(path)) if match.group(0) not in known]
+    return problems
+
+
 # --- text --------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ GOOD = {
                         "| `base/word.h` | words |\n\n## `loop/`\n`uring_loop.h` waits; "
                         "see [it](../docs/operations.md#flags)\n\n`tools/natrp.cc`\n",
     "engine/base/fd.h": "// Fd: owns a descriptor.\n#pragma once\n\nclass Fd;\n",
-    "engine/base/fd.cc": '#include "base/fd.h"\n\n#include <unistd.h>\n\n// printf( in a comment; assert(too)\n'
+    "engine/base/fd.cc": '#include "base/fd.h"\n\n#include <unistd.h>\n\n// printf( kBig in a comment; assert(too)\n'
                          'const char* kText = "printf(system(";\nint kBig = 1\'000\'000;\n',
     "engine/base/word.h": "#pragma once\n\n#include <string>\n\nnamespace natrp {\n\n// A word.\nclass Word {};\n}\n",
     "engine/loop/uring_loop.h": '// The ring.\n#pragma once\n#include <liburing.h>\n#include "base/fd.h"\n',
@@ -67,6 +67,11 @@ BREAKS = [
     ("no-banned-calls", "close(fd_)", "engine/base/fd.cc", "void f() {\n  close(fd_);\n}\n"),
     ("headers-introduce-themselves", "no #pragma once", "engine/base/fd.h", "// Fd.\nclass Fd;\n"),
     ("headers-introduce-themselves", "no comment", "engine/base/fd.h", "#pragma once\nclass Fd {};  // too late\n"),
+    ("comments-name-constants-that-exist", "a constant that was renamed", "engine/base/fd.cc",
+     "// At most kSmall.\nint kBig = 1;\n"),
+    ("comments-name-constants-that-exist", "one that only another comment names", "engine/base/fd.cc",
+     "// At most kSmall, which is half of\n/* kBig */\n"),
+    ("comments-name-constants-that-exist", "one in a document", "engine/README.md", lambda old: old + "\n`kSmall`\n"),
     ("nothing-is-left-to-do", "a note", "engine/base/fd.cc", f"// {LEFT}: later\n"),
     ("nothing-is-left-to-do", "a note in a document", "README.md", f"{LEFT}\n"),
     ("lines-are-clean", "trailing space", "README.md", "x \n"),
