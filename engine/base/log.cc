@@ -202,20 +202,6 @@ bool is_journal(int fd) {
   return std::to_string(file.st_dev) + ':' + std::to_string(file.st_ino) == stream;
 }
 
-Result<LogLevel> parse_log_level(std::string_view text) {
-  if (text == "debug") return LogLevel::kDebug;
-  if (text == "info") return LogLevel::kInfo;
-  if (text == "warning") return LogLevel::kWarning;
-  if (text == "error") return LogLevel::kError;
-  return Error{"unknown log level '" + std::string(text) + "': use debug, info, warning or error"};
-}
-
-Result<LogFormat> parse_log_format(std::string_view text) {
-  if (text == "text") return LogFormat::kText;
-  if (text == "json") return LogFormat::kJson;
-  return Error{"unknown log format '" + std::string(text) + "': use text or json"};
-}
-
 void log_line(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
   const auto spd_level = to_spdlog(level);
   if (!logger().should_log(spd_level)) return;

@@ -19,8 +19,6 @@
 #include <string>
 #include <string_view>
 
-#include "base/result.h"
-
 namespace natrp {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
@@ -48,8 +46,6 @@ void log_catch_up();
 uint64_t log_lines_lost();
 // Whether it is the socket to systemd's journal (JOURNAL_STREAM in systemd.exec(5)).
 bool is_journal(int fd);
-Result<LogLevel> parse_log_level(std::string_view text);
-Result<LogFormat> parse_log_format(std::string_view text);
 
 void log_line(LogLevel level, std::string_view message, std::initializer_list<LogField> fields);
 inline void log_debug(std::string_view m, std::initializer_list<LogField> f = {}) { log_line(LogLevel::kDebug, m, f); }

@@ -8,16 +8,11 @@
 
 #include <liburing.h>
 
-#include <string>
-
 #include "base/result.h"
 
-// linux/io_uring.h of 6.1 and later; Debian 12's copy has them, older distributions' may not.
+// In linux/io_uring.h since 6.1: Debian 12's copy has it, older distributions' may not.
 #ifndef IORING_SETUP_DEFER_TASKRUN
 #define IORING_SETUP_DEFER_TASKRUN (1U << 13)
-#endif
-#ifndef IORING_SETUP_NO_SQARRAY
-#define IORING_SETUP_NO_SQARRAY (1U << 16)
 #endif
 
 namespace natrp {

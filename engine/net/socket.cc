@@ -19,7 +19,7 @@ void apply_options(int fd, int family, const SocketOptions& options) {
   // far for everything. An orderly close says otherwise (Loop::close).
   const linger reset_at_close{1, 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset_at_close, sizeof reset_at_close);
-  if (options.no_delay) set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);  // a relay never waits for more bytes
   const bool slow = options.keepalive == Keepalive::kSlow;
   set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, slow ? kSlowKeepaliveIdleS : kKeepaliveIdleS);

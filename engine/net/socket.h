@@ -21,7 +21,6 @@ enum class Keepalive : uint8_t {
 bool is_tcp_closed(int fd);
 
 struct SocketOptions {
-  bool no_delay = true;  // TCP_NODELAY: a relay never waits for more bytes
   Keepalive keepalive = Keepalive::kTunnel;
   // TCP_USER_TIMEOUT 20 s, for control channels only: Linux counts a closed window against it even while the peer
   // answers every probe, so on a relayed socket it would cut off whoever does not read for a while.
