@@ -18,26 +18,6 @@ constexpr uint32_t kBulkSweepMs = 250;
 
 }  // namespace
 
-const char* end_reason_text(EndReason reason) {
-  switch (reason) {
-    case EndReason::kNone: return "not ended";
-    case EndReason::kCompleted: return "both sides ended their streams";
-    case EndReason::kFrontReset: return "the visitor's side reset";
-    case EndReason::kBackReset: return "the service's side reset";
-    case EndReason::kChannelLost: return "the data channel ended before a visitor came";
-    case EndReason::kChannelSpoke: return "the data channel sent what is not our protocol";
-    case EndReason::kSessionEnded: return "the session ended";
-    case EndReason::kDrainDeadline: return "the drain ended";
-    case EndReason::kPeerSilent: return "peer silent";
-    case EndReason::kFailed: return "failed";
-    case EndReason::kBufferReclaimed: return "buffer reclaimed";
-    case EndReason::kMoved: return "moved to another worker";
-    case EndReason::kSurplus: return "more data channels were ready than are held";
-    case EndReason::kReturned: return "both sides ended their streams, and the data channel is free";
-  }
-  return "unknown";
-}
-
 PairTable::PairTable(RelayContext& context, uint32_t capacity, const Events& events, void* owner)
     : context_(context), events_(events), owner_(owner), capacity_(capacity) {
   void* memory = mmap(nullptr, static_cast<size_t>(capacity) * sizeof(Pair), PROT_READ | PROT_WRITE,
@@ -155,15 +135,13 @@ void PairTable::move_out(Pair& pair) {
   end(pair, EndReason::kMoved, false, false);
 }
 
-void PairTable::end_all(EndReason reason, bool force) {
+void PairTable::end_all(EndReason reason) {
   for (uint32_t i = 0; i < touched_; ++i) {
     Pair& pair = slots_[i];
     if (pair.state == PairState::kWaiting || pair.state == PairState::kReturning) end(pair, reason, false, false);
-    if (!force) continue;
     if (pair.state == PairState::kFlowing) end(pair, reason, true, true);
-    // One that waits to reset does not wait any longer.
     if (pair.state == PairState::kResetting) {
-      pair.reason = reason;
+      pair.reason = reason;  // kDrainDeadline: teardown does not wait any longer
       teardown_step(*this, pair);
     }
   }

@@ -41,7 +41,6 @@ enum class EndReason : uint8_t {
   kSurplus,          // a ready data channel beyond those that are held
   kReturned,         // both sides ended their streams, and the data channel can carry another visitor
 };
-const char* end_reason_text(EndReason reason);
 
 struct Pair {
   Pump up;    // front → back; first: the pair is found from its pump by a cast
@@ -117,8 +116,8 @@ class PairTable {
   void end(Pair& pair, EndReason reason, bool reset_front, bool reset_back);
   // A waiting pair gives its back descriptor away: on_end with kMoved, fd in back_conn().fd is not closed.
   void move_out(Pair& pair);
-  // Ends all: waiting ones at once; flowing ones too when force is set.
-  void end_all(EndReason reason, bool force);
+  // Ends all: those that have a visitor are reset, and none waits any longer to reset.
+  void end_all(EndReason reason);
 
   uint32_t live() const { return live_; }
   // Pairs that have a visitor, also those that wait to reset behind its last bytes.

@@ -52,7 +52,7 @@ struct Chain {
     std::signal(SIGPIPE, SIG_IGN);
   }
   ~Chain() {
-    pairs.end_all(EndReason::kDrainDeadline, true);
+    pairs.end_all(EndReason::kDrainDeadline);
     EXPECT_TRUE(run_until(*loop, [&] { return pairs.live() == 0; }));
     drop_idle();
     EXPECT_EQ(shard.live(), 0u) << "a slot is left";

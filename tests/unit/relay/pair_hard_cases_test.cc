@@ -205,7 +205,7 @@ TEST_P(PairTest, EndingAllByForceDoesNotWaitForAPeerThatDoesNotRead) {
   loopback::reset(service.fd);
   rig->until({}, [] { return false; }, 40);
   EXPECT_EQ(rig->pairs.live(), 1u) << "the bytes before the reset are given ten seconds";
-  rig->pairs.end_all(EndReason::kDrainDeadline, true);
+  rig->pairs.end_all(EndReason::kDrainDeadline);
   EXPECT_TRUE(rig->until({}, [&] { return rig->pairs.live() == 0; }, 500));
 }
 

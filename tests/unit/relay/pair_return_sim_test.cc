@@ -231,7 +231,7 @@ std::string run_seed(uint64_t seed, Mutation mutation, Totals& totals) {
     }
   }
   // Land what is left, so that the tables may go.
-  sim.pairs->end_all(EndReason::kDrainDeadline, true);
+  sim.pairs->end_all(EndReason::kDrainDeadline);
   for (int i = 0; i < 10'000 && sim.pairs->live() > 0; ++i) {
     loop.run_once(0);
     for (size_t at = 0; at < loop.sockets(); ++at) {
@@ -294,7 +294,7 @@ struct OneEnd {
                .may_keep_channel = [](void*, const Pair&) { return true; }},
               this) {}
   ~OneEnd() {
-    pairs.end_all(EndReason::kDrainDeadline, true);
+    pairs.end_all(EndReason::kDrainDeadline);
     for (int i = 0; i < 1000 && pairs.live() > 0; ++i) loop.run_once(0);
   }
   Pair& start_edge() {

@@ -512,46 +512,31 @@ TEST_P(PairReturnTest, ThroughANarrowChannelAllArrivesAndTheChannelComesBack) {
 // --- The end of the process ---------------------------------------------------------------------------------------
 
 TEST_P(PairReturnTest, ADrainDoesNotWaitForAChannelThatReturns) {
-  for (const bool force : {false, true}) {
-    Peer agent;
-    Peer visitor;
-    ASSERT_NO_FATAL_FAILURE(end_but_for_free(agent, visitor));
-    ASSERT_EQ(chain->pairs.live(), 1u);
-    chain->pairs.end_all(EndReason::kDrainDeadline, force);
-    ASSERT_TRUE(chain->until({}, [&] { return chain->pairs.live() == 0; }));
-    EXPECT_EQ(chain->edge_ends.back(), EndReason::kDrainDeadline);
-    EXPECT_EQ(chain->waiting, nullptr);
-    ASSERT_TRUE(chain->until({&agent}, [&] { return agent.over(); }));
-    EXPECT_TRUE(agent.ended);
-  }
+  Peer agent;
+  Peer visitor;
+  ASSERT_NO_FATAL_FAILURE(end_but_for_free(agent, visitor));
+  ASSERT_EQ(chain->pairs.live(), 1u);
+  chain->pairs.end_all(EndReason::kDrainDeadline);
+  ASSERT_TRUE(chain->until({}, [&] { return chain->pairs.live() == 0; }));
+  EXPECT_EQ(chain->edge_ends.back(), EndReason::kDrainDeadline);
+  EXPECT_EQ(chain->waiting, nullptr);
+  ASSERT_TRUE(chain->until({&agent}, [&] { return agent.over(); }));
+  EXPECT_TRUE(agent.ended);
 }
 
-TEST_P(PairReturnTest, ADrainLetsAVisitorFinishAndByForceResetsItsBothEnds) {
-  for (const bool force : {false, true}) {
-    chain->open_channel();
-    Peer visitor;
-    Peer service;
-    chain->meet(visitor, service);
-    visitor.say = "question";
-    visitor.closes = true;
-    ASSERT_TRUE(chain->until({&visitor, &service}, [&] { return service.ended; }));
-    chain->pairs.end_all(EndReason::kDrainDeadline, force);
-    if (!force) {
-      service.say = "answer";
-      service.closes = true;
-      ASSERT_TRUE(chain->until({&visitor, &service}, [&] { return visitor.over() && chain->over(); }));
-      EXPECT_EQ(visitor.heard, "answer");
-      EXPECT_TRUE(visitor.ended);
-      ASSERT_TRUE(chain->channel_is_back());
-      chain->pairs.end_all(EndReason::kDrainDeadline, false);
-      EXPECT_TRUE(chain->until({}, [&] { return chain->pairs.live() == 0; }));
-    } else {
-      ASSERT_TRUE(chain->until({&visitor, &service}, [&] { return visitor.over() && chain->pairs.live() == 0; }));
-      EXPECT_TRUE(visitor.was_reset);
-      EXPECT_EQ(chain->edge_ends.back(), EndReason::kDrainDeadline);
-      EXPECT_EQ(chain->agent_ends.back(), EndReason::kDrainDeadline);
-    }
-  }
+TEST_P(PairReturnTest, TheEndOfADrainResetsAVisitorAtBothEnds) {
+  chain->open_channel();
+  Peer visitor;
+  Peer service;
+  chain->meet(visitor, service);
+  visitor.say = "question";
+  visitor.closes = true;
+  ASSERT_TRUE(chain->until({&visitor, &service}, [&] { return service.ended; }));
+  chain->pairs.end_all(EndReason::kDrainDeadline);
+  ASSERT_TRUE(chain->until({&visitor, &service}, [&] { return visitor.over() && chain->pairs.live() == 0; }));
+  EXPECT_TRUE(visitor.was_reset);
+  EXPECT_EQ(chain->edge_ends.back(), EndReason::kDrainDeadline);
+  EXPECT_EQ(chain->agent_ends.back(), EndReason::kDrainDeadline);
 }
 
 std::string kinds_name(const testing::TestParamInfo<Kinds>& info) {

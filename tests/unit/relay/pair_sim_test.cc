@@ -83,7 +83,7 @@ std::string run_seed(uint64_t seed, bool lose_a_byte) {
     }
   }
   // Land what is left of a run that went wrong, so that the tables may go.
-  pairs->end_all(EndReason::kDrainDeadline, true);
+  pairs->end_all(EndReason::kDrainDeadline);
   for (int i = 0; i < 10'000 && pairs->live() > 0; ++i) {
     loop.run_once(0);
     for (FarEnd& end : ends) loop.socket(end.fd).outbox.clear();
@@ -128,7 +128,7 @@ struct SimRig {
                .on_unready = [](void*, Pair&) {}},
               this) {}
   ~SimRig() {
-    pairs.end_all(EndReason::kDrainDeadline, true);
+    pairs.end_all(EndReason::kDrainDeadline);
     for (int i = 0; i < 1000 && pairs.live() > 0; ++i) loop.run_once(0);
   }
   void start(int front, int back) {

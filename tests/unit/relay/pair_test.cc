@@ -329,19 +329,19 @@ TEST_P(PairTest, AReadyChannelThatMovesKeepsItsDescriptorOpen) {
   ASSERT_TRUE(rig->until({&agent}, [&] { return agent.heard == "alive"; }));
 }
 
-TEST_P(PairTest, EndingAllTakesTheWaitingOnesAndTheFlowingOnesOnlyByForce) {
+TEST_P(PairTest, EndingAllTakesTheWaitingOnesAndResetsBothEndsOfTheFlowingOnes) {
   Peer visitor;
   Peer service;
   rig->start(visitor, service);
   loopback::Two channel = loopback::connected();
   rig->pairs.start_waiting(rig->conn(channel.near, ConnRole::kDataChannel), 0);
   rig->loop->run_once(0);
-  rig->pairs.end_all(EndReason::kSessionEnded, false);
-  ASSERT_TRUE(rig->until({}, [&] { return rig->pairs.live() == 1; }));
-  EXPECT_EQ(rig->ended.back().reason, EndReason::kSessionEnded);
-  EXPECT_EQ(rig->pairs.with_visitor(), 1u);
-  rig->pairs.end_all(EndReason::kDrainDeadline, true);
-  ASSERT_TRUE(rig->until({&visitor, &service}, [&] { return visitor.over() && service.over(); }));
+  ASSERT_EQ(rig->pairs.with_visitor(), 1u);
+  rig->pairs.end_all(EndReason::kDrainDeadline);
+  ASSERT_TRUE(rig->until({&visitor, &service}, [&] {
+    return visitor.over() && service.over() && rig->pairs.live() == 0;
+  }));
+  EXPECT_EQ(rig->ended.size(), 2u);
   EXPECT_TRUE(visitor.was_reset && service.was_reset);
   EXPECT_EQ(rig->ended.back().reason, EndReason::kDrainDeadline);
 }

@@ -95,7 +95,7 @@ struct Rig {
     std::signal(SIGPIPE, SIG_IGN);  // as the programs do: splice(2) into a reset socket raises it
   }
   ~Rig() {
-    pairs.end_all(EndReason::kDrainDeadline, true);
+    pairs.end_all(EndReason::kDrainDeadline);
     EXPECT_TRUE(run_until(*loop, [&] { return pairs.live() == 0; }));
     EXPECT_EQ(shard.live(), 0u) << "a slot is left";
     EXPECT_EQ(pipes.borrowed(), 0u) << "a pipe is left";
