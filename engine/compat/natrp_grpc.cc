@@ -237,12 +237,6 @@ void NatrpGrpcConnection::end_stream(StreamId id, GrpcStatus status, std::string
   if (stream && stream->is_ready() && !failed_) finish(*stream, status, message);
 }
 
-void NatrpGrpcConnection::abort_stream(StreamId id) {
-  Stream* stream = find(id);
-  if (!stream || !stream->told || failed_) return;
-  cut_off(*stream);
-}
-
 void NatrpGrpcConnection::cut_off(Stream& stream) {
   stream.how = StreamEnd::kAborted;
   stream.state = Stream::State::kTrailed;

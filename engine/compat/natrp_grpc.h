@@ -69,7 +69,7 @@ class NatrpGrpcConnection {
     kCancelled,  // the peer reset it
     kDeadline,   // its grpc-timeout passed
     kBadInput,   // the peer sent what is no message
-    kAborted,    // abort_stream(), or the peer did not take the rest within kGrpcEndingMs
+    kAborted,    // the peer did not take the rest within kGrpcEndingMs: its call is cancelled
     kLost,       // the connection ended, behind all that the peer had sent
     kBroken,     // the connection broke: of what the peer had sent, the last may be missing
   };
@@ -120,8 +120,6 @@ class NatrpGrpcConnection {
   void consume_stream(StreamId id, size_t count);
   // After what is queued, the status; kOk when the visitor or the agent left. Only the first call counts.
   void end_stream(StreamId id, GrpcStatus status, std::string_view message = {});
-  // At once, without what is queued: the peer sees its call cancelled.
-  void abort_stream(StreamId id);
 
   // No new streams (they get kUnavailable and the reason, later none come); open ones go on. Finished when the
   // last is closed: it is the caller who ends those that have no visitor. Only the first reason counts.

@@ -62,7 +62,7 @@ class FuzzEvents : public NatrpGrpcConnection::Events {
     }
     if (habits_ & 1) connection->write_stream(id, bytes);
     if ((habits_ & 4) && bytes.front() == 'q') connection->end_stream(id, GrpcStatus::kOk);
-    if ((habits_ & 4) && bytes.front() == 'r') connection->abort_stream(id);
+    if ((habits_ & 4) && bytes.front() == 'r') connection->end_stream(id, GrpcStatus::kCancelled, "r");
   }
 
   void on_stream_end(StreamId id) override {

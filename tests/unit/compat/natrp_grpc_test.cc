@@ -379,7 +379,7 @@ TEST_F(NatrpGrpcTest, VisitorsThatJoinShareABudgetAndWhatAStreamHadIsGivenBackWh
   // However a stream ends, the next visitor has what its visitor had.
   peer.cancel(wide[0]);
   connection.end_stream(wide[1], GrpcStatus::kOk);
-  connection.abort_stream(wide[2]);
+  connection.end_stream(wide[2], GrpcStatus::kCancelled);
   exchange();
   for (int i = 0; i < 3; ++i) {
     ASSERT_TRUE(events.closed.count(wide[i])) << i;
@@ -530,21 +530,9 @@ TEST_F(NatrpGrpcTest, ACancelledStreamIsClosedAtOnceAndTheOthersGoOn) {
   EXPECT_EQ(0u, connection.write_stream(id, bytes_of("more")));
   connection.consume_stream(id, 10);
   connection.end_stream(id, GrpcStatus::kOk);
-  connection.abort_stream(id);
   peer.send(other, message_of("still here"));
   exchange();
   EXPECT_EQ("still here", peer.calls[other].content());
-}
-
-TEST_F(NatrpGrpcTest, AnAbortedStreamIsCancelledAtOnceWithoutItsQueue) {
-  const auto id = peer.open_msg();
-  exchange();
-  connection.write_stream(id, bytes_of("queued"));
-  connection.abort_stream(id);
-  exchange();
-  EXPECT_EQ(static_cast<uint32_t>(NGHTTP2_CANCEL), peer.calls[id].error);
-  EXPECT_EQ("", peer.calls[id].data);
-  EXPECT_EQ(StreamEnd::kAborted, events.closed.at(id));
 }
 
 TEST_F(NatrpGrpcTest, GrpcTimeoutEndsTheCallWhenItHasPassed) {
@@ -582,6 +570,7 @@ TEST_F(NatrpGrpcTest, APeerThatDoesNotTakeTheRestIsCutOffInTheEnd) {
   stubborn.exchange(connection);
   EXPECT_EQ(StreamEnd::kAborted, events.closed.at(id));
   EXPECT_TRUE(stubborn.calls[id].closed);
+  EXPECT_EQ(static_cast<uint32_t>(NGHTTP2_CANCEL), stubborn.calls[id].error);
 }
 
 TEST_F(NatrpGrpcTest, ALostConnectionClosesWhatWasReadyOnce) {
