@@ -283,17 +283,9 @@ Result<ClientRecord> Store::set_limits(std::string_view name, const LimitChange&
   return client;
 }
 
-Result<std::optional<ClientRecord>> Store::find_by_token_hash(std::span<const uint8_t, 32> hash) {
-  return find_by_hash(hash, false);
-}
-
-Result<std::optional<ClientRecord>> Store::find_by_plain_hash(std::span<const uint8_t, 32> hash) {
-  return find_by_hash(hash, true);
-}
-
 // By the index: what can be learnt of the time it takes is of a hash of 256 secret bits, which nobody can aim.
-Result<std::optional<ClientRecord>> Store::find_by_hash(std::span<const uint8_t, 32> hash, bool plain) {
-  const std::string sql = std::string(kClientColumns) + (plain ? "WHERE plain_token_hash = ?" : "WHERE token_hash = ?");
+Result<std::optional<ClientRecord>> Store::find_by_token_hash(std::span<const uint8_t, 32> hash) {
+  const std::string sql = std::string(kClientColumns) + "WHERE token_hash = ?";
   Statement statement(db_.get(), sql.c_str());
   const auto row = statement.bind(1, std::span<const uint8_t>(hash)).step();
   if (!row.ok()) return row.error();
@@ -320,14 +312,6 @@ Result<std::vector<ClientRecord>> Store::list_clients() {
     if (!row.value()) return clients;
     clients.push_back(client_of(statement));
   }
-}
-
-Result<std::optional<uint16_t>> Store::sticky_port(std::string_view client, std::string_view tunnel) {
-  Statement statement(db_.get(), "SELECT port FROM leases WHERE client = ? AND tunnel = ?");
-  const auto row = statement.bind(1, client).bind(2, tunnel).step();
-  if (!row.ok()) return row.error();
-  if (!row.value()) return std::optional<uint16_t>();
-  return std::optional<uint16_t>(static_cast<uint16_t>(statement.integer(0)));
 }
 
 // Within a transaction. Changes nothing when it fails because the client is gone.
@@ -367,12 +351,6 @@ Status Store::remember_leases(std::span<const LeaseRecord> leases) {
     if (Status status = put_lease(lease); !status.ok() && status.error().errno_value != ENOENT) return status;
   }
   return transaction.commit();
-}
-
-Status Store::forget_lease(std::string_view client, std::string_view tunnel) {
-  Statement statement(db_.get(), "DELETE FROM leases WHERE client = ? AND tunnel = ?");
-  statement.bind(1, client).bind(2, tunnel);
-  return run(statement);
 }
 
 Result<std::vector<LeaseRecord>> Store::list_leases() {

@@ -82,26 +82,20 @@ class Store {
   // Changes what is given, and gives the client as it is now. Fails when there is no such client (ENOENT).
   Result<ClientRecord> set_limits(std::string_view name, const LimitChange& change);
 
-  // nullopt: no such client. Hashes are found by the index: how long that takes tells something of a hash, and nothing
+  // nullopt: no such client. A hash is found by the index: how long that takes tells something of the hash, and nothing
   // of its token.
   Result<std::optional<ClientRecord>> find_by_token_hash(std::span<const uint8_t, 32> hash);
-  Result<std::optional<ClientRecord>> find_by_plain_hash(std::span<const uint8_t, 32> hash);
   Result<std::optional<ClientRecord>> find_by_name(std::string_view name);
   Result<std::vector<ClientRecord>> list_clients();  // by name
 
-  // The port that this tunnel had last.
-  Result<std::optional<uint16_t>> sticky_port(std::string_view client, std::string_view tunnel);
   // Makes the port of each its tunnel's sticky port, taken from whoever had it. All or none, in their order and with
   // their times; those whose client is gone are left out. Writes nothing, and waits for nobody, when all of that has
   // been so for less than kLeaseFreshS.
   Status remember_leases(std::span<const LeaseRecord> leases);
-  Status forget_lease(std::string_view client, std::string_view tunnel);
   Result<std::vector<LeaseRecord>> list_leases();  // the oldest first
 
   // Differs from its last value when another process has written since. Costs a read of shared memory.
   Result<int64_t> data_version();
-  // The file that every writer touches: inotify's IN_MODIFY on it says when to ask data_version().
-  std::string wal_path() const { return path_ + "-wal"; }
   const std::string& path() const { return path_; }
 
  private:
@@ -116,7 +110,6 @@ class Store {
   Status migrate();
   Status put_lease(const LeaseRecord& lease);
   bool has_fresh(const LeaseRecord& lease);
-  Result<std::optional<ClientRecord>> find_by_hash(std::span<const uint8_t, 32> hash, bool plain);
 
   std::string path_;
   std::unique_ptr<sqlite3, Closer> db_;

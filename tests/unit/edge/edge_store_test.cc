@@ -252,7 +252,11 @@ class LeaseWriterTest : public testing::Test {
     }
   }
   uint16_t stored(const std::string& client, const std::string& tunnel) {
-    return store_.sticky_port(client, tunnel).value().value_or(0);
+    const std::vector<LeaseRecord> leases = store_.list_leases().value();
+    for (const LeaseRecord& lease : leases) {
+      if (lease.client == client && lease.tunnel == tunnel) return lease.port;
+    }
+    return 0;
   }
   TempDir folder_;
   Store store_ = Store::open(folder_.path()).value();
