@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 namespace natrp {
 namespace {
@@ -72,27 +73,9 @@ Result<StartFields> parse_start(std::span<const uint8_t> start) {
   StartFields fields;
   fields.chunks = start[kFlagsAt] == kChunks;
   uint32_t index;
-  uint16_t port;
   std::memcpy(&index, start.data() + 8, sizeof index);
-  std::memcpy(&port, start.data() + 6, sizeof port);
   fields.tunnel_index = ntohl(index);
-  fields.family = start[5];
-  fields.port = ntohs(port);
-  std::memcpy(fields.address.data(), start.data() + kAddressAt, fields.address.size());
   return fields;
-}
-
-std::string StartFields::visitor() const {
-  char text[INET6_ADDRSTRLEN];
-  switch (family) {
-    case 4:
-      inet_ntop(AF_INET, address.data(), text, sizeof text);
-      return std::string(text) + ":" + std::to_string(port);
-    case 6:
-      inet_ntop(AF_INET6, address.data(), text, sizeof text);
-      return "[" + std::string(text) + "]:" + std::to_string(port);
-    default: return "unknown";
-  }
 }
 
 }  // namespace natrp

@@ -14,7 +14,6 @@
 #include <array>
 #include <cstdint>
 #include <span>
-#include <string>
 
 #include "base/limits.h"
 #include "base/result.h"
@@ -23,14 +22,10 @@ namespace natrp {
 
 using StartBytes = std::array<uint8_t, kStartBytes>;
 
+// What an agent needs of it. Who the visitor is, it checks and does not keep.
 struct StartFields {
   uint32_t tunnel_index = 0;
-  uint8_t family = 0;  // 4, 6, or 0: unknown
-  uint16_t port = 0;
   bool chunks = false;
-  std::array<uint8_t, 16> address{};  // network order, IPv4 in the first 4
-
-  std::string visitor() const;  // "192.0.2.1:1234", "[2001:db8::1]:1234", or "unknown"
 };
 
 // visitor: of family AF_INET or AF_INET6 (an IPv4 address inside IPv6 is written as IPv4); any other, or

@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (const auto hello = natrp::parse_hello(bytes); hello.ok()) require(bytes.size() == natrp::kHelloBytes);
       break;
     case 1:
-      if (const auto start = natrp::parse_start(bytes); start.ok()) require(!start.value().visitor().empty());
+      if (const auto start = natrp::parse_start(bytes); start.ok()) require(bytes.size() == natrp::kStartBytes);
       break;
     case 2: {
       natrp::FrameDecoder decoder;
