@@ -175,7 +175,7 @@ inline constexpr unsigned kTicketWindow = 1024;      // how far ticket counters 
 inline constexpr size_t kSentenceBytesMax = 1024;
 static_assert(kSentenceBytesMax <= kFrameBytesMax / 2, "room for the other fields of its frame");
 inline constexpr size_t kNameBytesMax = 64;          // client and tunnel names
-inline constexpr size_t kHostBytesMax = 253;         // of --public-address: RFC 1035 §2.3.4, without the lengths
+inline constexpr size_t kHostBytesMax = 253;         // of a name: RFC 1035 §2.3.4, without the lengths
 inline constexpr unsigned kTunnelsPerSessionMax = 256;
 // A client of so many tunnels at most has an agent for each, one that comes back before its old session is found dead,
 // and some that wait for a tunnel: more sessions than 2 × tunnels_max + these are nobody's need.

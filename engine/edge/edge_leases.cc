@@ -68,14 +68,12 @@ EdgeLeases::EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, Pub
 EdgeLeases::~EdgeLeases() { loop_.timers().disarm(write_soon_); }
 
 void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::vector<Fd>& handed) {
-  auto leases = store_.list_leases();
+  const auto leases = store_.list_leases();
   if (!leases.ok()) {
     log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
     return;
   }
-  auto& records = leases.value();
-  std::stable_sort(records.begin(), records.end(),
-                   [](const LeaseRecord& a, const LeaseRecord& b) { return a.updated_s < b.updated_s; });
+  const auto& records = leases.value();  // the oldest first
   // The store has a lease for each tunnel that a client ever had. Kept for their tunnels are those that were live or in
   // grace when the last edge ended: their times are at most two hours (kLeaseFreshS) and the grace older than the
   // youngest, or their listeners were handed on. A client never had more of them at once than its tunnels_max: where

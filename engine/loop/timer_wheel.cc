@@ -82,7 +82,7 @@ int TimerWheel::next_timeout_ms(uint64_t now_ms) const {
   if (armed_ == 0) return -1;
   for (unsigned i = 0; i < kSlots; ++i) {
     const uint64_t tick = tick_ + i;
-    if (!const_cast<Slot&>(near_[tick % kSlots]).empty()) {
+    if (!near_[tick % kSlots].empty()) {
       const uint64_t at = tick * kTickMs;
       return at <= now_ms ? 0 : static_cast<int>(at - now_ms);
     }

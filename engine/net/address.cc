@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstring>
 
+#include "base/limits.h"
+
 namespace natrp {
 namespace {
 
@@ -134,7 +136,7 @@ Result<HostPort> parse_host_port(std::string_view text) {
   if (!bracketed && !may_be_host(host)) {
     return Error{given + " is not a host: write a name or an IP address, and a port"};
   }
-  if (host.size() > 253) return Error{given + " is longer than a host name may be"};
+  if (host.size() > kHostBytesMax) return Error{given + " is longer than a host name may be"};
   unsigned port = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
   if (error != std::errc{} || end != digits.data() + digits.size() || port > 65535) {

@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <string_view>
-#include <vector>
 
 #include "base/fd.h"
 

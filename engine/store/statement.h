@@ -10,7 +10,6 @@
 #include <sqlite3.h>
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
