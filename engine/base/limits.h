@@ -15,7 +15,7 @@ inline constexpr unsigned kWorkersMax = 64;
 // Slots of one worker's shard. Memory is mapped, and touched only when a slot is first used.
 inline constexpr uint32_t kConnsPerWorkerMax = 1u << 20;
 
-// Of a listener: connected, and not accepted yet. The default of net.core.somaxconn since Linux 5.4.
+// How many connections of one listener wait to be accepted. The default of net.core.somaxconn since Linux 5.4.
 inline constexpr int kListenBacklog = 4096;
 
 // --- One turn of a loop: fairness ----------------------------------------------------------------------------------
@@ -25,41 +25,45 @@ inline constexpr unsigned kRoundsPerTurn = 4;
 // The limits of one round:
 inline constexpr unsigned kAcceptsPerTurn = 64;
 inline constexpr size_t kBytesPerTurn = 1u << 20;   // per pump
-// … of a stream beside messages (runtime/wake_policy.h): the next message waits behind it, some 20 µs of splice or copy
+// The same for a stream beside messages (runtime/wake_policy.h), which wait behind it: some 20 µs of splice or copy.
 inline constexpr size_t kBytesPerTurnQuick = 128u << 10;
 inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read calls
-// Ops that a loop lists between two turns without an allocation: several times what 32 short visitors at once need.
+// How many ops a loop's own lists hold without an allocation: several times what 32 short visitors at once need.
 inline constexpr unsigned kOpsListed = 256;
 
 // --- Before a loop sleeps (loop/brief_wait.h) ----------------------------------------------------------------------
-// Longer than what an exchange of two hosts of one rack, or of processes of one host, keeps a worker waiting.
+// How long a loop looks. The answer of another process of this host, or of a host in the same rack, comes sooner.
 inline constexpr uint64_t kBriefWaitNs = 50'000;
-// One conn alone has one receive a message, or two of which one finds nothing.
+// After more receives than this a loop does not look: the next messages are there already. One conn alone has one
+// receive for each message, or two of which the second finds nothing.
 inline constexpr unsigned kBriefWaitReceivesMax = 4;
-inline constexpr unsigned kBriefWaitPassedMax = 64;      // a wait for nothing is then less than 1 µs a turn
-inline constexpr uint64_t kBriefWaitContendedNs = 300'000;  // who has a processor for so long computes
-inline constexpr uint32_t kBriefWaitRestMs = 50;
+// After looks in vain a loop sleeps without one, this many times at most: a look in vain then costs < 1 µs a turn.
+inline constexpr unsigned kBriefWaitPassedMax = 64;
+// When a yield gave the processor to another thread for this long, that thread computes, and the loop rests.
+inline constexpr uint64_t kBriefWaitContendedNs = 300'000;
+inline constexpr uint32_t kBriefWaitRestMs = 50;         // the first rest; each that follows at once is twice as long
 inline constexpr uint32_t kBriefWaitRestMaxMs = 1600;
 
 // --- Buffers of the message path -----------------------------------------------------------------------------------
-// A buffer is held from the receive until the send has landed; an idle pair holds none. A read that fills it proves a
-// streamer (kBulkFillBytes). Only the touched pages of a buffer cost memory. It begins with a cache line for what is
-// sent before the bytes that were received (relay/chunks.h).
+// A buffer is held from the receive until the send has landed; an idle pair holds none. A read that fills a buffer
+// shows that its pair carries a stream (kBulkFillBytes). Only the touched pages of a buffer cost memory. It begins with
+// a cache line for what is sent before the received bytes (relay/chunks.h).
 inline constexpr size_t kBufferBytes = 64u << 10;
 inline constexpr size_t kBufferHeadBytes = 64;
 inline constexpr size_t kBufferRoomBytes = kBufferBytes - kBufferHeadBytes;
-// Offered to the kernel at any time: the ring hands them out in turn, so each costs a touched page. It begins small
-// and doubles when a batch of receives found none; more come from the reserve when slow receivers hold theirs.
+// How many buffers are on offer to the kernel. It fills them in turn, so each of them costs a touched page. The number
+// begins small, and doubles when a batch of receives found none. For each that is held, the reserve gives another one.
 inline constexpr unsigned kBuffersOfferedFirst = 16;
 inline constexpr unsigned kBuffersOffered = 64;
 inline constexpr unsigned kBuffersMax = 16384;      // per worker: 1 GiB mapped, touched on use
-// After a burst the pages of the others go back to the system (loop/buffer_trim): once so few receives came in so long,
-// all but so many that are at hand, and so many at a time (a page fault later, each costs a receive half a µs).
+// After a burst unused buffers give their pages back to the system (loop/buffer_trim), but for the kBuffersSpare that
+// were used last: after kBufferTrimMs with at most kBufferTrimUses receives, and kBuffersTrimmed of them at a time.
+// The next receive into such a buffer pays a page fault of half a µs.
 inline constexpr uint32_t kBufferTrimMs = 1000;
 inline constexpr unsigned kBufferTrimUses = 64;
 inline constexpr unsigned kBuffersSpare = 16;
 inline constexpr unsigned kBuffersTrimmed = 1024;
-// When all are held, a pair that held one for so long without a byte that left for its sink gives it up, and ends.
+// When all buffers are held, a pair ends that has held one for this long, and of whose bytes none left for its sink.
 inline constexpr uint32_t kBufferHoldMs = 10000;
 static_assert((kBuffersOffered & (kBuffersOffered - 1)) == 0, "a provided-buffer ring has a power of two entries");
 static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");
@@ -78,28 +82,32 @@ inline constexpr uint32_t kBulkIdleMs = 1000;
 inline constexpr uint32_t kStallMs = 1000;           // no progress while the source has bytes → COPY for good
 
 // --- What waits in a data channel for its reader (net/socket: bound_receive_buffer) ---------------------------------
-// Left to itself, the receive buffer of a stream whose sink is slower than its source grows to tcp_rmem[2], 32 MiB
-// since Linux 6.16, on the shortest line, too. What is read last has then left every cache, and a stream takes
-// megabytes of the kernel's memory for nothing. The kernel doubles the figures (socket(7)), and what it keeps the bytes
-// in has its part of that: half on older kernels, two thirds where a frame of 1,500 bytes has a page.
+// Without a bound, the receive buffer of a stream whose sink is slower than its source grows to tcp_rmem[2] (32 MiB
+// since Linux 6.16) even on the shortest line. The bytes that are read next have then left every cache, and a stream
+// takes megabytes of the kernel's memory for nothing. The bound is the greater of these two. The kernel doubles it
+// (socket(7)), and what it keeps the bytes in counts: half of that on older kernels, two thirds where a frame of 1,500
+// bytes has a page.
 inline constexpr uint64_t kReceiveBytesMin = 512u << 10;
-inline constexpr uint64_t kReceiveBytesPerUs = 2000;  // of the round trip: 11 to 30 Gb/s
+inline constexpr uint64_t kReceiveBytesPerUs = 2000;  // for each µs of the round trip: 11 to 30 Gb/s
 
 // --- Chunks (relay/chunks.h) -----------------------------------------------------------------------------------------
-// A direction that moved so much goes on without chunks: what its visitor's channel costs is little beside it.
+// A direction that moved this much goes on without chunks: beside it, the cost of another data channel is little.
 inline constexpr uint64_t kChunkedBytesMax = 64u << 10;
-// An agent says that a channel is free a round trip after it was told of the visitor's end.
+// How long the edge waits for FREE, which an agent says a round trip after it was told of the visitor's end.
 inline constexpr uint32_t kChannelReturnMs = 10000;
 
 // --- Wake-ups of a worker (runtime/wake_policy.h) ------------------------------------------------------------------
 inline constexpr uint32_t kBulkPeriodMs = 100;
-inline constexpr unsigned kBulkPeriods = 3;           // so many of nothing but bulk: the worker's wake-ups may wait
-inline constexpr uint64_t kBulkPeriodBytes = 8u << 20;  // of which each has at least so much: 0.7 Gb/s
-inline constexpr unsigned kMixedPeriods = 2;            // so many with messages beside bulk: they shall not wait
-inline constexpr uint64_t kQuickSliceNs = 100'000;      // the shortest that the scheduler takes (Linux 6.12 and later)
+// The least that streams move in a period of bulk: 0.7 Gb/s.
+inline constexpr uint64_t kBulkPeriodBytes = 8u << 20;
+// After this many periods of bulk and nothing else, the worker's wake-ups may wait.
+inline constexpr unsigned kBulkPeriods = 3;
+// After this many periods of bulk and messages, the messages shall not wait behind other threads.
+inline constexpr unsigned kMixedPeriods = 2;
+inline constexpr uint64_t kQuickSliceNs = 100'000;  // the shortest that the scheduler takes (Linux 6.12 and later)
 
 // --- Descriptors ---------------------------------------------------------------------------------------------------
-// So many have a place in the kernel's table from the start (runtime/process.h): half a MiB of the kernel's memory.
+// How many places the kernel's table of descriptors has from the start (runtime/process.h): half a MiB of its memory.
 inline constexpr uint64_t kDescriptorsReserved = 1u << 16;
 
 // --- Pipes ---------------------------------------------------------------------------------------------------------
@@ -114,22 +122,22 @@ inline constexpr uint32_t kServiceDialTimeoutMs = 5000;
 inline constexpr uint32_t kEdgeDialTimeoutMs = 10000;
 inline constexpr uint32_t kHeartbeatMs = 5000;
 inline constexpr unsigned kHeartbeatMisses = 3;
-inline constexpr uint32_t kSessionSilentMs = 2000;   // a second session of the same tunnel may take over after this
-// Bytes queued before a RST get this long to be acknowledged, and longer only where data left for their reader lately.
+inline constexpr uint32_t kSessionSilentMs = 2000;   // a session that was silent this long may lose its tunnels
+// The bytes queued before a RST get this long to be acknowledged, and more while some leave for their reader.
 inline constexpr uint32_t kResetDrainTimeoutMs = 10000;
-inline constexpr uint32_t kHalfClosedMs = 10;        // a direction ended so long ago: its source is watched for a RST
-inline constexpr uint32_t kSweepMs = 5;              // how often pairs that wait for a reset or a stall are looked at
+inline constexpr uint32_t kHalfClosedMs = 10;        // after a direction's end: then its source is watched for a RST
+inline constexpr uint32_t kSweepMs = 5;              // how often a pair is looked at that waits to reset
 inline constexpr uint32_t kAcceptPauseMs = 100;      // after EMFILE, nginx uses 500
 
 // --- The store (store/store.h) -------------------------------------------------------------------------------------
-// A running edge waits so long for another program that holds the store (a backup, an open sqlite3 shell): its control
-// thread has heartbeats to answer meanwhile. It is some commits of natrpctl; whatever takes longer, a later tick tries.
+// How long a running edge waits for another program that holds the store (a backup, an open sqlite3 shell). Its control
+// thread has heartbeats to answer, so it waits no longer than some commits of natrpctl take; a later tick tries again.
 inline constexpr int kStoreWaitMs = 50;
-// Leases that are given within so long are written together: each write waits for the disk, for 10 ms and more on some,
+// Leases that are given within this time are written together: each write waits for the disk (10 ms and more on some),
 // and after a restart all agents come at once.
 inline constexpr uint32_t kLeaseWriteMs = 20;
-// A command of a person, and the start of an edge, wait longer: a writer holds the file for a few fsyncs, and whoever
-// needs more than this is broken.
+// natrpctl and the start of an edge wait longer: a writer holds the file for a few fsyncs, and one that holds it for
+// more than this is broken.
 inline constexpr int kStoreWaitLongMs = 5000;
 // A lease is written again only when its row is older than this, and live leases are looked at as often: the time in a
 // row may be two hours old. It tells which port was left longest ago, and which leases were live when an edge ended.
@@ -145,12 +153,12 @@ inline constexpr int kKeepaliveProbes = 3;
 inline constexpr int kTcpUserTimeoutMs = 20000;
 inline constexpr int kPeerSilentMs = 20000;
 inline constexpr uint32_t kPatrolMs = 5000;
-// A data channel whose pair has moved nothing for so long has nothing under way: keepalive looks after it.
+// A pair that holds no bytes and has moved none for this long has nothing under way: keepalive looks after its channel.
 inline constexpr uint32_t kPatrolRecentMs = 60000;
 static_assert(kPatrolRecentMs > kPeerSilentMs + 2 * kPatrolMs);
-// A host that answers nothing is given up in this order: its session by heartbeats, which say why in the log; its
-// control channel by TCP_USER_TIMEOUT, where no heartbeat looks; its pairs at last. A lost session leaves its pairs
-// alone, and an outage that the session survives must not cost a visitor.
+// A host that answers nothing is given up in this order: first its session, by heartbeats, which say why in the log;
+// then its control channel, where no heartbeats are sent, by TCP_USER_TIMEOUT; its pairs at last. A lost session leaves
+// its pairs alone, and an outage that the session survives must not cost a visitor.
 static_assert(kHeartbeatMs * kHeartbeatMisses < kTcpUserTimeoutMs);
 static_assert(kTcpUserTimeoutMs <= kPeerSilentMs);
 // Visitors and services: 60 s, then 5 probes 15 s apart.
@@ -159,10 +167,11 @@ inline constexpr int kSlowKeepaliveIntervalS = 15;
 inline constexpr int kSlowKeepaliveProbes = 5;
 
 // --- Lines of the log (base/line_out.h) ----------------------------------------------------------------------------
-// A pipe has room for some 400 lines, and an edge says more than that at once when it stops. A reader on a busy host is
-// late by a slice or two of its scheduler, and loses nothing; one that stands still costs whoever logs this much once.
+// A pipe has room for some 400 lines, and an edge writes more than that at once when it stops. So a thread that logs
+// waits for the pipe's reader, this long in kLineWaitPeriodNs at most: a reader on a busy host is late by a slice or
+// two of its scheduler, and then no line is lost. For a reader that stands still it is waited only once.
 inline constexpr uint64_t kLineWaitNs = 20'000'000;
-inline constexpr uint64_t kLineWaitPeriodNs = 1'000'000'000;  // in which no more than that is waited
+inline constexpr uint64_t kLineWaitPeriodNs = 1'000'000'000;
 inline constexpr uint64_t kLineWaitLeastNs = 50'000;          // what one wait counts at least
 
 // --- Wire (docs/protocol.md) ---------------------------------------------------------------------------------------
@@ -170,46 +179,48 @@ inline constexpr size_t kHelloBytes = 64;
 inline constexpr size_t kStartBytes = 64;
 inline constexpr size_t kFrameBytesMax = 64u << 10;
 inline constexpr unsigned kTicketWindow = 1024;      // how far ticket counters may arrive out of order
-// A sentence for people in a frame. Names and the short form of sets of ports (base/port_set.h) make it some 500 bytes;
-// whatever else comes into one, the frame is sent.
+// A sentence for people in a frame, cut at this length, so that the frame can be sent whatever comes into the sentence.
+// Names and the short form of sets of ports (base/port_set.h) make it some 500 bytes.
 inline constexpr size_t kSentenceBytesMax = 1024;
 static_assert(kSentenceBytesMax <= kFrameBytesMax / 2, "room for the other fields of its frame");
 inline constexpr size_t kNameBytesMax = 64;          // client and tunnel names
 inline constexpr size_t kHostBytesMax = 253;         // of a name: RFC 1035 §2.3.4, without the lengths
 inline constexpr unsigned kTunnelsPerSessionMax = 256;
-// A client of so many tunnels at most has an agent for each, one that comes back before its old session is found dead,
-// and some that wait for a tunnel: more sessions than 2 × tunnels_max + these are nobody's need.
+// A client with a tunnels_max may have 2 × tunnels_max + this many sessions: one agent for each tunnel, as many that
+// come back before their old sessions are found dead, and some that wait for a tunnel.
 inline constexpr unsigned kSessionsSpare = 8;
 
 // --- Data channels dialled ahead -----------------------------------------------------------------------------------
 inline constexpr unsigned kReadyChannelsMin = 2;     // per tunnel
 inline constexpr unsigned kReadyChannelsMax = 64;    // per session
-// What the edge lets a session hold: an agent divides the above among its workers and rounds up in each. Beside it,
-// what was asked for visitors that waited and that have left since (EdgeSession::ready_max).
+// How many ready channels the edge lets a session hold: an agent divides kReadyChannelsMax among its workers, and
+// rounds up in each. Channels that were asked for visitors who have left since come on top (EdgeSession::ready_max).
 inline constexpr unsigned kReadyChannelsHeld = kReadyChannelsMax + kWorkersMax;
-// Records of conns on their way to a pair (base/record_pool.h) that a worker keeps for the next ones. What a burst
-// needs beyond goes back to the heap.
+// How many records of conns on their way to a pair (base/record_pool.h) a worker keeps for the next ones. What a burst
+// needs beyond them goes back to the heap.
 inline constexpr unsigned kRecordsKept = 2 * kReadyChannelsMax;
 inline constexpr unsigned kParkedVisitorsMax = 4096; // per session and worker; more are refused at once
-// Per worker: conns whose first bytes are not in yet, and no more than one slot of so many. The next one displaces the
-// oldest, so that silence alone shuts nobody out: with 4096, a peer 400 ms away is heard until 10,000 a second come.
+// How many conns of a worker may be without their first bytes: this many, and no more than one in kUnprovenSlotsShare
+// of the worker's slots. The next one displaces the oldest, so that silence alone shuts nobody out: with 4096, a peer
+// 400 ms away is heard unless more than 10,000 strangers come a second.
 inline constexpr unsigned kUnprovenConnsMax = 4096;
 inline constexpr unsigned kUnprovenSlotsShare = 4;
-// Of workers that accept at one listener: how many conns one may have more than the one that has the fewest, and of
-// many, which part of these.
+// Workers share each listener. One steps back from it when it has more conns than the worker with the fewest, by more
+// than kConnsAhead and a kConnsAheadShare-th of those.
 inline constexpr uint32_t kConnsAhead = 2;
 inline constexpr uint32_t kConnsAheadShare = 16;
-// Control channels without a session: TLS and buffers are some 50 KB each, so 50 MB of a stranger's in all. A handshake
-// costs the control thread a millisecond; who comes meanwhile waits for its turn, and has kHelloTimeoutMs in all.
+// How many control channels may be without a session. TLS and buffers take some 50 KB each, 50 MB for strangers in all.
+// A handshake costs the control thread a millisecond. A conn that finds this many under way waits for its turn, and has
+// kHelloTimeoutMs in all.
 inline constexpr unsigned kHandshakesMax = 1024;
 
 // --- Agent back-off -------------------------------------------------------------------------------------------------
 inline constexpr uint32_t kBackoffFirstMs = 200;
-// Nobody is there: who is back is found within two seconds, by 8,192 agents with as many SYNs a second.
+// Where no connection is to be had. An edge that is back is found in 2 s; 8,192 agents send it as many SYNs a second.
 inline constexpr uint32_t kBackoffNobodyThereMaxMs = 2000;
-// The edge turned us away.
+// Where the edge turns the agent away.
 inline constexpr uint32_t kBackoffMaxMs = 30000;
-inline constexpr uint32_t kBackoffResetMs = 60000;
+inline constexpr uint32_t kBackoffResetMs = 60000;  // the loss of a session that lasted this long begins anew
 
 // --- The original natrp's clients (compat/natrp_grpc) ---------------------------------------------------------------
 inline constexpr uint32_t kGrpcAgentsMax = 4096;           // connections of one worker
@@ -222,7 +233,7 @@ inline constexpr uint32_t kGrpcStrangersMax = 2048;        // of these, without 
 // While its output does not move, no more of a connection's input is read: answers do not pile up.
 inline constexpr size_t kGrpcAnswerableBytes = 1024 * 1024;
 
-// Calls that are open at once; more are refused (REFUSED_STREAM), and a client that knows waits.
+// Calls that are open at once; more are refused (REFUSED_STREAM), and a client that has read our SETTINGS waits.
 inline constexpr uint32_t kGrpcStreamsMax = 1000;
 // The same until one of them has shown a known token. grpc-go assumes 100 by itself until it has read our SETTINGS.
 inline constexpr uint32_t kGrpcStreamsUnprovenMax = 100;
@@ -230,17 +241,18 @@ static_assert(kGrpcStreamsUnprovenMax < kGrpcStreamsMax);
 // What gRPC itself takes by default. A Register or Login request is never as long.
 inline constexpr size_t kGrpcMessageInBytesMax = 4 * 1024 * 1024;
 inline constexpr size_t kGrpcAccountInBytesMax = 64 * 1024;
-// The least that HTTP/2 allows to limit frames to: every peer takes it. One message of ours fills one frame.
+// The least that HTTP/2 lets anybody limit frames to, so every peer takes it. One message of ours fills one frame.
 inline constexpr size_t kGrpcFrameBytesMax = 16 * 1024;
-// Queued for one stream: what the peer's window does not take yet.
+// What is queued for one stream, because the peer's window does not take it yet.
 inline constexpr size_t kGrpcOutBytesMax = 64 * 1024;
 
-// What one stream may send ahead of its visitor: the first while it has none, the second from when one joins. The
-// original client drops what it could not send before its service closed, so the answer of a service that closes behind
-// it should fit; within half of it, because then a WINDOW_UPDATE goes out, and one that arrives at a client that has
-// closed is answered with a RST that overtakes the rest. What was given on top of the first is bounded for the whole
-// connection. Visitors that join take no more than half of that; the rest is for streams that got nothing any more and
-// whose visitors keep up, so that distance does not set their speed (64 KiB at 50 ms are 10 Mb/s).
+// What one stream may send ahead of its visitor: kGrpcWindowBytes while it has none, kGrpcWindowBytesMax from when one
+// joins. The original client drops what it could not send before its service closed, so the answer of a service that
+// closes behind it should fit into the window; and into half of it, because there a WINDOW_UPDATE goes out, and one
+// that arrives at a client that has closed is answered with a RST that overtakes the rest. The growth, what windows
+// have beyond kGrpcWindowBytes, is bounded for the whole connection. Visitors that join get no more than half of it.
+// The rest is for streams that got none of that half and whose visitors keep up, so that distance does not set their
+// speed (64 KiB at 50 ms are 10 Mb/s).
 inline constexpr uint32_t kGrpcWindowBytes = 64 * 1024;
 inline constexpr uint32_t kGrpcWindowBytesMax = 1024 * 1024;
 inline constexpr uint32_t kGrpcWindowGrowthBytesMax = 32 * 1024 * 1024;
@@ -265,9 +277,8 @@ inline constexpr size_t kGrpcTokenBytesMax = 256;
 inline constexpr uint32_t kGrpcControlFramesBurst = 2000;
 inline constexpr uint32_t kGrpcControlFramesPerSecond = 100;
 inline constexpr uint32_t kGrpcControlFramesPerDataSent = 3;
-// Streams that ended before one byte of a visitor went up them: resets, refusals, wrong calls. A client that
-// cancels all it has at once is innocent; an original client whose service is broken opens one after the
-// other.
+// Streams that ended before a byte of a visitor was sent on them: resets, refusals, wrong calls. A client that cancels
+// all it has at once is innocent; an original client whose service is broken opens one after the other.
 inline constexpr uint32_t kGrpcWastedStreamsBurst = 1500;
 inline constexpr uint32_t kGrpcWastedStreamsPerSecond = 100;
 static_assert(kGrpcWastedStreamsBurst > kGrpcStreamsMax);
@@ -282,10 +293,10 @@ inline constexpr uint64_t kGrpcAccountMs = 10'000;      // until a Register or L
 // tries again without a pause after it: 1,300 times a second, for a fifth of a processor of ours.
 inline constexpr uint64_t kGrpcRefusalHeldMs = 1'000;
 inline constexpr uint64_t kGrpcEndingMs = 30'000;       // until the peer has taken what was queued at the end
-// Our answer to a PING waits until its connection has brought no bytes of a service for so long, and at most so much. A
-// client asks when it gets a visitor's bytes, to measure its bandwidth; the original closes when its service does, and
-// what arrives at it then is answered with a RST that overtakes the rest of what it had sent. Clients that ask whether
-// we live wait 20 s for the answer.
+// Our answer to a PING waits until its connection has brought no bytes of a service for kGrpcPingQuietMs, and at most
+// kGrpcPingHeldMs. A client asks when it gets a visitor's bytes, to measure its bandwidth. The original client closes
+// when its service does, and whatever arrives at it then is answered with a RST that overtakes the rest of what it had
+// sent. Clients that ask whether we live wait 20 s for the answer.
 inline constexpr uint64_t kGrpcPingQuietMs = 100;
 inline constexpr uint64_t kGrpcPingHeldMs = 2'000;
 inline constexpr uint64_t kGrpcDrainNoticeMs = 1'000;   // from the first GOAWAY to the one that refuses
