@@ -69,9 +69,13 @@ class PortLeases {
   void set_named(const PortSet& named) { unnamed_ = range_.without(named); }
 
   // The tunnel's own lease, in whatever state, goes over to the new session: who may take over is
-  // control/registry's question, asked before. Any port: the one it has, else the one it had last, else one
-  // that is free and nobody's last, else the free one that its last owner left longest ago; without a policy first so
-  // among the ports that no policy names, and then among all.
+  // control/registry's question, asked before.
+  // A tunnel that wants any port gets the first of these:
+  // 1. the port that it has,
+  // 2. the port that it had last, if that is free,
+  // 3. a free port that nobody had before,
+  // 4. the free port that was left longest ago.
+  // For a client without a policy 2 to 4 are tried among the ports that no policy names, and then among all.
   LeaseAnswer reserve(const LeaseRequest& request, uint64_t now_ms);
   // What reserve() would answer; nothing is reserved.
   LeaseAnswer ask(const LeaseRequest& request, uint64_t now_ms);

@@ -39,7 +39,8 @@ void ClientConnsTable::tell_refused(uint64_t now_ms, uint64_t refused, uint64_t 
                  {"conns_max", conns->max.load(std::memory_order_relaxed)},
                  {"visitors", count}});
   }
-  // A worker counts a visitor a moment after its client does, and a reason a moment before the refusal.
+  // Workers count while we read: a visitor first in its client's `refused` and then in all `refused`, a late one first
+  // in `timed_out` and then in `refused`. So no sum may be taken for exact, and none becomes negative here.
   const uint64_t untold = std::max(refused - refused_told_, by_limit);
   const uint64_t late = std::min(timed_out - timed_out_told_, untold - by_limit);
   const uint64_t others = untold - by_limit - late;

@@ -16,9 +16,9 @@ namespace {
 constexpr size_t kKeptBytes = 4096;
 // A visitor that takes nothing of what its stream left behind gets this long.
 constexpr uint32_t kUntakenMs = kGrpcEndingMs;
-// A send says nothing of itself before all of it is out, so its length is what a visitor has to take within kUntakenMs,
-// and what its stream's window is given back for at a time. Each whole one that was quick doubles the next: a visitor
-// that keeps up costs few of them.
+// The length of one send to a visitor. An op tells nothing before all of its bytes are queued: so this is what a
+// visitor has to take within kUntakenMs, and by how much its stream's window is given back at a time. Each send of the
+// whole length that was quick doubles the next one: a visitor that keeps up costs few sends.
 constexpr uint32_t kSendBytesMax = kGrpcWindowBytesMax;
 constexpr uint64_t kQuickSendMs = 100;
 // After our FIN: a visitor that goes on to send gets this long before the close makes its bytes a RST.

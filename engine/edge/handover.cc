@@ -101,8 +101,8 @@ void Handover::run_successor() {
                                                        {"successor", static_cast<int>(successor_->pid())}});
 }
 
-// Not before it has the state folder: of a main process that could not start, and says so by its exit code, the manager
-// would start no other; we do.
+// The successor is announced once it has the state folder, and not before: when a main process could not start, and its
+// exit code says so, a manager starts no other one. We do.
 void Handover::tick() {
   if (led_ || stage_ != Stage::kDone || !successor_->busy()) return;
   // One with a state folder of its own is not seen to lead. By then it has begun, or it never will.

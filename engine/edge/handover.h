@@ -46,9 +46,10 @@ class Handover {
   void give_up_addresses();
   // Starts the successor, unless it was called off meanwhile.
   void start(std::vector<Fd> listeners);
-  // Told to stop, after the successor was started: nobody looks after that one from here on. False: it is time to go. A
-  // manager tells all processes of a unit, and those that are left when the main one has ended again; and where no edge
-  // has the state folder, it waits for our end to start one.
+  // This edge was told to stop. True: its successor was started, so what flows here may finish; only, the successor is
+  // not looked after any more. False: the edge has to stop. A service manager tells all processes of a unit at once,
+  // and those that are left a second time when the main one has ended: so under a manager the third time means us. And
+  // where no edge has the state folder, the manager waits for our end before it starts one.
   bool leave();
   // Now and then: what a successor has begun to lead is its own, and it is announced to the service manager.
   void tick();

@@ -420,8 +420,8 @@ void Registration::refuse(wire::Refused::Code code, const std::string& message, 
   frame.mutable_refused()->set_final(final);
   channel_.send(frame);
   channel_.close(message);
-  // The agent may be back before this channel has landed, and is to be counted anew: what is held is taken over
-  // whatever the limit.
+  // The agent may be back before this channel has landed. Its client's tunnels are counted anew then, and one that is
+  // still held here would be taken over whatever the limit.
   give_up_tunnels(Backlog::kReset);
 }
 

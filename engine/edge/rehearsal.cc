@@ -60,7 +60,8 @@ Status try_state_dir(const std::string& dir, const AskingEdge& asking) {
   std::error_code ignored;
   if (dir != asking.state_dir && !std::filesystem::equivalent(dir, asking.state_dir, ignored)) {
     if (Status free = check_state_dir_is_free(dir); !free.ok()) return free;
-    // To the agents it would be a stranger, or to it the agents: they would end, and not come back.
+    // With another key the agents would refuse the successor; without the clients, it would refuse them. Either way
+    // they would end, and not come back.
     const bool is_another = TlsIdentity::find_pin(dir) != TlsIdentity::find_pin(asking.state_dir) ||
                             !Store::exists(dir);
     if (is_another) {

@@ -1,8 +1,9 @@
 // edge/rehearsal.h
 //
 // A rehearsal: what a start of the edge would find wrong, found without keeping or making anything. An edge that hands
-// over asks it of the program that is to take its place, by --check and a variable in the environment, while it still
-// has all that the start will need: what that is, the variable says.
+// over runs its successor with --check first. At that time it still holds addresses and the state folder, which it will
+// have let go when the successor starts; a variable in the environment names them, so that the successor does not take
+// them for somebody else's.
 //
 // Thread   any.
 #pragma once
@@ -23,8 +24,9 @@ struct AskingEdge {
   std::string state_dir{};
 };
 
-// NAME=VALUE, for the environment of the program that is asked. nullopt from the other: nobody asks.
+// NAME=VALUE, for the environment of the program that is asked.
 std::string asking_variable(const EdgeOptions& options);
+// nullopt: no edge asks.
 std::optional<AskingEdge> read_asking_variable();
 
 // The limits of the process, the loop, the addresses (each is taken for a moment), the files of the state folder. Not

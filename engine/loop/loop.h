@@ -119,10 +119,11 @@ class SystemCallLoop : public Loop {
 
  protected:
   static void close_now(int fd, bool reset);
-  // Before a turn while streams wait for theirs: whoever is due has the processor first. The kernel looks at its tick
-  // (4 ms at 250 Hz) and when somebody wakes whether a slice is over, and a message whose other end, or whose next
-  // worker, waits for this processor would wait for that. Who yields gives up what is left of his slice, which is a
-  // short one here (runtime/wake_policy); before Linux 6.18 he is put behind it, and keeps his share.
+  // Before a turn, while ops of streams wait for theirs: threads that are due have the processor first. A message may
+  // need one of them, its peer or the next worker on its way, and would wait until the kernel sees that our slice is
+  // over: it looks only at its tick (4 ms at 250 Hz) and when a thread wakes. A thread that yields gives up the rest of
+  // its slice, a short one here (runtime/wake_policy). Before Linux 6.18 it is put behind that slice's end instead, and
+  // keeps its share of the processor.
   void let_others_go_first() const {
     if (!patient_.empty()) sched_yield();
   }

@@ -34,7 +34,7 @@ struct alignas(64) Conn {
     return SlotId::make(shard, index, generation.load(std::memory_order_relaxed));
   }
   void set_peer(const Address& peer, ConnRole role);
-  // A data channel that is free again: nothing of the visitor that it carried is left in what is told of it.
+  // Of a data channel that is free again: clears what listings show of its last visitor.
   void renew(uint64_t now_ms);
   Address peer() const;
   bool is_unix() const;

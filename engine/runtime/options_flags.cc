@@ -69,7 +69,7 @@ Status apply_one(const Knob& knob, const std::string& value) {
 
 int ParseEnd::say() const {
   const int fd = exit_code == 0 ? STDOUT_FILENO : STDERR_FILENO;
-  // The journal shows it among the errors, which the log's own lines are not the only ones of.
+  // So that the journal shows it among the errors: what a program says before its log begins may be one, too.
   const std::string said = exit_code != 0 && is_journal(fd) ? "<3>" + text : text;
   for (size_t at = 0; at < said.size();) {
     const ssize_t wrote = write(fd, said.data() + at, said.size() - at);

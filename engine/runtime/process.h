@@ -36,13 +36,13 @@ Status check_process_limits(unsigned workers);
 // still with all its visitors: for 8 to 20 ms, three times in the first burst of 256.
 void reserve_descriptors();
 
-// How the descriptors are shared out. conns: of each worker, one descriptor each. pipes: of each worker, two each. With
-// what the process itself needs they are never more than there are, so a full table is met before EMFILE, but where
-// sessions and listeners are as many as they may be, too: then accept pauses.
-// session_descriptors: of all sessions. The listeners of their leases may be an eighth, too.
-uint64_t session_descriptors(uint64_t descriptors);
-uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers);
-unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);
+// How the descriptors of the process are shared out. These parts, and what the process itself needs, are together no
+// more than there are: a worker whose table of conns is full refuses a visitor before accept(2) fails with EMFILE. The
+// listeners of leases, another eighth at most, are not counted in: where they and the sessions are as many as they may
+// be, accept may fail, and pauses.
+uint64_t session_descriptors(uint64_t descriptors);                            // control channels of all sessions
+uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers);        // conns of each worker, one each
+unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);        // pipes of each worker, two each
 
 // sd_notify(3) without the library: "READY=1", "STOPPING=1", "STATUS=…". Does nothing outside systemd.
 void notify_systemd(const char* state);
