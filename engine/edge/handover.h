@@ -46,8 +46,8 @@ class Handover {
   void give_up_addresses();
   // Starts the successor, unless it was called off meanwhile.
   void start(std::vector<Fd> listeners);
-  // This edge was told to stop. True: its successor was started, so what flows here may finish; only, the successor is
-  // not looked after any more. False: the edge has to stop. A service manager tells all processes of a unit at once,
+  // This edge was told to stop. True: its successor was started, so what flows here may finish; the successor is not
+  // looked after any more. False: the edge has to stop. A service manager tells all processes of a unit at once,
   // and those that are left a second time when the main one has ended: so under a manager the third time means us. And
   // where no edge has the state folder, the manager waits for our end before it starts one.
   bool leave();

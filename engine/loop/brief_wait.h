@@ -10,12 +10,12 @@
 //       ▲ └──something came──▶ tries
 //       └──after kBriefWaitRestMs, or longer── rests ◀──somebody else had the processor for kBriefWaitContendedNs
 //
-// It rests where others compute: a thread that yields loses its place before theirs, one that sleeps keeps it.
+// It rests where other threads compute: by yielding, a thread loses its place before them; one that sleeps keeps it.
 //
 // Thread   its loop's.
 // Memory   none.
-// Never    waits where no message came since the last wait (an idle loop sleeps, and so does one that only splices), or
-//          so many that the next ones are there already; where the operator said --brief-wait off.
+// Never    looks where no message came since the loop last slept (an idle loop sleeps, and so does one that only
+//          splices), where so many came that the next ones are there already, or with --brief-wait off.
 #pragma once
 
 #include <sched.h>
@@ -31,7 +31,7 @@ namespace natrp {
 class BriefWait {
  public:
   void set(bool on) { on_ = on; }
-  // Before the loop sleeps. False: let it. receives: so far, into buffers.
+  // Before the loop sleeps. False: let it. receives: how many receives into buffers there have been.
   bool is_worth_it(uint64_t turn_ms, uint64_t receives) {
     const uint64_t came = receives - receives_;
     receives_ = receives;
@@ -71,7 +71,7 @@ class BriefWait {
     to_pass_over_ = passed_over_;
   }
   void contended(uint64_t now_ms) {
-    // Again as soon as it was back: longer. Else it was somebody who came by.
+    // Another thread had the processor as soon as the last rest was over: a longer rest. Else it only came by.
     const bool again = now_ms - rests_until_ms_ < rest_ms_;
     rest_ms_ = again ? std::min(rest_ms_ * 2, kBriefWaitRestMaxMs) : kBriefWaitRestMs;
     rests_until_ms_ = now_ms + rest_ms_;

@@ -39,7 +39,7 @@ class BufRing {
   void offer_more();
   // Offers as few as at the start from now on. Gives surplus().
   unsigned offer_fewest();
-  // How many more are on offer than are wanted; they leave by being filled.
+  // How many more are on offer than wanted. The kernel gives none back: they leave by being filled.
   unsigned surplus() const { return offered_ > offer_wanted_ ? offered_ - offer_wanted_ : 0; }
 
   // More pages are touched, or more buffers offered, than an idle worker needs.
@@ -66,7 +66,7 @@ class BufRing {
   unsigned offered_ = 0;
   unsigned offer_wanted_ = 0;
   unsigned held_ = 0;
-  // Those that left the reserve since they were last trimmed: their pages may be there.
+  // Buffers that left the reserve since they were last trimmed: they may have pages.
   std::bitset<kBuffersMax> is_touched_;
   unsigned touched_ = 0;
   uint64_t uses_ = 0;

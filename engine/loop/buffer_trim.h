@@ -4,7 +4,7 @@
 //
 //     resting ──the BufRing has grown──▶ watching ──a second of few receives──▶ draining ──▶ resting
 //        ▲                                   └──a busy second──▶ resting
-//        └── at the end of each turn it sees whether the BufRing has grown, or still is
+//        └── at the end of each turn it looks again whether the BufRing has grown (BufRing::has_grown)
 //
 // The kernel has no call that takes an offered buffer back, and it fills them in turn. So draining is receiving: bytes
 // of our own, one buffer each, until only the first few are on offer. A conn that receives meanwhile is served as ever.

@@ -43,10 +43,10 @@ class Loop {
   virtual void cancel(Op& op) = 0;
   // Submits what is pending, waits at most timeout_ms (-1: until something happens) and runs handlers and due timers.
   virtual void run_once(int timeout_ms) = 0;
-  // From the next turn on: handlers of patient ops run after those of others, one a turn. For a worker that carries
-  // messages beside streams; a turn more of the loop for each costs streams alone a percent.
+  // From the next turn on: handlers of patient ops run after those of all others, one a turn. For a worker that carries
+  // messages beside streams; where there are only streams, a turn of its own for each op would cost them a percent.
   void set_messages_first(bool on) { patient_.set(on); }
-  // Whether it looks for an answer before it sleeps (loop/brief_wait.h). At first it does not.
+  // Whether the loop looks for an answer before it sleeps (loop/brief_wait.h). At first it does not.
   void set_brief_wait(bool on) { brief_wait_.set(on); }
   // From any thread: makes run_once return soon, after calling the wake handler.
   virtual void wake() = 0;
@@ -68,11 +68,11 @@ class Loop {
   // TCP: how long the peer has answered nothing though it was asked, in ms. 0: nothing is unanswered. A peer that
   // answers and takes no bytes (a closed window) is not silent.
   virtual int peer_silent_ms(int fd) = 0;
-  // TCP: how long ago data left it for its peer, in ms. One that reads lets some go now and then, however much waits.
-  // Not TCP, or nothing was ever sent: UINT32_MAX.
+  // TCP: how long ago data last left this host for fd's peer, in ms. While the peer reads, some leaves now and then,
+  // however much is queued. Not TCP, or nothing was ever sent: UINT32_MAX.
   virtual uint32_t sent_ms_ago(int fd) = 0;
-  // Closes fd, so that the peer sees a RST or, behind all that was sent, a FIN, whatever net/socket has prepared it
-  // for. No op on fd may be in flight.
+  // Closes fd. The peer sees a RST, or a FIN behind all that was sent, whatever net/socket has set for a plain
+  // close(2). No op on fd may be in flight.
   virtual void close(int fd, bool reset) = 0;
   // Forgets fd, which goes on to another thread's loop. No op on fd may be in flight.
   virtual void let_go(int) {}
@@ -100,7 +100,8 @@ struct LoopChoice {
 // Makes the loop of the calling thread. kUring fails where the kernel refuses a ring; kAuto falls back to epoll.
 Result<LoopChoice> make_loop(IoKind kind);
 
-// Of an accept(2) that failed: who was next went away while it waited, or a signal came. Another may wait behind it.
+// Of an accept(2) that failed: whether to call it again at once. The connection that was next has gone while it waited,
+// or a signal came; another connection may wait behind it.
 bool accept_may_go_on(int error);
 
 // The system calls behind try_*, and what becomes of buffers after a burst: shared by the two real backends.

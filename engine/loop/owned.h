@@ -5,11 +5,11 @@
 //     OwnedOp<&Agent::on_received> receive_{*this};   // an Op, given to on_received() when it takes an Op&
 //     OwnedTimer<&Agent::connect> retry_{*this};      // a Timer; connect() takes nothing
 //
-// A handler is given its op and nothing else, so the owner stands behind the op, and the cast from one to the other
-// stands here and in no class. The function belongs to the type: it costs no word and no second call through a pointer.
-// A class declares it above the member that names it.
+// A handler is given its op and nothing else. So a reference to the owner lies behind the op, and the cast that finds
+// it is written here, and in no class. The function is part of the type: it costs no word of memory and no second call
+// through a pointer. A class declares the function above the op or the timer that names it.
 //
-// A record that is itself what the handler looks for, and whose first member is the op (relay/pump), needs none of it.
+// Where the op is the first member of the record that its handler needs (relay/pump), a plain cast does, without this.
 //
 // Thread   its loop's.
 // Memory   a member of its owner, so what loop/op.h and loop/timer_wheel.h ask of an op's and a timer's object holds.

@@ -3,8 +3,8 @@
 // PatientOps: finished ops of streams whose handlers wait until a turn's messages are out.
 //
 // A stream's turn takes some 100 µs, and ten streams are often ready at once. A message that came with them would wait
-// for all ten, in each process on its way. While this is on, one of them a turn is let go, and the loop yields the
-// processor while some wait (SystemCallLoop::let_others_go_first).
+// for all ten, in each process on its way. While this is on, one of their ops is handled in a turn, and while others
+// wait the loop yields the processor (SystemCallLoop::let_others_go_first).
 //
 //     off   keeps nothing; what was kept goes in the next turn, all of it
 //     on    keeps the patient ops that finish; the first that came goes first, one a turn
@@ -39,7 +39,7 @@ class PatientOps {
   }
 
   // At the end of a turn: finish(op) for each that goes now. messages_wait: what this turn's handlers submitted reaches
-  // the kernel in the next turn only, so none goes; but the next time one does.
+  // the kernel only in the next turn, so no kept op goes before it. But not twice: after the next turn one goes.
   template <typename Finish>
   void end_turn(bool messages_wait, Finish finish) {
     if (empty()) return;

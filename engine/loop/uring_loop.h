@@ -54,7 +54,7 @@ class UringLoop final : public SystemCallLoop {
   void on_wake(Op& op);
   bool has_come() const;
 
-  // Above so many completions a turn is worth batching: one conn alone has one, seldom two.
+  // A turn of more completions than this is worth batching: one conn alone has one, seldom two.
   static constexpr unsigned kSparseTurn = 2;
 
   io_uring ring_{};
@@ -72,8 +72,8 @@ class UringLoop final : public SystemCallLoop {
   // instance of their own, because the other direction's kHangUp may be on the same socket.
   Fd rooms_;
   OwnedOp<&UringLoop::on_room> rooms_op_{*this};
-  std::vector<Op*> cancelled_aside_;       // of both instances, to be finished in the next turn
-  std::vector<Op*> finishing_;             // these, while they are; both keep their capacity
+  std::vector<Op*> cancelled_aside_;       // cancelled ops of both instances, to be finished in the next turn
+  std::vector<Op*> finishing_;             // the same while they are finished; both vectors keep their capacity
   std::vector<Op*> postponed_;             // found no SQE in their turn (EBUSY from a full completion queue)
   std::vector<Op*> postponed_cancels_;
 };

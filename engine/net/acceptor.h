@@ -27,7 +27,8 @@ class Acceptor {
   // on_accept may still be called; without an on_landed, never again.
   void stop(void (*on_landed)(void* context), void* context);
   bool stopping() const { return stopping_; }
-  // Behind the others that wait at this listener: the kernel wakes the first of them, and that is always the same one.
+  // Goes behind the other workers that wait at this listener: the kernel wakes the first of them, which would always be
+  // the same one.
   void step_back();
 
  private:

@@ -43,7 +43,8 @@ class Address {
   socklen_t length_ = 0;
 };
 
-// Who listens on one keeps others from the other. A wildcard has all addresses, [::] those of IPv4, too (listen_on).
+// Whether a listener on one keeps others from listening on the other. A wildcard has all addresses, and [::] has those
+// of IPv4, too (listen_on).
 bool overlap(const Address& one, const Address& other);
 
 // A host and port as an operator writes them: "example.com:10022", "[::1]:80", ":80" is refused.

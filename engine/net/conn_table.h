@@ -31,7 +31,7 @@ class ConnShard {
   ConnShard(const ConnShard&) = delete;
   ConnShard& operator=(const ConnShard&) = delete;
 
-  // A slot for fd, which it does not own: whoever closes fd releases the slot. nullptr when all are claimed.
+  // A slot for fd, which stays the caller's: whoever closes fd releases the slot. nullptr: all are claimed.
   Conn* claim(int fd, const Address& peer, ConnRole role, uint64_t now_ms);
   void release(Conn& conn);
   Conn* find(SlotId id);

@@ -6,7 +6,7 @@
 // Life     idle ──start──▶ connecting ──▶ on_done(fd, 0) or on_done(-1, errno)  → idle
 // Thread   its loop's. The addresses are copied in: they live until the end.
 // Owns     the descriptor until on_done hands it over.
-// Never    hands over a socket that is connected to itself: nobody listens there, so the address has refused.
+// Never    hands over a socket that is connected to itself: nobody listens there, so it counts as refused.
 #pragma once
 
 #include <vector>

@@ -37,16 +37,16 @@ void apply_options(int fd, int family, const SocketOptions& options);
 // A bound, listening socket. A second process that wants the port gets EADDRINUSE: no SO_REUSEPORT here; workers
 // share the one descriptor instead.
 Result<Fd> listen_on(const Address& address, const SocketOptions& options, int backlog);
-// Frees the port now, whoever else has the descriptor, and resets who waits: shutdown(2) takes a listener out of the
-// listening state, and SO_REUSEADDR lets the next bind pass.
+// Frees the port now, whoever else has the descriptor, and resets connections that wait to be accepted: shutdown(2)
+// takes a listener out of the listening state, and SO_REUSEADDR lets the next bind pass.
 void stop_listening(int fd);
 
 // A socket to connect with. errno in Error on failure (EMFILE …).
 Result<Fd> make_stream_socket(int family, const SocketOptions& options);
 
-// TCP: from here on no more waits in fd for its reader than a line of its round trip needs (base/limits.h). A line so
-// long that the host's net.core.rmem_max is less than that is left to the kernel. Before the peer may send much: until
-// Linux 6.7, a clamp that is set while the window is closed keeps it closed for ever (58d3aade20cd).
+// TCP: bounds fd's receive buffer by what a line of its round trip needs (base/limits.h). Where the host's
+// net.core.rmem_max is less than that, the size is left to the kernel. To be called before the peer may send much:
+// until Linux 6.7, a clamp that is set while the window is closed keeps it closed for ever (58d3aade20cd).
 void bound_receive_buffer(int fd);
 
 Address local_address(int fd);

@@ -8,8 +8,8 @@
 //                                     0x8001 END       nothing: this direction is over, as by a FIN
 //                                     0x8002 FREE      nothing: agent → edge, behind both ENDs: a Start may follow
 //
-// Who sends says RAW as soon as its bytes look like a stream (32 KiB at once, or 64 KiB in all): from then on they are
-// spliced, and a FIN ends them. A FIN where END was due means that bytes are missing, and is carried as a reset.
+// The sender says RAW as soon as its bytes look like a stream (32 KiB at once, or 64 KiB in all). From then on they can
+// be spliced, and a FIN ends them. A FIN where END was due means that bytes are missing, and is carried as a reset.
 //
 // Thread   the worker of the pump. Memory: none but the pump's.
 #pragma once

@@ -91,7 +91,7 @@ class PairTable {
   // released (or handed over, when moving). reason, owner and tag are still there.
   // on_unready(owner, pair): a pair marked in_ready is ending: take it out of the list of ready channels.
   // on_visitor_gone(owner, pair): edge, with chunks only: the visitor's socket is closed and released, and the pair
-  // goes on without it until its channel comes back, or not (on_end). False: it shall not be waited for.
+  // goes on without it until its channel comes back or is lost (on_end). False: do not wait for the channel.
   // may_keep_channel(owner, pair): agent, with chunks only: shall the pair's channel be kept when it is over?
   // on_end with kReturned: the data channel (front at the agent, back at the edge) is the callee's, with its slot.
   struct Events {
@@ -109,7 +109,7 @@ class PairTable {
   Pair* start(Conn& front, Conn& back, uint32_t owner, bool chunks = false);
   // A ready data channel: the down pump begins to wait, so its end is noticed and its first byte comes at no cost.
   Pair* start_waiting(Conn& back, uint32_t owner);
-  // The visitor came. What its channel must be told before the visitor's bytes was sent already.
+  // The visitor came. The caller has sent Start on the channel already: what the pair sends there is the visitor's.
   void attach_front(Pair& pair, Conn& front, bool chunks = false);
   // Ends a pair: both sides are closed, reset where asked. on_end follows, perhaps inside this call: the caller does
   // not touch the pair afterwards. A ready channel leaves its list first (on_unready).

@@ -23,7 +23,7 @@ class PipePool {
   struct Pipe {
     int read_fd = -1;
     int write_fd = -1;
-    uint32_t bytes_max = 0;  // capacity asked back from the kernel; slots, so fewer bytes may fill it
+    uint32_t bytes_max = 0;  // as the kernel tells it; it is a number of slots, so fewer bytes may fill the pipe
   };
 
   // pipes_max 0: computed from the budget. workers: how many pools share that budget.

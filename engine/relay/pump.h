@@ -69,7 +69,7 @@ struct Pump {
   bool copies_for_good : 1 = false;  // splice failed on it once
   bool demote : 1 = false;     // its poll was cancelled to change the mode
   bool starved : 1 = false;    // waits for a buffer; the sweep tries again
-  bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will soon after kHalfClosedMs
+  bool watching : 1 = false;   // after eof: its op waits for a reset of the source, or will from kHalfClosedMs after it
   bool sending : 1 = false;    // URING: the op in flight is the send; after eof: that of END
   bool doubts_sink : 1 = false;  // URING: a send was short; the sink counts as reset until the next says otherwise
   bool suspect : 1 = false;    // SPLICE: the sweep saw bytes whose readiness had not come; twice is a stall
@@ -78,7 +78,7 @@ struct Pump {
   bool half_header : 1 = false;  // chunk_left is the first byte of a header
   bool end_came : 1 = false;   // unwraps: END
   bool free_came : 1 = false;  // unwraps: FREE
-  bool free_told : 1 = false;  // wraps, at the agent: FREE was sent, or is with the END that is
+  bool free_told : 1 = false;  // wraps, at the agent: FREE was sent, or is behind END in the send that is in flight
   uint8_t header_left : 2 = 0;  // bytes of a chunk's header to send before the pending ones
   uint32_t progress_ms = 0;    // turn time of the last byte, or of the end behind it; wraps after 49 days
 
@@ -118,7 +118,7 @@ void pump_count(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
 bool pump_received(RelayContext& context, Pump& pump, Conn& source);
 // The pending bytes in the buffer, behind what is left of their chunk's header.
 std::span<unsigned char> pump_unsent(RelayContext& context, const Pump& pump);
-// Of these so many are in the sink's socket.
+// So many more bytes of pump_unsent() are in the sink's socket.
 void pump_sent(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
 void pump_drop_buffer(RelayContext& context, Pump& pump);
 void pump_read_failed(Pump& pump);

@@ -18,8 +18,8 @@ class PairTable;
 
 // Called once per pair, by PairTable::end.
 void teardown_begin(PairTable& table, Pair& pair);
-// Both directions of a pair are over and its ops have landed: the visitor's socket is closed, while its channel (back)
-// may carry another: gives what on_visitor_gone says.
+// Both directions of a pair are over and its ops have landed: closes the visitor's socket, while its channel (back) may
+// carry another visitor. Returns what on_visitor_gone says.
 bool teardown_visitor(PairTable& table, Pair& pair);
 // Called when an op of an ending pair landed, and by the sweep while bytes before a reset are still on their way.
 void teardown_step(PairTable& table, Pair& pair);
