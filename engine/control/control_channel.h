@@ -71,7 +71,7 @@ class ControlChannel {
   void start_heartbeats();
 
   bool secure() const { return secure_; }
-  // close() was called, or the channel is lost; on_closed has come or will.
+  // close() was called, or the channel is lost: on_closed was called, or will be.
   bool closing() const { return state_ != State::kOpen; }
   // No session was opened in time.
   bool late() const { return late_; }

@@ -58,14 +58,14 @@ class PortLeases {
  public:
   PortLeases(PortSet range, uint64_t grace_ms) : range_(std::move(range)), unnamed_(range_), grace_ms_(grace_ms) {}
 
-  // At the start of the edge: what the store remembers, the oldest first. Each lease is in grace: its agent may still
-  // be on its way back. A port outside of the range is forgotten.
+  // At the start of the edge: what the store remembers, the oldest first. The lease is in grace: its agent may still be
+  // on its way back. A port outside of the range is ignored.
   void restore(const std::string& client, const std::string& tunnel, uint16_t port, uint64_t now_ms);
-  // Likewise, and the port is free: it was the tunnel's last, and no more.
+  // Likewise, but the port is free: that it was the tunnel's last port is all that is remembered.
   void remember(const std::string& client, const std::string& tunnel, uint16_t port);
 
-  // The ports that the operator names in policies. A client without one that wants any port gets one of these only
-  // where no other is free, or it has it already.
+  // The ports that the operator names in the policies of clients. A client without a policy that wants any port gets
+  // one of them only where no other is free, or where it has that port already.
   void set_named(const PortSet& named) { unnamed_ = range_.without(named); }
 
   // The tunnel's own lease, in whatever state, goes over to the new session: who may take over is
@@ -92,13 +92,13 @@ class PortLeases {
   uint16_t release(const std::string& client, const std::string& tunnel, SlotId session);
   // The client was removed: frees all it has and forgets what it had. Gives the ports of its leases.
   std::vector<uint16_t> remove_client(const std::string& client);
-  // The client may have no other ports than these any more; empty: any. Frees its leases of others, whose listeners are
-  // closed: a port that the operator took from it is not kept for it. Gives their ports.
+  // The client may have no other ports than those of policy any more; empty: any. Frees its leases of other ports,
+  // whose listeners are closed: a port that the operator took from it is not kept for it. Returns those ports.
   std::vector<uint16_t> take_away(const std::string& client, const PortSet& policy);
-  // Makes room for one more tunnel of a client that may have most leases: frees those in grace that are in the way, the
-  // oldest first. Its lease of tunnel itself is not in the way. Gives the ports.
+  // Makes room for `tunnel` of a client that may have `most` leases: frees as many of its leases in grace as are too
+  // many, the oldest first, but not the lease of `tunnel` itself. Returns their ports.
   std::vector<uint16_t> make_room(const std::string& client, const std::string& tunnel, uint32_t most);
-  // Those that have a lease, or had one last.
+  // The clients that have a lease, or whose last port is remembered.
   std::set<std::string> clients() const;
   // Ends graces that are over, as other calls do, too. Gives the ports of all that ended since it was last called, for
   // the log.
@@ -121,7 +121,7 @@ class PortLeases {
   };
   bool allowed(const LeaseRequest& request, uint16_t port) const;
   bool is_free_for(const LeaseRequest& request, uint16_t port) const;
-  // Of these ports, for a tunnel that had none of them; 0: none is free.
+  // The best of these ports for a tunnel that had none of them; 0: none is free.
   uint16_t best_of(const PortSet& ports, const LeaseRequest& request) const;
   LeaseAnswer reserve_wanted(const LeaseRequest& request) const;
   LeaseAnswer choose_any(const LeaseRequest& request) const;
@@ -131,7 +131,7 @@ class PortLeases {
   void end_graces(uint64_t now_ms);
 
   PortSet range_;
-  PortSet unnamed_;  // of these, what is in nobody's policy
+  PortSet unnamed_;  // the ports of range_ that are in nobody's policy
   uint64_t grace_ms_;
   uint64_t order_ = 0;
   std::map<uint16_t, Lease> leases_;          // every port that is not free

@@ -1,8 +1,8 @@
 // control/registry.h
 //
-// Registry: which session holds which tunnel, and who gives way when two want the same: the same
-// agent instance takes over at once; a session that was silent for kSessionSilentMs gives way; between two
-// living agents the newcomer is refused, unless it says replace.
+// Registry: which session holds which tunnel, and which one gives way when two want the same. The same agent process
+// takes over from itself at once; a session that was silent for kSessionSilentMs gives way; between two living agents
+// the newcomer is refused, unless it says replace.
 //
 // Life     of a session: opened → heard … → closed. Of a tunnel: held by one session, or by none.
 // Thread   the control thread. Pure bookkeeping: no sockets, no clock of its own.
@@ -54,19 +54,19 @@ class Registry {
   void open_session(SlotId session, std::string client, std::string instance, uint64_t now_ms);
   // Any frame came from its agent.
   void heard(SlotId session, uint64_t now_ms);
-  // Its tunnels are nobody's. Gives the names of those it still held.
+  // Nobody holds the session's tunnels any more. Returns the names of those that it still held.
   std::vector<std::string> close_session(SlotId session);
 
-  // Makes tunnel the session's when the rule allows it, and its client has fewer than most tunnels; 0: no limit.
+  // Gives the tunnel to the session, if the rule allows it and the client has fewer than `most` tunnels (0: no limit).
   TakeoverAnswer take_tunnel(SlotId session, const std::string& tunnel, uint32_t most, bool replace, uint64_t now_ms);
-  // The session gives the tunnel up. False: it was not its own.
+  // The session gives the tunnel up. False: it did not hold it.
   bool give_up_tunnel(SlotId session, const std::string& tunnel);
 
   // Not valid(): nobody.
   SlotId holder(const std::string& client, const std::string& tunnel) const;
   std::vector<SlotId> sessions_of(const std::string& client) const;
   size_t sessions() const { return sessions_.size(); }
-  // By all sessions of a client.
+  // How many tunnels all sessions of a client hold.
   size_t tunnels_held(const std::string& client) const;
 
  private:

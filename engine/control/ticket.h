@@ -66,9 +66,9 @@ class TicketChecker {
   TicketMac mac_;
 };
 
-// Lets each counter through at most once, ever, in whatever order they come: slot n holds the largest counter
-// used among those that are n modulo the window, by how many windows it is from the first. One that comes after a
-// younger one of its slot is refused: it was more than kTicketWindow behind.
+// Lets each counter through at most once, ever, in whatever order they come. A counter's slot is its remainder by
+// kTicketWindow; the slot holds the largest counter used in it, as the quotient. A counter that is not greater
+// than that of its slot is refused: it was used, or came kTicketWindow or more behind.
 class TicketWindow {
  public:
   bool use(uint64_t counter);

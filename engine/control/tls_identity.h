@@ -25,9 +25,9 @@ class TlsIdentity {
  public:
   // state_dir must exist. Safe against another process that does the same at the same moment: one key wins.
   static Result<TlsIdentity> load_or_create(const std::string& state_dir);
-  // Whether that would do, as far as can be told without making a file.
+  // Whether load_or_create() would succeed, as far as can be told without making a file.
   static Status check(const std::string& state_dir);
-  // Of the certificate that is there; nullopt: none, or none that can be read. Makes nothing.
+  // The pin of the certificate that is there; nullopt: there is none that can be read. Makes nothing.
   static std::optional<Pin> find_pin(const std::string& state_dir);
 
   // SHA-256 of the certificate's SubjectPublicKeyInfo in DER.

@@ -27,8 +27,8 @@ namespace natrp {
 
 class TlsIdentity;
 
-// The authorities that an operator trusts, read once and shared by every attempt to connect: what becomes of the file
-// later is no reason to refuse an edge.
+// The authorities that an operator trusts, read once and shared by every attempt to connect: when the file is changed
+// or removed later, no edge is refused for that.
 struct TrustedCa {
   std::shared_ptr<X509_STORE> store;
   std::string file;  // for sentences

@@ -1,7 +1,7 @@
 // runtime/idle_waiters.h
 //
-// IdleWaiters: who waits, in one worker, until nothing of its role flows any more (a drain, an end). The role knows
-// when that is so, and asks again whenever something of its own ended.
+// IdleWaiters: callbacks that wait, in one worker, until nothing of its role flows any more (a drain, an end). The role
+// knows when that is so: it looks whenever something of its own has ended, and calls settle().
 //
 // Thread   its worker's. Each waiter is called once; it may add another, which waits for the next settle().
 #pragma once

@@ -5,7 +5,7 @@
 //
 // Life     declared → bound to what it sets → applied: first the file's values, then the flags'.
 // Thread   main, before there are others.
-// Never    repeats a value of free text by itself: it may be a secret; what sets it decides.
+// Never    repeats a value of free text in an error: it may be a secret. The option's own `set` decides.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,7 @@ class OptionTable {
 
   const std::deque<Knob>& knobs() const { return knobs_; }
   const Knob* find_key(std::string_view section, std::string_view key) const;
-  // In whatever section it is.
+  // The option with this key, whatever its section.
   const Knob* find_misplaced_key(std::string_view key) const;
   bool has_section(std::string_view section) const;
   // "; did you mean --workers?", or nothing when no flag resembles the word.

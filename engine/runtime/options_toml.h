@@ -20,7 +20,7 @@ struct TomlList {
   std::function<Status()> end_element;  // is the element whole? An error is told with the element's line.
 };
 
-// Applies every key of the file. Of several mistakes the first in the file is told. list: may be null.
+// Applies every key of the file. Of several mistakes, the error is about the first in the file. list: may be null.
 Status read_toml(const std::string& path, const OptionTable& table, const TomlList* list);
 
 // The whole of a small file, for configuration, tokens and certificates. what: "the configuration file".

@@ -31,7 +31,8 @@ class StartTrim {
   StartTrim(const StartTrim&) = delete;
   StartTrim& operator=(const StartTrim&) = delete;
 
-  // A part of the start is over: the daemon is ready, its first session is there. Costs nothing later on.
+  // A part of the start is over (the daemon is ready; its first session is there). Does nothing after kStartTrims
+  // trims.
   void soon();
 
  private:

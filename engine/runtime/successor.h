@@ -4,8 +4,9 @@
 // environment. After an upgrade that is the new one.
 //
 // Life     idle ──check() or start()──▶ runs ──it ends: on_end──▶ idle
-// Parent   this process; where a service manager listens (NOTIFY_SOCKET), of one that was started: the manager. systemd
-//          waits for its own children only: another main process it kills without a drain when it stops the unit.
+// Parent   of a process that only checks: this one. Of a successor where a service manager listens (NOTIFY_SOCKET): the
+//          manager. systemd waits for its own children only, and kills a main process that is none of them without a
+//          drain when it stops the unit.
 // Thread   its loop's.
 // Memory   the process is on its own once it runs: it outlives this and the process that started it.
 // Never    hands a descriptor on, but standard input, output and error, and the listeners that it is told to.
@@ -26,10 +27,12 @@
 
 namespace natrp {
 
-// How this process was started. Asked in main, at once: when the file has been replaced, the kernel's name for it is
-// that of a deleted one. The file is named as it was: a link that leads elsewhere by then leads there.
+// How this process was started: its file, then its arguments. Called by main at once: once the file was replaced, the
+// kernel's name for it is that of a deleted file. The file keeps the name that it was started by, so that a symbolic
+// link which leads to a new version by the time of the handover leads there.
 std::vector<std::string> own_command(int argc, char** argv);
-// What the process before this one has handed on, once: they are named in the environment, and are not any more.
+// The listeners that the process before this one has handed on. They are named in the environment, and this call
+// removes them from it: a second call gives none.
 std::vector<Fd> take_handed_listeners();
 
 // What a handover needs of the process.
@@ -50,12 +53,13 @@ class Successor {
   Successor(const Successor&) = delete;
   Successor& operator=(const Successor&) = delete;
 
-  // Runs it with --check: it looks at its arguments and files, and ends, within 5 s or by SIGKILL. What it prints is
-  // thrown away, its sentences are not. One process at a time. variable: one more in its environment, NAME=VALUE.
+  // Runs it with --check: it looks at its arguments and files, and ends, within 5 s or by SIGKILL. What it prints to
+  // standard output is thrown away, its sentences on standard error are not. One process at a time. variable: one more
+  // in its environment, NAME=VALUE.
   Status check(std::string variable, OnEnd on_end) {
     return spawn({.checks = true, .variable = std::move(variable)}, std::move(on_end));
   }
-  // listeners: it finds them with take_handed_listeners(). They are here as well.
+  // listeners: the successor gets them by take_handed_listeners(). This process keeps them, too.
   Status start(std::span<const Fd> listeners, OnEnd on_end) {
     return spawn({.listeners = listeners}, std::move(on_end));
   }

@@ -4,10 +4,10 @@
 //
 //     USUAL   SCHED_OTHER with the system's slice: a wake-up may take the processor from whoever runs. What messages
 //             want.
-//     QUICK   The same with a short slice: it takes the processor sooner, from whoever asked for a longer slice and has
-//             had its share. What messages want beside streams. Streams have shorter turns, one in a turn of the loop
-//             and behind its messages (loop/patient_ops). The share of the processor stays the same; but turns are
-//             smaller, and so is what one turn does at once.
+//     QUICK   The same with a short slice: a wake-up takes the processor sooner, from a thread that asked for a longer
+//             slice and has had its share. What messages want beside streams: these move less at a time, one of them in
+//             a turn of the loop and behind its messages (loop/patient_ops). The share of the processor stays the same;
+//             but slices are shorter, and so is what one slice does at once.
 //     BULK    SCHED_BATCH with the system's slice: a wake-up waits for its turn. More bytes have come by then, so a
 //             turn moves more of them.
 //
