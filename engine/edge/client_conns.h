@@ -1,10 +1,11 @@
 // edge/client_conns.h
 //
 // ClientConns: a client's visitors, over all of its sessions and workers: how many it has, may have, and was refused.
-// ClientConnsTable: who has which, and the lines in the log about those that were refused.
+// ClientConnsTable: the ClientConns of each client, and the lines in the log about visitors that were refused.
 //
-// Thread   ClientConns: any. The control thread writes max whenever the operator changes it and takes refused, workers
-//          ask for each visitor: all of it relaxed, nothing else hangs on it. The table: the control thread.
+// Thread   ClientConns: any. The control thread writes max whenever the operator changes it, and takes what is in
+//          refused; workers call enter() for each visitor. All accesses are relaxed: no other data depends on their
+//          order. The table: the control thread.
 #pragma once
 
 #include <atomic>
@@ -27,7 +28,8 @@ struct ClientConns {
   std::atomic<uint32_t> max{0};      // 0: no limit
   std::atomic<uint32_t> refused{0};  // by max, and not told yet
 
-  // Counts one more; who counted it takes it out of live when it goes. False: one too many, so at once.
+  // Counts one more visitor. The caller takes it out of live when the visitor goes, or at once where this is false: one
+  // too many.
   bool enter() {
     const uint32_t before = live.fetch_add(1, std::memory_order_relaxed);
     const uint32_t most = max.load(std::memory_order_relaxed);
@@ -39,14 +41,15 @@ struct ClientConns {
 
 class ClientConnsTable {
  public:
-  // The same for all sessions of a client while one of them has it, and with its conns_max.
+  // The client's, with its conns_max: one object for all of its sessions, as long as one of them holds it.
   std::shared_ptr<ClientConns> of(const ClientRecord& client);
-  // The store has changed: the limits that it has now are for those who are there already, too.
+  // The store has changed: its limits hold from now on, also for clients that are connected.
   void update(const std::vector<ClientRecord>& clients);
-  // Forgets those that no session has any more.
+  // Forgets the clients without a session.
   void tidy();
   // Once a second at most, so that a client at its limit under load does not flood the log. What all workers have
-  // counted since the start: refused for whatever reason, and those among them for which no data channel came in time.
+  // counted since the start: visitors refused for whatever reason, and how many of them because no data channel came in
+  // time.
   void tell_refused(uint64_t now_ms, uint64_t refused, uint64_t timed_out);
 
  private:

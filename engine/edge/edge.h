@@ -42,7 +42,7 @@ namespace natrp {
 
 class Edge final : public EdgeControlPort {
  public:
-  // listeners: which the edge before this one has handed on, of its public ports and its control port.
+  // listeners: those of public ports and of the control port that the edge before this one has handed on.
   explicit Edge(EdgeOptions options, std::vector<Fd> listeners = {});
   ~Edge();
   Edge(const Edge&) = delete;
@@ -65,7 +65,7 @@ class Edge final : public EdgeControlPort {
   unsigned workers() const { return options_.workers; }
   // Conns that its workers can hold together.
   uint64_t conns_max() const { return uint64_t{conns_per_worker_} * workers_.size(); }
-  // Its control thread has not run for some seconds, and no agent gets in.
+  // The control thread has not run for some seconds, so no agent gets in.
   bool busy() const;
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
 
@@ -92,11 +92,11 @@ class Edge final : public EdgeControlPort {
   void close_listener(int listener, Backlog backlog = Backlog::kReset) { ports_->close(listener, backlog); }
   // A public port that was closed is not left by all workers yet: visitors may be on their way to them.
   bool listeners_closing() const { return ports_->closing() > 0; }
-  // More of its channels are ready than are held.
+  // More data channels of the session are ready than it may hold: closes them.
   void close_surplus(const EdgeSession& session);
   void leases_in_grace(SlotId session) { leases_->session_lost(session); }
   void session_over(SlotId session);
-  // One has begun or ended.
+  // A session has begun or ended.
   void count_sessions();
   void forget(Registration& registration);
   void count(Counter counter) { control_counters_.add(counter); }
@@ -137,10 +137,11 @@ class Edge final : public EdgeControlPort {
   void forget_removed_clients(ClientsByName now_there);
   void tell_changes(const ClientsByName& now_there) const;
   void honour_limits(const ClientRecord& client);
-  // Of the client that hold a tunnel: those that are closing, then the latest first.
+  // The client's registrations that hold a tunnel: first those that are closing, then the latest.
   std::vector<Registration*> holders(const ClientRecord& client);
   void accept_control_conn(int fd, std::string prefix, uint64_t deadline_ms);
-  // Those that wait, as many as are borne. Later: a registration that calls for it is in the middle of something.
+  // Begins the handshakes that wait, up to handshakes_most_ under way. _soon: in a later turn, for a registration that
+  // asks for it in the middle of something.
   void begin_handshakes_soon();
   void begin_handshakes();
   void begin_handshake(HandshakeQueue::Waiting agent);
@@ -203,7 +204,7 @@ class Edge final : public EdgeControlPort {
   uint64_t drain_deadline_ms_ = 0;
   unsigned workers_flowing_ = 0;
   unsigned workers_waiting_ = 0;  // a visitor of theirs waits for its data channel, or may still come
-  bool leads_ = true;  // has the addresses and the state folder, or will; ends when it makes way
+  bool leads_ = true;  // this edge has the addresses and the state folder, or will have; false once it has made way
   std::unique_ptr<Handover> handover_;  // from run() on
 };
 

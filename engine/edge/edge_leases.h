@@ -27,11 +27,12 @@
 
 namespace natrp {
 
-// By the client's own ports. Empty: any.
+// The client's policy. Empty: any port.
 Result<PortSet> ports_of(const ClientRecord& client);
+// By its policy.
 bool may_have(const ClientRecord& client, uint16_t port);
 
-// What becomes of the wish for a port.
+// The answer to an agent that wants a port.
 struct LeasedPort {
   uint16_t port = 0;  // 0: refused
   int listener = -1;
@@ -46,19 +47,19 @@ class EdgeLeases {
   EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, PublicPorts& ports, uint64_t listeners_most);
   ~EdgeLeases();
 
-  // At the start: what the store remembers is kept for its clients, as far as they could have it at once and had it
-  // when the last edge ended. handed: listeners of public ports that the edge before this one has handed on.
+  // At the start: the leases in the store that were live when the last edge ended are kept for their clients, as many
+  // as each may have at once. handed: listeners of public ports that the edge before this one has handed on.
   void restore(const std::vector<ClientRecord>& clients, const std::vector<Fd>& handed);
-  // Behind restore(): those of public ports that the edge before this one has handed on.
+  // After restore(): takes the same listeners.
   void take_listeners(std::vector<Fd> listeners);
-  // Of these, those that nobody has claimed yet: for the next edge.
+  // The listeners that no tunnel has claimed yet: for the next edge.
   std::vector<Fd> give_up_listeners() { return handed_.take_all(); }
-  // All clients, whenever the store has changed: whose ports the operator names.
+  // All clients, at the start and whenever the store has changed: for PortLeases::set_named.
   void set_clients(const std::vector<ClientRecord>& clients);
   // At the end: the last try to write what the store does not have yet.
   void finish() { writer_.finish(); }
 
-  // Visitors of the port are shared's from here on.
+  // Leases a port and listens on it. From then on, visitors of the port belong to shared.
   LeasedPort lease(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
                    const EdgeTunnel& shared);
   // What lease() would answer, but for the listener; nothing is leased.
@@ -68,13 +69,13 @@ class EdgeLeases {
   void session_lost(SlotId session);
   // The client may have no other ports than these any more; empty: any. The listeners of others have been closed.
   void take_away(const std::string& client, const PortSet& ports);
-  // Those that have a lease, or had one last.
+  // The clients that have a lease, or whose last port is remembered.
   std::set<std::string> clients() const { return leases_.clients(); }
-  // It was removed; another may have its name.
+  // The client was removed; another may get its name.
   void end_with_client(const std::string& client);
   // Ends graces that are over.
   void expire();
-  // Now and then: what could not be written when it was given, and that live leases are live.
+  // Now and then: writes leases that could not be written when they were given, and once in kLeaseFreshS all live ones.
   void write();
 
  private:
@@ -92,7 +93,7 @@ class EdgeLeases {
   HandedListeners handed_;
   LeaseWriter writer_;
   OwnedTimer<&EdgeLeases::write> write_soon_{*this};
-  uint64_t refreshed_ms_;  // live leases in the store
+  uint64_t refreshed_ms_;  // when all live leases were last written
 };
 
 }  // namespace natrp

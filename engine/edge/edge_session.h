@@ -39,11 +39,11 @@ struct EdgeSession {
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
   std::atomic<uint32_t> ready_max{kReadyChannelsHeld};  // one more ready channel is closed
 
-  // Where its channels and its visitors are, each cell written by one worker: a hint for the others of what is to be
-  // had there, and together what bounds the session.
+  // What of the session is in each worker; only that worker writes its Place. For the other workers a hint where a
+  // ready channel or a waiting visitor is; their sums bound the session.
   struct alignas(64) Place {
     std::atomic<uint32_t> ready{0};
-    std::atomic<uint32_t> returning{0};  // no visitor any more, and their channels may come back
+    std::atomic<uint32_t> returning{0};  // pairs whose visitor is gone, and whose channel may come back
     std::atomic<uint32_t> parked{0};
     std::atomic<uint32_t> flowing{0};  // visitors that have a channel
   };
@@ -55,7 +55,7 @@ struct EdgeSession {
     for (const Place& place : places) count += (place.*cell).load(std::memory_order_relaxed);
     return count;
   }
-  // Its own, while conns_live is of all of the client's sessions.
+  // Of this session; conns_live counts those of all of the client's sessions.
   uint32_t visitors_live() const { return sum(&Place::parked) + sum(&Place::flowing); }
 };
 

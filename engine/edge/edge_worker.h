@@ -74,7 +74,7 @@ class EdgeWorker final : public WorkerRole {
   EdgeControlPort& control() { return control_; }
   // nullptr: --natrp-grpc off, or the worker ends.
   GrpcAgents* grpc() { return grpc_.get(); }
-  // Something has ended: was it the last that flowed?
+  // Something has ended: wakes those that wait for the last of it.
   void check_idle();
   EdgeWorker* peer(unsigned index);
   Worker& peer_worker(unsigned index) { return *peers_[index]; }
@@ -100,7 +100,7 @@ class EdgeWorker final : public WorkerRole {
   std::vector<Worker*>& peers_;
   std::vector<EdgeWorker*> roles_;
   IdleWaiters nobody_waits_waiters_;
-  IdleWaiters idle_waiters_;  // before those that ask for it when something of theirs ends
+  IdleWaiters idle_waiters_;  // declared before the members whose ends call check_idle()
   Rendezvous rendezvous_;
   UnprovenConns unproven_;
   std::unique_ptr<GrpcAgents> grpc_;

@@ -8,7 +8,7 @@
 //     visitor, no stream anywhere        → it waits; 10 s, or it has left: edge/parked_visitors ends it
 //     stream, a visitor waits here       → joined;  elsewhere → that worker is asked for it;  nobody → ready
 //
-// Streams do not move: theirs is the connection of many.
+// Streams do not move: a connection carries many of them.
 //
 // Thread   its worker's.
 // Bounds   kGrpcAgentsMax connections, kParkedVisitorsMax waiting visitors of a client. Of the connections that have
@@ -80,7 +80,7 @@ class GrpcAgents {
 
   // From agents and channels.
   Worker& worker();
-  // For bytes that are passed on before this is asked for again.
+  // A buffer for bytes that are passed on before the next call.
   std::span<uint8_t> scratch() { return {scratch_.get(), kBufferBytes}; }
   NatrpGrpcConnection::Verdict authenticate(std::string_view token);
   // It has shown a known token, or is over.
@@ -91,7 +91,7 @@ class GrpcAgents {
   GrpcChannel& make_channel(GrpcAgent& agent, GrpcChannel::StreamId stream, GrpcClientHere& client);
   // A stream is open and has no visitor.
   void offer(GrpcChannel& channel);
-  // It is not, or no longer, to be met; nothing happens when it was not ready.
+  // No visitor may meet the stream any more. Does nothing when it was not ready.
   void unready(GrpcChannel& channel);
   void visitor_came(GrpcClientHere& client);
   void visitor_gone(GrpcClientHere& client);

@@ -57,7 +57,7 @@ struct GrpcClient {
     for (const Place& place : places) count += place.agents.load();
     return count;
   }
-  // Its own, while conns_live is of all of the client's sessions.
+  // By this protocol; conns_live counts those of the client's sessions, too.
   uint32_t visitors_live() const {
     uint32_t count = 0;
     for (const Place& place : places) count += place.parked.load() + place.flowing.load();

@@ -6,9 +6,9 @@
 // Life     of a tunnel: none ──first ready stream──▶ live ──no connection of its client for kGrpcAwayMs──▶ its port
 //          closes, its lease is in grace ──▶ free. The client's next stream opens the same port again: it is sticky.
 //          The original client dials anew for every visitor, after a pause of up to 10 s. Its port stays open
-//          meanwhile, and who comes then waits for its next stream.
+//          meanwhile, and a visitor that comes then waits for the next stream.
 // Thread   the control thread.
-// Never    shares the tunnel with an agent of today's protocol: who has it first keeps it (control/registry).
+// Never    shares the tunnel with an agent of today's protocol: the first that has it keeps it (control/registry).
 #pragma once
 
 #include <cstdint>

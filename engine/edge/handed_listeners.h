@@ -1,10 +1,10 @@
 // edge/handed_listeners.h
 //
-// HandedListeners: listeners of public ports that the edge before this one has handed on. Nobody accepts on them until
-// the tunnel is back that had the port; whoever has connected meanwhile waits in the kernel's backlog.
+// HandedListeners: listeners of public ports that the edge before this one has handed on. Nobody accepts on one until
+// the tunnel that had its port is back; visitors that connect meanwhile wait in the kernel's backlog.
 //
 // Life     of each: taken ──its tunnel has the lease again──▶ claimed
-//                         ──somebody else has it, 10 s, or the end──▶ closed, who waits is reset
+//                         ──another tunnel has it, 10 s, or the end──▶ closed: visitors that wait are reset
 // Thread   the control thread.
 #pragma once
 
@@ -23,12 +23,13 @@ class HandedListeners {
  public:
   // leases: as the store has them; a listener whose port is in nobody's lease is closed.
   void take(std::vector<Fd> listeners, const PortLeases& leases, uint64_t now_ms);
-  // The listener of this address, when it was handed on for the tunnel; else no listener of its port is left here.
+  // The listener of this address, if it was handed on for this tunnel. Otherwise none, and one of the same port is
+  // closed.
   Fd claim(const Address& address, const std::string& client, const std::string& tunnel);
   bool has(uint16_t port) const { return listeners_.contains(port); }
-  // All that nobody has claimed yet: the next edge has them.
+  // All that no tunnel has claimed yet: the next edge gets them.
   std::vector<Fd> take_all();
-  // Closes those for which no tunnel came. Their ports.
+  // When their time is over, closes the listeners whose tunnels have not come. Returns their ports.
   std::vector<uint16_t> expire(uint64_t now_ms);
 
  private:

@@ -51,7 +51,8 @@ class Handover {
   // and those that are left a second time when the main one has ended: so under a manager the third time means us. And
   // where no edge has the state folder, the manager waits for our end before it starts one.
   bool leave();
-  // Now and then: what a successor has begun to lead is its own, and it is announced to the service manager.
+  // Now and then: when the successor has begun to lead, its listeners are dropped here, and it is announced to the
+  // service manager.
   void tick();
   // The successor has just been started, or will be again: an edge through which nothing flows waits for it.
   bool watches() const { return stage_ == Stage::kDone && loop_.turn_ms() < watch_until_ms_; }
@@ -76,7 +77,7 @@ class Handover {
   uint64_t watch_until_ms_ = 0;
   uint32_t again_ms_ = 0;
   OwnedTimer<&Handover::run_successor> again_{*this};
-  std::vector<Fd> listeners_;  // until a successor leads: of one that cannot start, the next has them
+  std::vector<Fd> listeners_;  // kept until a successor leads: if one cannot start, the next one gets them
   bool led_ = false;           // the successor has begun to lead, and was announced
   unsigned told_to_stop_ = 0;
 };

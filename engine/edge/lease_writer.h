@@ -1,8 +1,9 @@
 // edge/lease_writer.h
 //
-// LeaseWriter: brings the leases that the edge gives into the store, so that they outlive the edge. Those of a moment
-// are written together: each write waits for the disk, and an agent has up to 256 tunnels. Another program may hold the
-// store's write lock for as long as it likes (a backup, an open sqlite3 shell): they are kept until it is free.
+// LeaseWriter: brings the leases that the edge gives into the store, so that they outlive the edge. Leases that are
+// given at about the same time are written together: each write waits for the disk, and an agent has up to 256 tunnels.
+// While another program holds the store's write lock (a backup, an open sqlite3 shell), leases are kept here until it
+// is free.
 //
 // Life     of a lease: given ──▶ kept ──write──▶ written
 //                                  └─tunnel or port given anew, client gone──▶ dropped
@@ -26,13 +27,13 @@ class LeaseWriter {
   explicit LeaseWriter(Store& store) : store_(store) {}
 
   void remember(const std::string& client, const std::string& tunnel, uint16_t port);
-  // Nothing is kept: these are, no two of one tunnel or port.
+  // Only when nothing is kept. leases: no two of one tunnel or port.
   void keep(std::vector<LeaseRecord> leases) { kept_ = std::move(leases); }
-  // What is kept, all of it together.
+  // Writes all that is kept, in one transaction.
   void write();
   // The last write was refused.
   bool failing() const { return failing_; }
-  // The same for the last time: what cannot be written is lost, and the log says so.
+  // Writes for the last time: what cannot be written is lost, and the log says so.
   void finish();
   // The client was removed; another may have its name.
   void forget_client(const std::string& client);

@@ -42,8 +42,8 @@ struct ParkedVisitor {
 
 class ParkedQueue {
  public:
-  // conns_live: what its visitors are counted in, and leave when they end here. parked: how many wait here, for the
-  // other workers to see. Both outlive the queue.
+  // conns_live: one is subtracted for each visitor that ends here. parked: is set to how many wait here, for other
+  // workers to see. Both outlive the queue.
   ParkedQueue(std::atomic<uint32_t>& conns_live, std::atomic<uint32_t>& parked)
       : conns_live_(conns_live), parked_(parked) {}
   ParkedQueue(const ParkedQueue&) = delete;
@@ -69,13 +69,13 @@ class ParkedVisitors {
   ParkedVisitors(const ParkedVisitors&) = delete;
   ParkedVisitors& operator=(const ParkedVisitors&) = delete;
 
-  // When a visitor that comes now has waited long enough; of the loop's time.
+  // Until when a visitor that comes now may wait, in the loop's time.
   uint64_t deadline_ms() const;
   // conn: nothing in flight; owned here until unpark(). nullptr: the queue is full, and the visitor was reset.
   ParkedVisitor* park(ParkedQueue& queue, Conn& conn, uint64_t deadline_ms, uint32_t tunnel_index = 0);
-  // Who waits longest; nullptr: nobody.
+  // The visitor that has waited longest; nullptr: nobody waits.
   ParkedVisitor* front(ParkedQueue& queue) { return queue.list_.front(); }
-  // The same, and it has not left. A system call for each that is looked at.
+  // Likewise, of those that have not left. A system call for each one that is looked at.
   ParkedVisitor* front_still_there(ParkedQueue& queue);
   // The visitor is the caller's again; parked is gone.
   Conn& unpark(ParkedVisitor& parked);

@@ -23,7 +23,7 @@ class EdgeWorker;
 // What becomes of visitors that have connected, and that no worker has accepted yet.
 enum class Backlog : uint8_t {
   kReset,     // as the kernel does it
-  kServed,    // they are visitors like those before them
+  kServed,    // they are accepted, and are visitors like those before them
   kHandedOn,  // the port listens on, and they wait for the edge that has it next, as do those who come
 };
 
@@ -36,11 +36,11 @@ class PublicPorts {
   int open(Fd listener, uint16_t port, const EdgeTunnel& tunnel);
   // The control port: its conns go through their first bytes.
   int open_control(Fd listener);
-  // Frees the port now, but for kHandedOn. The descriptor itself is closed when no worker has an op on it.
+  // Frees the port now, except for kHandedOn. The descriptor itself is closed when no worker has an op on it.
   void close(int listener_fd, Backlog backlog = Backlog::kReset);
-  // Those that have landed.
+  // The listeners closed with kHandedOn on which no worker has an op any more.
   std::vector<Fd> take_handed_on() { return std::move(handed_on_); }
-  // Nobody has them next: they close, and who waits is reset.
+  // There is no next edge for such listeners: closes them, and resets the visitors that wait.
   void end_handed_on();
   // Whether a tunnel's listener is open on it.
   bool is_open(uint16_t port) const;

@@ -34,11 +34,11 @@ class Registration final : public ControlChannelEvents {
 
   const std::string& client() const { return client_.name; }
   int64_t client_id() const { return client_.id; }
-  // Of the token that it has shown.
+  // The hash of the token that the agent has shown.
   const TokenHash& token_hash() const { return client_.token_hash; }
-  // Of the same client with the same token: what it may have from now on. What it has stays.
+  // client: the same one, with the same token. Its limits hold from now on; what it has already stays.
   void set_client(const ClientRecord& client) { client_ = client; }
-  // A live lease whose port is not in ports.
+  // The port of a tunnel, if there is one that is not in ports.
   std::optional<uint16_t> port_outside(const PortSet& ports) const;
   size_t tunnels() const { return tunnels_.size(); }
   SlotId session() const { return session_ ? session_->id : SlotId{}; }
@@ -55,11 +55,12 @@ class Registration final : public ControlChannelEvents {
   void lose_tunnel(const std::string& name, Takeover how);
   // The edge is going to stop.
   void drain(uint32_t seconds, Backlog backlog);
-  // Its agent is: its tunnels are nobody's by then. Ends the session when no visitor waits for its data channels.
+  // If the agent is going to stop: ends the session when no visitor waits for its data channels. Its tunnels were given
+  // up before.
   void end_if_drained();
   // Asks whether the agent lives: any answer moves last_heard_ms().
   void probe();
-  // Visitors wait for channels; collected, and sent by adjust_demand.
+  // count visitors wait for channels: asked of the agent with the next adjust_demand().
   void want_channels(uint32_t count) { extra_ += count; }
   // Sends a new ChannelDemand when it changed. tick: a sample of the visitors' rate is due (with each Edge::on_tick).
   void adjust_demand(bool tick);
@@ -113,7 +114,7 @@ class Registration final : public ControlChannelEvents {
   const std::string peer_;  // the agent's address, as this host sees it
   ControlChannel channel_;
   ClientRecord client_;
-  bool garbage_ = false;  // it spoke, and before its session no word of ours
+  bool garbage_ = false;  // what it said before its session was not our protocol
   std::string software_;
   std::string instance_;
   bool agent_drains_ = false;
@@ -121,14 +122,14 @@ class Registration final : public ControlChannelEvents {
   std::shared_ptr<EdgeSession> session_;
   std::map<uint32_t, Tunnel> tunnels_;  // by the agent's index
   std::map<uint32_t, std::unique_ptr<Contest>> contests_;
-  std::map<std::string, std::string> refusals_told_;  // why its tunnels are refused for now, as the log has it
-  uint32_t refusals_left_ = kTunnelsPerSessionMax;    // so many lines more
+  std::map<std::string, std::string> refusals_told_;  // by tunnel: the last refusal that is in the log
+  uint32_t refusals_left_ = kTunnelsPerSessionMax;    // how many more lines about refusals this session may cause
   uint64_t visitors_before_ = 0;
   double visitors_per_tick_ = 0;
   uint32_t ready_told_ = 0;
   uint32_t extra_ = 0;
   uint32_t extra_told_ = 0;  // falls by a tenth each tick
-  uint64_t failures_ = 0;  // visitors that its services did not get, as it says
+  uint64_t failures_ = 0;  // visitors that its services did not get, as the agent says
   Pace failures_pace_{kLogPaceMs};  // an agent reports as often as it likes
 };
 

@@ -42,9 +42,9 @@ class Rendezvous {
   void visitor(int fd, const EdgeTunnel& tunnel);
   // conn: a proven data channel of the session, nothing in flight; owned here.
   void channel(Conn& conn, SlotId session);
-  // One of the session that came to this worker found no slot in it, and is closed.
+  // A data channel of the session that came to this worker found no slot in it, and is closed.
   void channel_refused(SlotId session);
-  // Those for whom channels were dialled have left: so many of the ready ones are closed, at most.
+  // The visitors for whom channels were dialled have left: closes up to count ready channels.
   void close_ready(SlotId session, uint32_t count);
   // Another worker's visitor waits: hands a ready channel over.
   void give(SlotId session, unsigned to_worker);

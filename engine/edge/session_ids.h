@@ -1,7 +1,7 @@
 // edge/session_ids.h
 //
-// SessionIds: the names of sessions. An index is not given again while somebody remembers who had it: workers keep a
-// session under its index until its last pair is over, perhaps long after its agent has left.
+// SessionIds: the names of sessions. An index is not given again while a worker remembers the session that had it:
+// until that session's last pair is over, perhaps long after its agent has left.
 //
 // Thread   the control thread.
 // Memory   a record for each session that is remembered, and at most as many again.
