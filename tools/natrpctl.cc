@@ -205,9 +205,8 @@ int main(int argc, char** argv) {
   // A token that did not reach its reader (a full disk) is lost: the caller has to know.
   std::cout.flush();
   if (!std::cout) {
-    std::cerr << "natrpctl: standard output could not be written, what was to be printed is lost; a token "
-                 "can be made "
-                 "again with `natrpctl token rotate`\n";
+    std::cerr << "natrpctl: standard output could not be written, what was to be printed is lost; a token can be "
+                 "made again with `natrpctl token rotate`\n";
     return 2;
   }
   return 0;

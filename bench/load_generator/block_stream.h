@@ -1,6 +1,5 @@
 #pragma once
-// BlockWriter and BlockReader: one direction of a bulk stream, as the load generator and its service speak
-// it.
+// BlockWriter and BlockReader: one direction of a bulk stream, as the load generator and its service speak it.
 //
 // A stream is a row of blocks; a block is an 8-byte head (payload length, sequence number, flags, a magic
 // byte) and a slice of the Pattern that its sequence number chooses. The last block is flagged, so that the

@@ -1,5 +1,4 @@
-// The mode bulk: streams that carry as much as they can, in one direction or both, for a time or a number of
-// bytes.
+// The mode bulk: streams that carry as much as they can, in one direction or both, for a time or a number of bytes.
 
 #include <sys/resource.h>
 

@@ -2,8 +2,7 @@
 // EchoVisitor: one visitor that sends messages and expects each of them back, byte for byte.
 //
 // Life: closed -> connecting -> idle <-> busy -> closed, and again. One thread, that of its loop. It never
-// sends a second message before the first has come back, and never closes by itself: it tells its owner, who
-// decides.
+// sends a second message before the first has come back, and never closes by itself: it tells its owner, who decides.
 
 #include <cstdint>
 #include <string>

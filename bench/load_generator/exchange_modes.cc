@@ -138,8 +138,7 @@ int run_exchange(Flags& flags) {
     return sound ? 0 : 1;
 }
 
-// First the interactive visitors alone, then the same ones beside bulk streams: the ratio of the two is the
-// metric.
+// First the interactive visitors alone, then the same ones beside bulk streams: the ratio of the two is the metric.
 int run_mixed(Flags& flags) {
     const Target target = read_target(flags);
     ExchangeRun::Options options = read_exchange_options(flags);

@@ -1,11 +1,9 @@
 #pragma once
 // ExchangeRun: many visitors that exchange messages, in closed loop (each sends again as soon as it was
-// answered) or in open loop (messages come due at a given rate, whether or not the earlier ones were
-// answered).
+// answered) or in open loop (messages come due at a given rate, whether or not the earlier ones were answered).
 //
 // In open loop a latency counts from the moment at which a message was due, not from the one at which a busy
-// conn could send it: a stall of the tunnel is charged for every message it delayed (no coordinated
-// omission).
+// conn could send it: a stall of the tunnel is charged for every message it delayed (no coordinated omission).
 //
 // Life: made -> connect() -> measure(), any number of times -> destroyed. One thread.
 

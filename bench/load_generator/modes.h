@@ -1,7 +1,6 @@
 #pragma once
 // The modes of visitor_swarm: each reads its flags, runs on the calling thread, prints its lines and returns
-// the exit code (0: all visitors were served rightly; 1: some were not, and the result line says how many and
-// why).
+// the exit code (0: all visitors were served rightly; 1: some were not, and the result line says how many and why).
 //
 // Every mode prints {"phase":"measuring"} when its visitors are connected and the measured time begins (idle:
 // {"phase":"holding"}), and one result object as its last line, before it closes what is still open: whoever

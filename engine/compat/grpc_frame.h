@@ -52,8 +52,7 @@ class GrpcDeframer {
   };
 
   // Reads from the front of `in` up to and including the next piece of content, and shortens `in` by what it
-  // read. `data` points into what `in` pointed to. Call until `in` is empty. Not to be called again after a
-  // fault.
+  // read. `data` points into what `in` pointed to. Call until `in` is empty. Not to be called again after a fault.
   Step next(std::span<const uint8_t>& in);
 
   bool between_messages() const { return state_ == State::kPrefix && prefix_bytes_ == 0; }
@@ -80,16 +79,14 @@ class GrpcDeframer {
   State state_ = State::kPrefix;
 };
 
-// What stands before the content of a message: five bytes of gRPC prefix, the tag, a length of up to three
-// bytes.
+// What stands before the content of a message: five bytes of gRPC prefix, the tag, a length of up to three bytes.
 inline constexpr size_t kGrpcHeaderBytesMax = 9;
 using GrpcHeader = std::array<uint8_t, kGrpcHeaderBytesMax>;
 
 // Writes the header of a message with `size` bytes of content (1 to 2^21 - 1); returns its length.
 size_t put_grpc_header(GrpcHeader& header, size_t size);
 
-// RegisterResponse and LoginResponse have the same first fields: {code = CodeFailed, msg = sentence}, with
-// its prefix.
+// RegisterResponse and LoginResponse have the same first fields: {code = CodeFailed, msg = sentence}, with its prefix.
 std::string failed_account_answer(std::string_view sentence);
 
 // The value of `grpc-message`: percent-encoded, because a header can not carry everything.

@@ -253,8 +253,7 @@ void NatrpGrpcConnection::finish(Stream& stream, GrpcStatus status, std::string_
   if (std::exchange(stream.deferred, false)) nghttp2_session_resume_data(session_, stream.id);
 }
 
-// The call is over by our judgement: the caller is told at once, the peer gets the status and nothing that
-// was queued.
+// The call is over by our judgement: the caller is told at once, the peer gets the status and nothing that was queued.
 void NatrpGrpcConnection::give_up(Stream& stream, GrpcStatus status, std::string_view message,
                                   StreamEnd how) {
   if (stream.state == Stream::State::kOpening) {
@@ -307,8 +306,7 @@ void NatrpGrpcConnection::on_tick(uint64_t now_ms) {
   if (failed_) return;
   guard_->on_tick(now_ms_);
   if (!guard_->ok()) return fail(NGHTTP2_ENHANCE_YOUR_CALM, guard_->offence());
-  // The tables of streams may not change while this runs: what is called from here only asks nghttp2 for
-  // frames.
+  // The tables of streams may not change while this runs: what is called from here only asks nghttp2 for frames.
   for (const auto& [id, stream] : streams_) check_stream_deadlines(*stream);
 
   if (phase_ == Phase::kPreface) {

@@ -26,8 +26,7 @@ class FloodGuard;
 
 // One HTTP/2 connection of an original natrp client (2019, Go, gRPC without TLS), seen from the edge.
 // Sans-IO: bytes of the TCP connection go in by feed() and come out by pull(); there is no socket, no thread,
-// no clock, no log here. Each open `Msg` stream is one ready data channel of the client whose token it
-// showed.
+// no clock, no log here. Each open `Msg` stream is one ready data channel of the client whose token it showed.
 //
 //   connection:  preface → serving → draining → drained → finished        any → failed → finished
 //   stream:      opening → ready → ending → closed        opening → held → refused        ready → closed
@@ -97,8 +96,7 @@ class NatrpGrpcConnection {
   NatrpGrpcConnection(const NatrpGrpcConnection&) = delete;
   NatrpGrpcConnection& operator=(const NatrpGrpcConnection&) = delete;
 
-  // The bytes that came, with the preface. False: send what wants_output() and close; further input is
-  // ignored.
+  // The bytes that came, with the preface. False: send what wants_output() and close; further input is ignored.
   bool feed(std::span<const uint8_t> bytes);
   // Moves bytes to send into `out`, returns how many; 0: there are none.
   size_t pull(std::span<uint8_t> out);

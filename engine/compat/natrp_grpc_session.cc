@@ -1,5 +1,4 @@
-// The side of NatrpGrpcConnection that talks to nghttp2: bytes in and out, frames, the ends of the
-// connection.
+// The side of NatrpGrpcConnection that talks to nghttp2: bytes in and out, frames, the ends of the connection.
 
 #include <nghttp2/nghttp2.h>
 

@@ -14,8 +14,7 @@ namespace natrp {
 
 using Sha256 = std::array<uint8_t, 32>;
 
-// What the edge stores of a join token's secret. The secret is 256 random bits, so a slow hash would buy
-// nothing.
+// What the edge stores of a join token's secret. The secret is 256 random bits, so a slow hash would buy nothing.
 Sha256 sha256(std::span<const uint8_t> bytes);
 
 // False at once when the lengths differ: lengths are no secret here.

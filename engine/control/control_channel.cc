@@ -209,8 +209,7 @@ void ControlChannel::arm_heartbeat() {
   loop_.timers().arm(deadline_, at_ms > now_ms ? at_ms - now_ms : 0);
 }
 
-// The one deadline of the channel's state: the session's opening, the next heartbeat or the peer's death, the
-// end.
+// The one deadline of the channel's state: the session's opening, the next heartbeat or the peer's death, the end.
 void ControlChannel::on_deadline() {
   const uint64_t now_ms = loop_.turn_ms();
   if (state_ != State::kOpen) {

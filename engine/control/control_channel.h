@@ -1,7 +1,6 @@
 // control/control_channel.h
 //
-// ControlChannel: one control connection, the same on edge and agent: socket, TLS, frames, heartbeats,
-// deadlines.
+// ControlChannel: one control connection, the same on edge and agent: socket, TLS, frames, heartbeats, deadlines.
 //
 // Life     open ──▶ flushing ──▶ lingering ──▶ landing ──▶ closed: on_closed, once, the last thing it does
 //            │        close(): what was sent before it still goes out, then our FIN; the peer's bytes are

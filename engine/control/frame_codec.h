@@ -28,8 +28,7 @@ class FrameDecoder {
  public:
   void feed(std::span<const uint8_t> bytes);
   // The next whole frame, nothing when more bytes are needed, or why the peer cannot be understood. Unknown
-  // fields are kept, a frame without a known message is refused: its sender counts on something that would
-  // not happen.
+  // fields are kept, a frame without a known message is refused: its sender counts on something that would not happen.
   Result<std::optional<wire::Frame>> next();
   // Bytes of a frame that is not whole yet.
   size_t pending() const { return bytes_.size() - at_; }

@@ -1,8 +1,7 @@
 // control/join_token.h
 //
-// JoinToken: what `natrpctl client add` prints once and an agent is started with: who the client is (a secret
-// of
-// 256 random bits) and who the edge is (its pin). Text: "ntrp1_" + base64url without padding of secret ‖ pin.
+// JoinToken: what `natrpctl client add` prints once and an agent is started with: who the client is (a secret of 256
+// random bits) and who the edge is (its pin). Text: "ntrp1_" + base64url without padding of secret ‖ pin.
 //
 // Thread   any; values.
 // Never    repeated in an error message: a token is a secret.

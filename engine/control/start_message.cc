@@ -52,9 +52,7 @@ StartBytes encode_start(uint32_t tunnel_index, const sockaddr* visitor, bool chu
 Result<StartFields> parse_start(std::span<const uint8_t> start) {
   if (start.size() != kStartBytes) return Error{"a Start has 64 bytes"};
   if (std::memcmp(start.data(), "NTRS", 4) != 0) {
-    return Error{
-        "the edge sent something else than a Start on a data channel: the two do not speak the same "
-        "protocol"};
+    return Error{"the edge sent something else than a Start on a data channel: the two do not speak the same protocol"};
   }
   if (start[4] != kVersion) {
     return Error{"the edge sent a Start of version " + std::to_string(start[4]) +

@@ -82,8 +82,7 @@ bool TicketWindow::use(uint64_t counter) {
   const uint64_t round = counter / kTicketWindow + 1;  // 0 in a slot: not used yet
   if (round > UINT32_MAX) return false;  // no session has 2^42 channels
   std::atomic<uint32_t>& last = last_[counter % kTicketWindow];
-  // Relaxed: the slot's own order of modification is all that is needed, nothing else is published through
-  // it.
+  // Relaxed: the slot's own order of modification is all that is needed, nothing else is published through it.
   uint32_t seen = last.load(std::memory_order_relaxed);
   while (seen < round) {
     if (last.compare_exchange_weak(seen, static_cast<uint32_t>(round), std::memory_order_relaxed)) return true;

@@ -75,9 +75,8 @@ std::string pin_failure(const ClientVerify& verify, const X509* certificate) {
   if (constant_time_equal(shown.value(), *verify.pin)) return {};
   return "the edge shows another key than " + verify.pin_source + " names (it shows " +
          format_pin(shown.value()) + ", " + verify.pin_source + " names " + format_pin(*verify.pin) +
-         "): when the edge was set up anew, get a new token from its operator; when it was not, somebody "
-         "else answers "
-         "at its address. Nothing secret was sent";
+         "): when the edge was set up anew, get a new token from its operator; when it was not, somebody else "
+         "answers at its address. Nothing secret was sent";
 }
 
 }  // namespace
@@ -145,8 +144,7 @@ Result<TrustedCa> load_ca(const std::string& file) {
 Status prepare_tls_context(SSL_CTX* context) {
   SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
-  // An idle session then holds no 16 KiB record buffers; the next record pays an allocation. Heartbeats are 5
-  // s apart.
+  // An idle session then holds no 16 KiB record buffers; the next record pays an allocation. Heartbeats are 5 s apart.
   SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
   SSL_CTX_set_alpn_select_cb(context, choose_alpn, nullptr);
   const bool set = SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&

@@ -292,8 +292,7 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
 
 const ProgramText kProgram{
     "natrp", "The agent: exposes a service behind NAT at a public port of an edge.",
-    "Prints `public address: HOST:PORT` for each tunnel on standard output. Several tunnels: [[tunnel]] in "
-    "the\n"
+    "Prints `public address: HOST:PORT` for each tunnel on standard output. Several tunnels: [[tunnel]] in the\n"
     "configuration file, each with name, local and remote_port; --local replaces them all.\n"
     "NATRP_TOKEN in the environment is a token too; a flag overrides it, and it overrides the file.\n"
     "-local=, -server= and -token= are accepted as the original natrp wrote them."};

@@ -39,8 +39,7 @@ OptionTable policy_table(CtlOptions& options, bool fallbacks) {
   return table;
 }
 
-// CLI11 throws on words that fit nothing, and says what is missing; a sentence of ours where it does not
-// help.
+// CLI11 throws on words that fit nothing, and says what is missing; a sentence of ours where it does not help.
 ParseEnd wrong_words(const CLI::ParseError& error, const OptionTable& table) {
   if (const std::string misplaced = misplaced_value(error); !misplaced.empty()) return refusal(kName, misplaced);
   std::string sentence = error.what();

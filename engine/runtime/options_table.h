@@ -36,8 +36,7 @@ struct Knob {
 
   std::string key() const;       // "natrp_grpc"
   std::string expected() const;  // "a whole number from 1 to 64"
-  // Checks text against the type, then sets. The error does not name the option: the caller knows where it
-  // came from.
+  // Checks text against the type, then sets. The error does not name the option: the caller knows where it came from.
   Status apply(const std::string& text) const;
 };
 

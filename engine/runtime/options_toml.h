@@ -1,8 +1,7 @@
 // runtime/options_toml.h
 //
 // The configuration file, read off an OptionTable. Strict: an unknown key, a wrong type or a value that does
-// not fit is an error with file, line and key, and what was expected. toml++ does the reading; nobody else
-// includes it.
+// not fit is an error with file, line and key, and what was expected. toml++ does the reading; nobody else includes it.
 #pragma once
 
 #include <functional>

@@ -1,7 +1,6 @@
 // runtime/version.h
 //
-// The version that the programs print; the build gives it (-DNATRP_VERSION), from the project's one place for
-// it.
+// The version that the programs print; the build gives it (-DNATRP_VERSION), from the project's one place for it.
 #pragma once
 
 #include <string>

@@ -188,8 +188,7 @@ void Store::wait_at_most(int milliseconds) { sqlite3_busy_timeout(db_.get(), mil
 
 Status Store::prepare() {
   wait_at_most(kStoreWaitLongMs);
-  // FULL: with a write-ahead log, NORMAL may lose the last commits when the power goes; a printed token must
-  // not.
+  // FULL: with a write-ahead log, NORMAL may lose the last commits when the power goes; a printed token must not.
   for (const char* sql :
        {"PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"}) {
     if (Status status = execute_when_free(db_.get(), sql); !status.ok()) return status;

@@ -60,8 +60,7 @@ class Store {
  public:
   enum class Missing { kMake, kRefuse };  // what to do when the state folder or its file is not there
 
-  // Opens dir/natrp.db. An error names the folder, the reason and the remedy; a file of a newer version is
-  // refused.
+  // Opens dir/natrp.db. An error names the folder, the reason and the remedy; a file of a newer version is refused.
   static Result<Store> open(const std::string& dir, Missing missing = Missing::kMake);
   // Its file is there, whatever is in it.
   static bool exists(const std::string& dir);

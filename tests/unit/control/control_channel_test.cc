@@ -94,8 +94,7 @@ class ControlChannelTest : public testing::TestWithParam<LoopCase> {
         << edge_.why << agent_.why;
   }
 
-  // Carries bytes between agent_fd_ and a bare TlsStream: an agent that does what a ControlChannel never
-  // would.
+  // Carries bytes between agent_fd_ and a bare TlsStream: an agent that does what a ControlChannel never would.
   void carry(TlsStream& agent) {
     std::string out;
     agent.take_output(out);
