@@ -1,3 +1,11 @@
+// compat/byte_ring.h
+//
+// ByteRing: bytes of one stream that wait for their turn to be sent, first in, first out, never more than a maximum.
+//
+// Life     empty ──put──▶ holding ◀──▶ full          release() from anywhere: ──▶ empty
+// Thread   its stream's.
+// Memory   none until the first byte comes; then it doubles up to the maximum, and release() gives all of it back.
+// Never    drops a byte: put() takes what fits and says how much that was.
 #pragma once
 
 #include <algorithm>
@@ -9,13 +17,6 @@
 
 namespace natrp {
 
-// Bytes that wait for their turn to be sent, first in, first out, never more than a maximum.
-//
-//   empty → holding ⇄ full
-//
-// Owned by one stream, touched by its thread only. Owns no memory until the first byte comes, then doubles up
-// to the maximum, and gives all of it back by release(). Never drops a byte: put() takes what fits and says
-// how much that was.
 class ByteRing {
  public:
   explicit ByteRing(size_t bytes_max) : bytes_max_(bytes_max) {}

@@ -1,3 +1,12 @@
+// compat/flood_guard.h
+//
+// FloodGuard: counts what a peer may do on one HTTP/2 connection only so often, by the numbers of base/limits.h.
+// nghttp2 has some of these counters itself; which ones depends on its version, and they end the connection with errors
+// of other names. Ours are stricter and come first; its own stay on behind them.
+//
+// Life     patient ──too often──▶ offended, for good: offence() is the sentence
+// Thread   its connection's.
+// Never    acts: the connection asks ok() after each count.
 #pragma once
 
 #include <cstddef>
@@ -7,13 +16,6 @@
 
 namespace natrp {
 
-// Counts what a peer may do on one HTTP/2 connection only so often, by the numbers of base/limits.h. nghttp2
-// has some of these counters itself; which ones depends on its version, and they end the connection with
-// errors of other names. Ours are stricter and come first; its own stay on behind them.
-//
-//   patient → offended, and stays so: offence() is the sentence
-//
-// One per connection, touched by its thread only. Never acts: the connection asks ok() after each count.
 class FloodGuard {
  public:
   explicit FloodGuard(uint64_t now_ms) : now_ms_(now_ms) {}

@@ -1,3 +1,12 @@
+// compat/grpc_frame.h
+//
+// The few words of gRPC and protobuf that the original natrp speaks, coded by hand: its messages are one field, `bytes
+// data = 1`. A protobuf library would need a whole message in memory (4 MiB a stream) before the first byte of it could
+// go on to the visitor; GrpcDeframer hands every byte on as it comes. Sources: gRPC "PROTOCOL-HTTP2.md", protobuf
+// "Encoding".
+//
+// Thread   GrpcDeframer: its stream's. The functions: any; no state.
+// Never    buffers content, or waits for the end of a message.
 #pragma once
 
 #include <array>
@@ -7,11 +16,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-
-// The few words of gRPC and protobuf that the original natrp speaks, coded by hand: its messages are one
-// field, `bytes data = 1`. A protobuf library would need a whole message in memory (4 MiB a stream) before
-// the first byte of it could go on to the visitor; GrpcDeframer hands every byte on as it comes. Sources:
-// gRPC "PROTOCOL-HTTP2.md", protobuf "Encoding".
 
 namespace natrp {
 
@@ -34,14 +38,12 @@ struct GrpcFault {
   const char* sentence;
 };
 
-// Turns the DATA of one stream into the contents of field 1 of its messages.
+// GrpcDeframer: turns the DATA of one stream into the contents of field 1 of its messages.
 //
 //   between messages → prefix → fields → between messages …      any → faulty
 //
-// One per stream, touched by its thread only; needs 48 bytes, allocates nothing. Never buffers content and
-// never waits for the end of a message. Fields that it does not know are skipped; what a parser of whole
-// messages could treat in a way that a stream can not (a second field 1, which would replace the first) is a
-// fault, and so are groups.
+// Needs 48 bytes, allocates nothing. Unknown fields are skipped. A second field 1 in a message is a fault: for a parser
+// of whole messages it would replace the first, whose bytes have gone on here. So are groups.
 class GrpcDeframer {
  public:
   explicit GrpcDeframer(size_t message_bytes_max) : message_bytes_max_(message_bytes_max) {}
@@ -89,7 +91,7 @@ size_t put_grpc_header(GrpcHeader& header, size_t size);
 // RegisterResponse and LoginResponse have the same first fields: {code = CodeFailed, msg = sentence}, with its prefix.
 std::string failed_account_answer(std::string_view sentence);
 
-// The value of `grpc-message`: percent-encoded, because a header can not carry everything.
+// The value of `grpc-message`: percent-encoded, because a header cannot carry everything.
 std::string grpc_message(std::string_view text);
 
 // The value of `grpc-timeout` in milliseconds, rounded up; nothing when it is not one.

@@ -1,3 +1,36 @@
+// compat/natrp_grpc.h
+//
+// NatrpGrpcConnection: one HTTP/2 connection of an original natrp client (2019, Go, gRPC without TLS), seen from the
+// edge. Bytes of the TCP connection go in by feed() and come out by pull(). Each open `Msg` stream is one ready data
+// channel of the client whose token it showed.
+//
+// Life     connection:  preface → serving → draining → drained → finished        any → failed → finished
+//          stream:      opening → ready → ending → closed        opening → held → refused        ready → closed
+//            opening   the call's headers are here: authenticate() gives the caller's verdict
+//            held      a verdict against it is told kGrpcRefusalHeldMs later: the original tries again at once
+//            ready     on_stream_ready(): bytes both ways; the agent may end its own direction, on_stream_end()
+//            ending    end_stream(): what is queued goes out, then the status; nothing more comes in
+//            closed    on_stream_closed(), once for each on_stream_ready(), however it went; the id is not used again
+// Thread   its owner's.
+// Memory   what base/limits.h adds up for one connection.
+// Never    has a socket, a thread, a clock or a log; keeps a pointer into what it was given; blocks; throws for what a
+//          peer does.
+//
+// What its caller does:
+//
+//   at first, and after anything below   while wants_output(): pull(), send;  finished(): close the socket
+//   the socket has bytes                 on_tick(now), feed(bytes)
+//   the socket broke                     lost(), destroy
+//   every 250 ms or so                   on_tick(now)
+//   a visitor takes the stream           join_stream(), once
+//   the visitor has bytes                write_stream(); it took less: read again on on_stream_writable()
+//   on_stream_data()                     send to the visitor; consume_stream() for what its socket took. A service
+//                                        may speak before there is a visitor: kept unconsumed, at most a window
+//   the visitor ended                    end_stream(id, kOk)
+//   on_stream_end()                      what is queued for the visitor, then FIN; then end_stream(id, kOk)
+//
+// While much output waits, the caller does not read the socket: a peer that does not read must not make answers pile
+// up.
 #pragma once
 
 #include <array>
@@ -24,34 +57,6 @@ inline constexpr size_t kGrpcContentOutBytesMax = kGrpcFrameBytesMax - kGrpcHead
 
 class FloodGuard;
 
-// One HTTP/2 connection of an original natrp client (2019, Go, gRPC without TLS), seen from the edge.
-// Sans-IO: bytes of the TCP connection go in by feed() and come out by pull(); there is no socket, no thread,
-// no clock, no log here. Each open `Msg` stream is one ready data channel of the client whose token it showed.
-//
-//   connection:  preface → serving → draining → drained → finished        any → failed → finished
-//   stream:      opening → ready → ending → closed        opening → held → refused        ready → closed
-//
-//   opening   the call's headers are here: authenticate() gives the caller's verdict
-//   held      a verdict against it is told kGrpcRefusalHeldMs later: the original tries again at once
-//   ready     on_stream_ready(): bytes both ways; the agent may end its own direction, on_stream_end()
-//   ending    end_stream(): what is queued goes out, then the status; nothing more comes in
-//   closed    on_stream_closed(), once for each on_stream_ready(), however it went; the id is not used again
-//
-// Thread: the one that owns the connection. What its caller does:
-//
-//   at first, and after anything below   while wants_output(): pull(), send;  finished(): close the socket
-//   the socket has bytes                 on_tick(now), feed(bytes)
-//   the socket broke                     lost(), destroy
-//   every 250 ms or so                   on_tick(now)
-//   a visitor takes the stream           join_stream(), once
-//   the visitor has bytes                write_stream(); it took less: read again on on_stream_writable()
-//   on_stream_data()                     send to the visitor; consume_stream() for what its socket took. A service
-//                                        may speak before there is a visitor: kept unconsumed, at most a window
-//   the visitor ended                    end_stream(id, kOk)
-//   on_stream_end()                      what is queued for the visitor, then FIN; then end_stream(id, kOk)
-//
-// While much output waits, do not read the socket: a peer that does not read must not make answers pile up.
-// Never: keeps a pointer into what it was given, blocks, throws for what a peer does.
 class NatrpGrpcConnection {
  public:
   using StreamId = int32_t;
@@ -173,7 +178,7 @@ class NatrpGrpcConnection {
   std::unordered_map<StreamId, std::unique_ptr<Stream>> streams_;
   std::vector<StreamId> writable_;    // to be told once nghttp2 has returned
   std::span<const uint8_t> sending_;  // nghttp2's memory: a frame that pull() has not moved yet
-  std::vector<uint8_t> farewell_;     // our own GOAWAY, once nghttp2 can not be asked for one
+  std::vector<uint8_t> farewell_;     // our own GOAWAY, once nghttp2 cannot be asked for one
   std::span<const uint8_t> farewell_left_;
   std::string end_reason_;
   uint64_t now_ms_;

@@ -1,3 +1,11 @@
+// compat/natrp_grpc_stream.h
+//
+// One stream of a NatrpGrpcConnection. Private to natrp_grpc.cc and natrp_grpc_session.cc.
+//
+// Life     kOpening → kAnswering → kEnding → kTrailed        kOpening → kTrailed
+// Thread   its connection's.
+// Memory   kGrpcOutBytesMax and about 1 KiB at most, for as long as nghttp2 knows the stream.
+// Never    does anything: the connection does.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +16,11 @@
 #include "compat/grpc_frame.h"
 #include "compat/natrp_grpc.h"
 
-// Private to natrp_grpc.cc and natrp_grpc_session.cc.
-
 namespace natrp {
 
 struct NatrpGrpcConnection::Stream {
   enum class Call : uint8_t { kNone, kMsg, kAccount };
   enum class Path : uint8_t { kOther, kMsg, kAccount };
-  //   kOpening → kAnswering → kEnding → kTrailed        kOpening → kTrailed
   enum class State : uint8_t {
     kOpening,    // no answer submitted
     kAnswering,  // response headers submitted; for Msg: ready
