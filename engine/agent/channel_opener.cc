@@ -277,7 +277,7 @@ void ChannelOpener::started(Channel& channel) {
   channel.state = State::kDiallingService;
   ++dialling_services_;
   const auto start = parse_start(channel.bytes);
-  // Spliced bytes can not be taken out of chunks; Hello has said so.
+  // Spliced bytes cannot be taken out of chunks; Hello has said so.
   const bool speaks = start.ok() && !(start.value().chunks && worker_.relay().kind == PumpKind::kSplice);
   if (!speaks || ending_) {
     drop(channel);

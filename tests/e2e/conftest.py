@@ -59,7 +59,7 @@ def judgement():
 
 @pytest.fixture
 def loop_checked(setup):
-    """Skips what the kernel can not do, instead of reporting it as a failure of ours."""
+    """Skips what the kernel cannot do, instead of reporting it as a failure of ours."""
     if setup.io == "uring" and io_uring_error():
         pytest.skip(f"this kernel refuses io_uring ({os.strerror(io_uring_error())})")
 

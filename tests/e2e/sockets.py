@@ -36,7 +36,7 @@ READ = 1024 * 1024
 @functools.lru_cache(maxsize=1)
 def _ring():
     # An odd period, far longer than all that a tunnel can hold in flight: bytes lost, doubled or
-    # swapped by any power of two can not look right again.
+    # swapped by any power of two cannot look right again.
     return memoryview(random.Random(20190101).randbytes(16 * 1024 * 1024 + 43))
 
 

@@ -1,5 +1,5 @@
 """The harness measured by itself: the cases of this suite pass through a plain relay, and each of its checks sees
-the defect that it is there for. A suite that can not fail proves nothing."""
+the defect that it is there for. A suite that cannot fail proves nothing."""
 
 import re
 import sys
