@@ -102,7 +102,7 @@ Status rotate(const CtlOptions& options) {
   if (!client.ok()) return client.error();
   const auto identity = TlsIdentity::load_or_create(options.state_dir);
   if (!identity.ok()) return identity.error();
-  // Who had a plain token gets another; it is never left standing beside a new join token.
+  // A client that had a plain token gets another one; the old one never stays beside a new join token.
   const bool had_plain = client.value().has_value() && client.value()->plain_token_hash.has_value();
   const Tokens tokens = make_tokens(identity.value(), options.plain_token || had_plain);
   if (Status status = store.value().rotate(options.name, tokens.join_hash, tokens.plain_hash); !status.ok()) {

@@ -31,7 +31,8 @@ class AdminServer {
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
 
-  // The sentence of an address that cannot be had says which, why and what to do. Who connects now is answered later.
+  // Listens. On failure the sentence says which address, why and what to do. Clients that connect before serve() are
+  // answered then.
   Status listen();
   void serve();
   // Requests that are not answered yet are broken off.

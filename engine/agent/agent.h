@@ -127,7 +127,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   Pace dials_pace_{kLogPaceMs};
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
-  OwnedTimer<&Agent::on_edge_silent> drain_timer_{*this};  // until the edge has nobody left who waits for us
+  OwnedTimer<&Agent::on_edge_silent> drain_timer_{*this};  // until no visitor waits at the edge for our channels
   std::optional<StartTrim> start_trim_;
   Backoff backoff_;
   uint64_t session_since_ms_ = 0;

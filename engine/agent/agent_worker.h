@@ -1,6 +1,6 @@
 // agent/agent_worker.h
 //
-// AgentWorker: the agent's part of one worker: its channel opener, and who waits until its pairs are over.
+// AgentWorker: the agent's part of one worker: its channel opener, and callbacks that wait until its pairs are over.
 //
 // Thread   its worker's.
 #pragma once

@@ -58,14 +58,14 @@ class ChannelOpener {
   };
   void close_session(Ready ready);
   void set_services(std::shared_ptr<const ServiceAddresses> services) { services_ = std::move(services); }
-  // Hold `ready` unused channels from now on, and dial `extra` at once: for visitors for whom the edge has none.
+  // Hold `ready` unused channels from now on, and dial `extra` at once, for visitors that wait at the edge.
   void demand(uint32_t ready, uint32_t extra);
   // Whether a data channel that is free again shall stay. tag: of its session, in Pair::tag.
   bool wants_back(uint8_t tag) const;
   // conn: a data channel that carried a visitor and is free again; owned here. The edge has been told.
   void returned(Conn& conn, uint8_t tag);
-  // Those whose service is being dialled, and those whose Start may be on its way: no pairs yet, and not to be
-  // forgotten by a drain.
+  // Channels whose service is being dialled, or whose Start may be on its way: they are no pairs yet, and a drain waits
+  // for them.
   uint32_t visitors_coming() const { return dialling_services_ + parting_; }
 
  private:
@@ -124,15 +124,16 @@ class ChannelOpener {
   uint32_t to_dial_ = 0;    // extra ones, in the next turns
   bool dials_next_turn_ = false;
   uint32_t unused_ = 0;     // channels that no visitor has yet: dialling the edge, ready
-  uint32_t unused_carried_ = 0;  // of these: came back
-  // Of these, so many were not ready at the edge when it last had none: what they carried waited there for a visitor
-  // that reads slowly or not at all, and FREE behind it. Too many at worst: some may be ready since.
+  uint32_t unused_carried_ = 0;  // how many of unused_ came back from a visitor
+  // How many of unused_ were not ready at the edge when it last had no ready channel: the bytes that they carried
+  // waited there for a visitor that reads slowly or not at all, and FREE behind them. It may be too many, since some
+  // may have become ready meanwhile.
   uint32_t held_up_ = 0;
   uint32_t dialling_services_ = 0;
   uint32_t parting_ = 0;
   uint32_t returned_ = 0;   // channels that came back since top_up_timer_ was armed
   uint8_t session_tag_ = 0; // changes with the session
-  bool ended_in_peace_ = false;  // the last session: what comes back of it parts, too
+  bool ended_in_peace_ = false;  // the last session did: its channels that come back part, too
   bool ending_ = false;     // no pair begins any more
   std::function<void()> on_nobody_comes_;
   OwnedTimer<&ChannelOpener::refill> refill_timer_{*this};

@@ -1,7 +1,7 @@
 // base/pace.h
 //
-// Pace: something may happen now, and not again before every_ms are over. What a stranger can cause as often as they
-// like (wrong tokens, visitors that are refused) is logged at a pace. Who asks keeps the count of what came between.
+// Pace: something may happen now, and not again before every_ms are over. What strangers can cause as often as they
+// like (wrong tokens, visitors that are refused) is logged at a pace; the caller counts what came in between.
 //
 // Thread   one.
 #pragma once

@@ -121,7 +121,7 @@ void NatrpGrpcConnection::refuse_later(Stream& stream, GrpcStatus status, std::s
   stream.refused_ms = now_ms_ + kGrpcRefusalHeldMs;
 }
 
-// For who does not speak gRPC.
+// For a client that does not speak gRPC.
 void NatrpGrpcConnection::refuse_http(Stream& stream, std::string_view http_status) {
   stream.state = Stream::State::kTrailed;
   stream.ending_ms = now_ms_ + kGrpcEndingMs;

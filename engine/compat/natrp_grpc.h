@@ -125,7 +125,7 @@ class NatrpGrpcConnection {
   void end_stream(StreamId id, GrpcStatus status, std::string_view message = {});
 
   // No new streams (they get kUnavailable and the reason, later none come); open ones go on. Finished when the
-  // last is closed: it is the caller who ends those that have no visitor. Only the first reason counts.
+  // last is closed: the caller ends those that have no visitor. Only the first reason counts.
   void drain(std::string_view reason);
   // The socket is gone: on_stream_closed() for all that were ready, with kLost after a FIN, with kBroken after
   // anything else.

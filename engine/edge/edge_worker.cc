@@ -77,8 +77,8 @@ void EdgeWorker::on_visitor_accept(void* context, int fd) {
   port.self->share_what_comes(port);
 }
 
-// Who has more than the others lets them accept first. Without this the kernel gives all visitors of an idle edge to
-// one worker, until its slots or its processor are full.
+// A worker with more conns than the others lets them accept first. Without this the kernel gives all visitors of an
+// idle edge to one worker, until its slots or its processor are full.
 void EdgeWorker::share_what_comes(Port& port) {
   const uint32_t own = worker_.conns().live();
   uint32_t least = own;

@@ -42,8 +42,8 @@ struct GrpcClient {
   std::atomic<uint32_t>& conns_live{conns->live};
   std::atomic<uint64_t> visitors{0};
 
-  // Each cell is written by one worker. A worker that publishes what it has, and then looks what others have, finds
-  // whoever does the same at the same moment, or is found: both sides are sequentially consistent.
+  // Each Place is written by one worker. When two workers publish at the same moment what they have, and then look what
+  // the others have, at least one of them sees the other: all accesses are sequentially consistent.
   struct alignas(64) Place {
     std::atomic<uint32_t> ready{0};
     std::atomic<uint32_t> parked{0};

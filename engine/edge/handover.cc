@@ -15,7 +15,7 @@ namespace {
 
 // For visitors that wait for a data channel: all others wait with them.
 constexpr uint32_t kDueMs = 3000;
-// An edge through which nothing flows stays so long, to see its successor start.
+// An edge through which nothing flows stays for this long, to see its successor start.
 constexpr uint32_t kWatchMs = 2000;
 constexpr uint32_t kStartAgainLeastMs = 1000;
 constexpr uint32_t kStartAgainMostMs = 30'000;
@@ -50,7 +50,7 @@ void Handover::begin(bool draining, std::function<void()> drain) {
 std::string Handover::why_not() const {
   if (!successor_) return "nobody has said how this program is started";
   if (options_.bind.port() == 0) return "the kernel chose the control port (--bind), and no agent would find another";
-  // Whoever is process 1 of a container takes it along at its end.
+  // A container ends with its process 1.
   if (::getpid() == 1) return "this edge is process 1, with which its container ends; start another container";
   return {};
 }

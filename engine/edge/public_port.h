@@ -24,7 +24,7 @@ class EdgeWorker;
 enum class Backlog : uint8_t {
   kReset,     // as the kernel does it
   kServed,    // they are accepted, and are visitors like those before them
-  kHandedOn,  // the port listens on, and they wait for the edge that has it next, as do those who come
+  kHandedOn,  // the port goes on to listen; they wait for the edge that has it next, as do those that come
 };
 
 class PublicPorts {

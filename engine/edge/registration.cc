@@ -201,7 +201,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   const uint64_t now = edge_.now_ms();
   const SlotId holder = registry.holder(client_.name, wanted.name());
   if (holder.valid() && !(holder == session_->id)) {
-    // Nobody loses a tunnel to one who could not have it.
+    // No session loses its tunnel to one that could not have the port.
     const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
     if (possible.port == 0) {
       tell_and_refuse(wanted, possible.code, possible.sentence, possible.final);
@@ -303,7 +303,7 @@ void Registration::send_leased(uint32_t index, const Tunnel& tunnel) {
 
 // Once for each reason: an agent that is refused for now asks again every 3 s.
 void Registration::tell_refusal(const std::string& tunnel, const std::string& sentence) {
-  // An agent may ask for ever new ones: a session has so many lines.
+  // An agent may ask for ever new tunnels: the lines of a session are bounded.
   const bool is_news = refusals_left_ > 0 && std::exchange(refusals_told_[tunnel], sentence) != sentence;
   if (is_news) --refusals_left_;
   log_line(is_news ? LogLevel::kWarning : LogLevel::kDebug, "tunnel refused: " + sentence,
@@ -316,7 +316,7 @@ void Registration::tell_and_refuse(const wire::Register& wanted, wire::Refused::
   refuse_tunnel(wanted.tunnel_index(), code, sentence, final);
 }
 
-// It cannot be, whoever else is there. Its name may be none.
+// For a tunnel that cannot be registered, whatever other agents do. Its name may be no name.
 void Registration::refuse_wrong_tunnel(const wire::Register& wanted, wire::Refused::Code code,
                                        const std::string& sentence) {
   tell_refusal("number " + std::to_string(wanted.tunnel_index()), sentence);
@@ -451,7 +451,7 @@ void Registration::drain(uint32_t seconds, Backlog backlog) {
   channel_.send(frame);
 }
 
-// Another agent of the client may have the tunnels from now on. The session goes on for those who wait.
+// Another agent of the client may have the tunnels from now on. The session goes on for visitors that wait.
 void Registration::on_drain() {
   if (!session_) return protocol_error("Drain before Auth");
   if (std::exchange(agent_drains_, true)) return;

@@ -86,7 +86,8 @@ void EpollLoop::submit(Op& op) {
     interest.events = EPOLLIN | EPOLLEXCLUSIVE;
     interest.data.u64 = (static_cast<uint64_t>(at.generation) << 32) | static_cast<uint32_t>(op.fd);
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0) at.registered = true;
-    // Who waits already is told of by the next wait: other workers, awake by now, may have them before.
+    // Connections that wait already are reported by the next epoll_wait(): other workers, awake by now, may have taken
+    // them by then.
     if (at.registered) return;
   }
   // The submitter has just seen EAGAIN: only an edge can change that, and an edge is never lost, because the

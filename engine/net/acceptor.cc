@@ -34,7 +34,7 @@ void Acceptor::stop(void (*on_landed)(void*), void* context) {
   }
 }
 
-// Who is armed anew goes to the end of the listener's queue (add_wait_queue_exclusive).
+// A waiter that is armed anew goes to the end of the listener's queue (add_wait_queue_exclusive).
 void Acceptor::step_back() {
   if (!stopping_ && accept_.in_flight) loop_.cancel(accept_);
 }

@@ -23,7 +23,7 @@ bool is_tcp_closed(int fd);
 struct SocketOptions {
   Keepalive keepalive = Keepalive::kTunnel;
   // TCP_USER_TIMEOUT 20 s, for control channels only: Linux counts a closed window against it even while the peer
-  // answers every probe, so on a relayed socket it would cut off whoever does not read for a while.
+  // answers every probe, so on a relayed socket it would cut off a peer that does not read for a while.
   bool user_timeout = false;
   // TCP_QUICKACK off, for sockets between our own two programs only: an ACK rides on the next bytes, the third segment
   // of the handshake on the hello. Both ends set TCP_NODELAY, so no sender waits for an ACK to send. A visitor or a

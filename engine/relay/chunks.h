@@ -3,7 +3,7 @@
 // Chunks: how the end of a visitor's bytes is told on a data channel that does not end with it. A channel that carried
 // a short visitor carries the next: a dial, a ticket, an accept and two closes less for each.
 //
-//     header  u16 BE, then            0x0001 … 0x7fff  so many bytes of the visitor or the service
+//     header  u16 BE, then            0x0001 … 0x7fff  that many bytes of the visitor or the service
 //                                     0x8000 RAW       all bytes that follow, until a FIN
 //                                     0x8001 END       nothing: this direction is over, as by a FIN
 //                                     0x8002 FREE      nothing: agent → edge, behind both ENDs: a Start may follow

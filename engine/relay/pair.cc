@@ -413,8 +413,8 @@ void PairTable::on_patrol() {
 void PairTable::patrol(Pair& pair) {
   const auto now = static_cast<uint32_t>(context_.loop.turn_ms());
   for (Pump* pump : {&pair.up, &pair.down}) {
-    // Its op waits for the sink, and nobody watches the source. A sink that takes nothing for so long after the source
-    // was reset gets the reset without the bytes before it.
+    // A pump that waits for its sink does not watch its source. When that was reset, and the sink has taken nothing for
+    // kResetDrainTimeoutMs, the sink gets the reset without the bytes before it.
     const bool blocked = (pump->status == PumpStatus::kFlowing && pump->pending > 0) ||
                          (pump->status == PumpStatus::kEof && pump->sending);
     if (!blocked || !sink_took_nothing(pair, *pump, kResetDrainTimeoutMs)) continue;
@@ -444,7 +444,8 @@ bool PairTable::sink_took_nothing(Pair& pair, const Pump& pump, uint32_t for_ms)
   return now - pump.progress_ms >= for_ms && context_.loop.sent_ms_ago(pair.sink(pump).fd) >= for_ms;
 }
 
-// Who holds a buffer cannot read, and 16,384 that do not would stop everybody else in this worker for good.
+// While a pump holds a buffer it does not read. When pairs whose sinks take nothing hold all 16,384, no other pair of
+// this worker can receive.
 void PairTable::reclaim_buffers() {
   unsigned reclaimed = 0;
   for (uint32_t i = 0; i < touched_ && reclaimed < kBuffersOffered; ++i) {

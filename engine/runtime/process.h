@@ -26,8 +26,8 @@ void block_signals();
 // Raises RLIMIT_NOFILE to its hard limit and returns it.
 uint64_t raise_descriptor_limit();
 
-// Whether a daemon with so many workers can work with what the process was given: descriptors (they are raised first,
-// and few of them are a warning in the log) and address space.
+// Whether a daemon with this many workers can work with what the process was given: descriptors (their limit is raised
+// first, and a warning in the log says when they are few) and address space.
 Status check_process_limits(unsigned workers);
 
 // Makes the kernel's table of this process's descriptors as large as they may become, kDescriptorsReserved at most. It

@@ -2,8 +2,8 @@
 //
 // WakePolicy: how eager the kernel is to run a worker that has just become ready.
 //
-//     USUAL   SCHED_OTHER with the system's slice: a wake-up may take the processor from whoever runs. What messages
-//             want.
+//     USUAL   SCHED_OTHER with the system's slice: a wake-up may take the processor from the thread that has it. What
+//             messages want.
 //     QUICK   The same with a short slice: a wake-up takes the processor sooner, from a thread that asked for a longer
 //             slice and has had its share. What messages want beside streams: these move less at a time, one of them in
 //             a turn of the loop and behind its messages (loop/patient_ops). The share of the processor stays the same;

@@ -24,7 +24,7 @@ Error not_makeable(const std::string& dir, const std::string& at, int errno_valu
 std::string lock_path(const std::string& dir) { return dir + "/edge.lock"; }
 
 Status lock(int fd, const std::string& dir) {
-  // Who only asks (check_state_dir_is_free) has it for some µs: an edge that starts in these would be refused.
+  // check_state_dir_is_free() takes the lock for some µs, and an edge that starts in these would be refused.
   for (unsigned tries = 0; tries < kLockTries; ++tries) {
     if (flock(fd, LOCK_EX | LOCK_NB) == 0) return Done{};
     if (errno != EWOULDBLOCK && errno != EINTR) break;
@@ -111,7 +111,7 @@ Status check_state_dir(const std::string& dir) {
 
 Status check_state_dir_is_free(const std::string& dir) {
   const Fd fd(open(lock_path(dir).c_str(), O_RDWR | O_CLOEXEC));
-  // No lock yet, or no right to it: what is wrong with the folder is told by who locks it.
+  // No lock file yet, or no right to it: lock_state_dir() will tell what is wrong with the folder.
   return fd.valid() ? lock(fd.get(), dir) : Done{};
 }
 

@@ -15,15 +15,15 @@ namespace natrp {
 // error names the folder, the reason and the remedy.
 Status make_state_dir(const std::string& dir);
 
-// Fails where everybody may make files in the folder. Asked before a key or a client is put there; who only looks, or
-// takes a right away, is not kept from it.
+// Fails where everybody may make files in the folder. Asked before a key or a client is put there, and not by commands
+// that only look or that take a right away.
 Status check_not_everybodys(const std::string& dir);
 
 // The right to be the edge of this folder, as long as the Fd is open; the kernel gives it back when the
 // process ends, however it ends. Fails when another edge has it.
 Result<Fd> lock_state_dir(const std::string& dir);
 
-// Whether make_state_dir() and lock_state_dir() would have the folder, but for another edge's lock. Makes nothing.
+// Whether make_state_dir() and lock_state_dir() would succeed, apart from another edge's lock. Makes nothing.
 Status check_state_dir(const std::string& dir);
 
 // Fails when another edge has the folder now. Makes nothing and keeps nothing: lock_state_dir() decides.

@@ -19,7 +19,7 @@ namespace natrp {
 namespace {
 
 constexpr int kBusyRetryMs = 5;
-// Of check(): who asks waits for no more than 5 s (runtime/successor).
+// How long check() waits. It is part of --check, which runtime/successor gives 5 s.
 constexpr int kCheckWaitMs = 2000;
 
 constexpr const char* kClientColumns =

@@ -64,8 +64,8 @@ class Store {
   static Result<Store> open(const std::string& dir, Missing missing = Missing::kMake);
   // Its file is there, whatever is in it.
   static bool exists(const std::string& dir);
-  // Whether open() would have it, as far as can be told without changing anything: its file is not made, and stays of
-  // the version that it is. A file that is not there is no error.
+  // Whether open() would succeed, as far as can be told without changing anything: the file is not made, and keeps its
+  // version. A file that is not there is no error.
   static Status check(const std::string& dir);
 
   // How long a call waits for another program that holds the file, from now on. At first: kStoreWaitLongMs.
@@ -87,9 +87,9 @@ class Store {
   Result<std::optional<ClientRecord>> find_by_name(std::string_view name);
   Result<std::vector<ClientRecord>> list_clients();  // by name
 
-  // Makes the port of each its tunnel's sticky port, taken from whoever had it. All or none, in their order and with
-  // their times; those whose client is gone are left out. Writes nothing, and waits for nobody, when all of that has
-  // been so for less than kLeaseFreshS.
+  // Makes the port of each lease its tunnel's sticky port, and takes it from the tunnel that had it. All leases or
+  // none, in their order and with their times, except those whose client is gone. When the store has all of them
+  // already, none older than kLeaseFreshS, it writes nothing and waits for nobody.
   Status remember_leases(std::span<const LeaseRecord> leases);
   Result<std::vector<LeaseRecord>> list_leases();  // the oldest first
 
