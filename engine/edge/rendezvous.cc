@@ -46,7 +46,8 @@ void Rendezvous::close_session(SlotId id) {
   parked_.refuse_all(session->parked);
   ++session->pairs;  // held here while its channels end, perhaps inside end()
   while (session->ready.first != PairList::kEnd) {
-    edge_.worker().pairs().end(edge_.worker().pairs().at(session->ready.first), EndReason::kSessionEnded, false, false);
+    PairTable& pairs = edge_.worker().pairs();
+    pairs.end(pairs.at(session->ready.first), EndReason::kSessionEnded, Resets::kNone);
   }
   --session->pairs;
   publish(*session);
@@ -102,7 +103,7 @@ void Rendezvous::meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunn
   const ssize_t n = worker.loop().try_send(channel.fd, start.data(), start.size());
   if (n == static_cast<ssize_t>(start.size())) return worker.pairs().attach_front(pair, visitor, chunks);
   // The channel broke this very moment, and nobody has noticed yet. Its visitor waits for the next one.
-  worker.pairs().end(pair, EndReason::kChannelLost, false, true);
+  worker.pairs().end(pair, EndReason::kChannelLost, Resets::kBack);
   park(session, visitor, tunnel_index, deadline_ms);
 }
 
@@ -213,7 +214,8 @@ void Rendezvous::close_ready(SlotId id, uint32_t count) {
   };
   for (; count > 0 && session->ready.first != PairList::kEnd && too_many(); --count) {
     edge_.worker().counters().add(Counter::kChannelsSurplus);
-    edge_.worker().pairs().end(edge_.worker().pairs().at(session->ready.first), EndReason::kSurplus, false, false);
+    PairTable& pairs = edge_.worker().pairs();
+    pairs.end(pairs.at(session->ready.first), EndReason::kSurplus, Resets::kNone);
   }
 }
 

@@ -112,7 +112,9 @@ void PairTable::attach_front(Pair& pair, Conn& front, bool chunks) {
   pump_start(context_, pair.up, front);
 }
 
-void PairTable::end(Pair& pair, EndReason reason, bool reset_front, bool reset_back) {
+void PairTable::end(Pair& pair, EndReason reason, Resets resets) {
+  const bool reset_front = resets == Resets::kFront || resets == Resets::kBoth;
+  const bool reset_back = resets == Resets::kBack || resets == Resets::kBoth;
   if (pair.state == PairState::kEnding || pair.state == PairState::kResetting) {
     pair.reset_front |= reset_front;
     pair.reset_back |= reset_back;
@@ -132,14 +134,14 @@ void PairTable::end(Pair& pair, EndReason reason, bool reset_front, bool reset_b
 void PairTable::move_out(Pair& pair) {
   NATRP_CHECK(pair.state == PairState::kWaiting, "only a ready channel moves");
   pair.moving = true;
-  end(pair, EndReason::kMoved, false, false);
+  end(pair, EndReason::kMoved, Resets::kNone);
 }
 
 void PairTable::end_all(EndReason reason) {
   for (uint32_t i = 0; i < touched_; ++i) {
     Pair& pair = slots_[i];
-    if (pair.state == PairState::kWaiting || pair.state == PairState::kReturning) end(pair, reason, false, false);
-    if (pair.state == PairState::kFlowing) end(pair, reason, true, true);
+    if (pair.state == PairState::kWaiting || pair.state == PairState::kReturning) end(pair, reason, Resets::kNone);
+    if (pair.state == PairState::kFlowing) end(pair, reason, Resets::kBoth);
     if (pair.state == PairState::kResetting) {
       pair.reason = reason;  // kDrainDeadline: teardown does not wait any longer
       teardown_step(*this, pair);
@@ -186,7 +188,7 @@ void PairTable::on_waiting(Pair& pair, Pump& pump) {
   } else {
     spoke = context_.loop.bytes_readable(pair.back_conn().fd) > 0;
   }
-  end(pair, spoke ? EndReason::kChannelSpoke : EndReason::kChannelLost, false, spoke);
+  end(pair, spoke ? EndReason::kChannelSpoke : EndReason::kChannelLost, spoke ? Resets::kBack : Resets::kNone);
 }
 
 void PairTable::settle(Pair& pair, Pump& pump) {
@@ -197,8 +199,8 @@ void PairTable::settle(Pair& pair, Pump& pump) {
     case PumpStatus::kEof: return on_eof(pair, pump);
     case PumpStatus::kSourceReset: return on_source_reset(pair, pump);
     case PumpStatus::kSinkBroken: return on_sink_broken(pair, pump);
-    case PumpStatus::kNonsense: return end(pair, EndReason::kChannelSpoke, true, true);
-    case PumpStatus::kFailed: return end(pair, EndReason::kFailed, true, true);
+    case PumpStatus::kNonsense: return end(pair, EndReason::kChannelSpoke, Resets::kBoth);
+    case PumpStatus::kFailed: return end(pair, EndReason::kFailed, Resets::kBoth);
   }
 }
 
@@ -210,7 +212,7 @@ void PairTable::on_eof(Pair& pair, Pump& pump) {
   }
   if (pump.free_came && (pair.channel_in_front() || other.status != PumpStatus::kEof)) {
     // FREE before our END, or of an edge: not our protocol, and the visitor's next bytes would be somebody else's.
-    return end(pair, EndReason::kChannelSpoke, true, true);
+    return end(pair, EndReason::kChannelSpoke, Resets::kBoth);
   }
   if (!pump.wraps || tell_end(pair, pump)) end_told(pair, pump);
 }
@@ -243,7 +245,7 @@ void PairTable::on_source_reset(Pair& pair, Pump& pump) {
   // Its sink gets the reset (teardown lets the bytes before it out first); the source itself is dead.
   const bool from_front = !pump.down;
   context_.counters.add(Counter::kResetsCarried);
-  end(pair, from_front ? EndReason::kFrontReset : EndReason::kBackReset, !from_front, from_front);
+  end(pair, from_front ? EndReason::kFrontReset : EndReason::kBackReset, from_front ? Resets::kBack : Resets::kFront);
 }
 
 void PairTable::on_sink_broken(Pair& pair, Pump& pump) {
@@ -260,7 +262,7 @@ void PairTable::on_sink_broken(Pair& pair, Pump& pump) {
   }
   const bool front_broke = pump.down;
   context_.counters.add(Counter::kResetsCarried);
-  end(pair, front_broke ? EndReason::kFrontReset : EndReason::kBackReset, !front_broke, front_broke);
+  end(pair, front_broke ? EndReason::kFrontReset : EndReason::kBackReset, front_broke ? Resets::kBack : Resets::kFront);
 }
 
 // --- Lists and the sweep ------------------------------------------------------------------------------------------
@@ -430,7 +432,7 @@ void PairTable::patrol(Pair& pair) {
   if (!front && !back) return;
   context_.counters.add(Counter::kPeersSilent);
   // The silent one hears nothing anyway: only the other is told, behind the bytes that it was sent.
-  end(pair, EndReason::kPeerSilent, !front, !back);
+  end(pair, EndReason::kPeerSilent, front && back ? Resets::kNone : front ? Resets::kBack : Resets::kFront);
 }
 
 bool PairTable::is_silent(const Conn& conn) {
@@ -455,7 +457,7 @@ void PairTable::reclaim_buffers() {
       if (!holds || !sink_took_nothing(pair, *pump, kBufferHoldMs)) continue;
       context_.counters.add(Counter::kBuffersReclaimed);
       ++reclaimed;
-      end(pair, EndReason::kBufferReclaimed, true, true);
+      end(pair, EndReason::kBufferReclaimed, Resets::kBoth);
     }
   }
 }

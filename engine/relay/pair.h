@@ -42,6 +42,9 @@ enum class EndReason : uint8_t {
   kReturned,         // both sides ended their streams, and the data channel can carry another visitor
 };
 
+// Which sides of a pair that ends see a reset; the others see a FIN.
+enum class Resets : uint8_t { kNone, kFront, kBack, kBoth };
+
 struct Pair {
   Pump up;    // front → back; first: the pair is found from its pump by a cast
   Pump down;  // back → front
@@ -111,9 +114,9 @@ class PairTable {
   Pair* start_waiting(Conn& back, uint32_t owner);
   // The visitor came. The caller has sent Start on the channel already: what the pair sends there is the visitor's.
   void attach_front(Pair& pair, Conn& front, bool chunks = false);
-  // Ends a pair: both sides are closed, reset where asked. on_end follows, perhaps inside this call: the caller does
-  // not touch the pair afterwards. A ready channel leaves its list first (on_unready).
-  void end(Pair& pair, EndReason reason, bool reset_front, bool reset_back);
+  // Ends a pair: both sides are closed. on_end follows, perhaps inside this call: the caller does not touch the pair
+  // afterwards. A ready channel leaves its list first (on_unready).
+  void end(Pair& pair, EndReason reason, Resets resets);
   // A waiting pair gives its back descriptor away: on_end with kMoved, fd in back_conn().fd is not closed.
   void move_out(Pair& pair);
   // Ends all: those that have a visitor are reset, and none waits any longer to reset.

@@ -58,7 +58,7 @@ void PairTable::on_end_sent(Pair& pair, Pump& pump) {
 
 // Both directions are over. Closing the sinks sends their FINs; a channel that was told of both ends may stay.
 void PairTable::finish(Pair& pair) {
-  if (!can_return(pair)) return end(pair, EndReason::kCompleted, false, false);
+  if (!can_return(pair)) return end(pair, EndReason::kCompleted, Resets::kNone);
   const bool agent = pair.channel_in_front();
   if (agent && !pair.down.free_told) {
     // Behind an END that the edge has read, or reads next, so two bytes fit. If not, the channel ends as others do.
@@ -66,7 +66,7 @@ void PairTable::finish(Pair& pair) {
         events_.may_keep_channel(owner_, pair) &&
         context_.loop.try_send(pair.front_conn().fd, kEndAndFree.data() + kChunkHeaderBytes, kChunkHeaderBytes) ==
             static_cast<ssize_t>(kChunkHeaderBytes);
-    if (!pair.down.free_told) return end(pair, EndReason::kCompleted, false, false);
+    if (!pair.down.free_told) return end(pair, EndReason::kCompleted, Resets::kNone);
   }
   for (Pump* pump : {&pair.up, &pair.down}) {
     pump->watching = false;
@@ -76,7 +76,7 @@ void PairTable::finish(Pair& pair) {
   if (agent) return hand_back(pair);
   const bool may_return = teardown_visitor(*this, pair);
   if (pair.down.free_came) return hand_back(pair);
-  if (!may_return) return end(pair, EndReason::kCompleted, false, false);
+  if (!may_return) return end(pair, EndReason::kCompleted, Resets::kNone);
   pair.state = PairState::kReturning;
   pair.down.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
   wait_for_channel(pair);
@@ -84,7 +84,7 @@ void PairTable::finish(Pair& pair) {
 
 void PairTable::hand_back(Pair& pair) {
   pair.keeps_channel = true;
-  end(pair, EndReason::kReturned, false, false);
+  end(pair, EndReason::kReturned, Resets::kNone);
 }
 
 void PairTable::on_returning(Pair& pair, Pump& pump) {
@@ -98,14 +98,14 @@ void PairTable::on_returning(Pair& pair, Pump& pump) {
     return pump_wait(context_, pump, pair.back_conn());
   }
   // Closed: the agent keeps no more channels than it was told to.
-  if (n <= 0) return end(pair, EndReason::kCompleted, false, false);
+  if (n <= 0) return end(pair, EndReason::kCompleted, Resets::kNone);
   pump.offset = 0;
   pump.pending = static_cast<uint32_t>(n);
   const bool ours = chunk_unwrap(pump, has_buffer ? context_.loop.buffers().data(op.buffer) : bytes.data());
   NATRP_CHECK(!ours || pump.pending == 0, "behind an END there are no bytes");
   pump.pending = 0;
   if (has_buffer) pump_drop_buffer(context_, pump);
-  if (!ours) return end(pair, EndReason::kChannelSpoke, false, true);
+  if (!ours) return end(pair, EndReason::kChannelSpoke, Resets::kBack);
   if (pump.free_came) return hand_back(pair);
   pump_wait(context_, pump, pair.back_conn());
 }
@@ -115,7 +115,7 @@ void PairTable::on_returning(Pair& pair, Pump& pump) {
 bool PairTable::returns_in_time(Pair& pair) {
   const auto now = static_cast<uint32_t>(context_.loop.turn_ms());
   if (now - pair.down.progress_ms < kChannelReturnMs) return true;
-  end(pair, EndReason::kPeerSilent, false, false);
+  end(pair, EndReason::kPeerSilent, Resets::kNone);
   return false;
 }
 

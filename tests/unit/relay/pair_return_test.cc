@@ -126,7 +126,7 @@ TEST_P(PairReturnTest, ALateAnswerToAHalfClosedVisitorArrivesAndTheChannelComesB
       EXPECT_EQ(chain->agent_ends.back(), EndReason::kReturned);
       ASSERT_TRUE(chain->channel_is_back());
     }
-    chain->pairs.end(*chain->waiting, EndReason::kSessionEnded, false, false);
+    chain->pairs.end(*chain->waiting, EndReason::kSessionEnded, Resets::kNone);
   }
 }
 
@@ -383,7 +383,7 @@ TEST_P(PairReturnTest, AFreeThatComesInPiecesIsOne) {
     EXPECT_EQ(visitor.heard, "answer");
     EXPECT_EQ(chain->edge_ends.back(), EndReason::kReturned);
     ASSERT_NE(chain->waiting, nullptr);
-    chain->pairs.end(*chain->waiting, EndReason::kSessionEnded, false, false);
+    chain->pairs.end(*chain->waiting, EndReason::kSessionEnded, Resets::kNone);
   }
 }
 
