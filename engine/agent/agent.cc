@@ -118,7 +118,7 @@ void Agent::dial(std::vector<Address> addresses) {
 void Agent::on_dialled(void* context, int fd, int error) {
   Agent& self = *static_cast<Agent*>(context);
   if (fd >= 0 && !self.stopped_ && !self.draining_) return self.connected(fd);
-  if (fd >= 0) self.loop_->close(fd, false);
+  if (fd >= 0) self.loop_->close(fd, CloseWith::kFin);
   if (self.stopped_ || self.draining_) return;
   self.retry(Backoff::Cause::kNobodyThere,
              "cannot reach the edge " + self.options_.server_text + ": " + std::strerror(error));

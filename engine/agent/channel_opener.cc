@@ -163,7 +163,7 @@ bool ChannelOpener::wants_back(uint8_t tag) const {
 void ChannelOpener::returned(Conn& conn, uint8_t tag) {
   const bool its_session = tag == session_tag_ && (session_ || ended_in_peace_);
   if (!its_session) {
-    worker_.loop().close(conn.fd, false);
+    worker_.loop().close(conn.fd, CloseWith::kFin);
     return worker_.conns().release(conn);
   }
   Channel& channel = channels_.take(*this);
@@ -206,7 +206,7 @@ void ChannelOpener::edge_dialled(Channel& channel, int fd, int error) {
                                          worker_.loop().turn_ms());
   }
   if (fd < 0 || over || channel.conn == nullptr) {
-    if (fd >= 0) worker_.loop().close(fd, false);
+    if (fd >= 0) worker_.loop().close(fd, CloseWith::kFin);
     no_longer_unused(channel);
     free_channel(channel);
     if (over) return;
@@ -298,7 +298,7 @@ void ChannelOpener::started(Channel& channel) {
 void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
   if (fd < 0) return fail_service(channel, error);
   if (ending_) {
-    worker_.loop().close(fd, true);
+    worker_.loop().close(fd, CloseWith::kReset);
     return drop(channel);
   }
   Conn* service = worker_.conns().claim(fd, peer_address(fd), ConnRole::kService, worker_.loop().turn_ms());
@@ -307,7 +307,7 @@ void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
     pair = worker_.pairs().start(*channel.conn, *service, channel.tunnel_index, channel.chunks);
   }
   if (pair == nullptr) {
-    worker_.loop().close(fd, true);
+    worker_.loop().close(fd, CloseWith::kReset);
     if (service != nullptr) worker_.conns().release(*service);
     return fail_service(channel, EMFILE);
   }
@@ -332,7 +332,7 @@ void ChannelOpener::drop(Channel& channel) {
   // away. Behind a FIN they arrive, and a Start that crosses it ends in a reset all the same: END was due
   // (relay/chunks.h).
   const bool reset = channel.state == State::kDiallingService || !channel.carried;
-  worker_.loop().close(channel.conn->fd, reset);
+  worker_.loop().close(channel.conn->fd, reset ? CloseWith::kReset : CloseWith::kFin);
   worker_.conns().release(*channel.conn);
   free_channel(channel);
 }

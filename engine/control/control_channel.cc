@@ -265,7 +265,7 @@ void ControlChannel::land() {
 void ControlChannel::finish_if_landed() {
   if (state_ != State::kLanding || receive_.in_flight || send_.in_flight) return;
   state_ = State::kClosed;
-  loop_.close(fd_.release(), false);
+  loop_.close(fd_.release(), CloseWith::kFin);
   const std::string why = std::move(why_);
   events_.on_closed(why, fatal_);
 }

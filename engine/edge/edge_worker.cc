@@ -89,7 +89,7 @@ void EdgeWorker::share_what_comes(Port& port) {
 void EdgeWorker::visitor(int fd, const EdgeTunnel& tunnel) {
   if (tunnel.session) return rendezvous_.visitor(fd, tunnel);
   if (grpc_) return grpc_->visitor(fd, tunnel.grpc);
-  worker_.loop().close(fd, true);
+  worker_.loop().close(fd, CloseWith::kReset);
 }
 
 // --- First bytes --------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ void EdgeWorker::on_control_conn(Conn& conn, std::string prefix, uint64_t deadli
 
 void EdgeWorker::on_grpc_conn(Conn& conn, std::string_view prefix) {
   if (grpc_) return grpc_->agent(conn, prefix);
-  worker_.loop().close(conn.fd, true);
+  worker_.loop().close(conn.fd, CloseWith::kReset);
   worker_.conns().release(conn);
 }
 
@@ -118,7 +118,7 @@ void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
   if (session == nullptr || !fields.ok() || !session->checker.check(hello) ||
       !session->window.use(fields.value().counter)) {
     worker_.counters().add(Counter::kHelloRefused);
-    worker_.loop().close(conn.fd, true);
+    worker_.loop().close(conn.fd, CloseWith::kReset);
     worker_.conns().release(conn);
     return;
   }
@@ -131,7 +131,7 @@ void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
 void EdgeWorker::take_channel(int fd, SlotId session) {
   Conn* conn = worker_.conns().claim(fd, peer_address(fd), ConnRole::kDataChannel, worker_.loop().turn_ms());
   if (conn == nullptr) {
-    worker_.loop().close(fd, false);
+    worker_.loop().close(fd, CloseWith::kFin);
     return rendezvous_.channel_refused(session);
   }
   rendezvous_.channel(*conn, session);

@@ -93,7 +93,7 @@ void GrpcAgent::step() {
     worker.loop().cancel(read_);
     worker.loop().cancel(write_);
     if (read_.in_flight || write_.in_flight) return;
-    worker.loop().close(conn_.fd, false);
+    worker.loop().close(conn_.fd, CloseWith::kFin);
     worker.conns().release(conn_);
     return all_.over(*this);  // deletes this
   }

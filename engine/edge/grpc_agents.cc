@@ -43,7 +43,7 @@ void GrpcAgents::agent(Conn& conn, std::string_view first_bytes) {
   // Before our SETTINGS, which a client of its library takes for a success, and tries again at once after it.
   if (draining_ || agents_live_ >= kGrpcAgentsMax) {
     if (!draining_) worker().counters().add(Counter::kConnsRefused);
-    worker().loop().close(conn.fd, true);
+    worker().loop().close(conn.fd, CloseWith::kReset);
     worker().conns().release(conn);
     return;
   }
@@ -263,7 +263,7 @@ void GrpcAgents::visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
   if (!allowed || draining_ || client->removed.load()) {
     client->conns_live.fetch_sub(1, std::memory_order_relaxed);
     worker().counters().add(Counter::kVisitorsRefused);
-    return worker().loop().close(fd, true);
+    return worker().loop().close(fd, CloseWith::kReset);
   }
   if (Conn* conn = claim(fd, client)) {
     meet_or_park(here(client), *conn, parked_.deadline_ms());
@@ -279,7 +279,7 @@ Conn* GrpcAgents::claim(int fd, const std::shared_ptr<GrpcClient>& client) {
   }
   client->conns_live.fetch_sub(1, std::memory_order_relaxed);
   worker().counters().add(Counter::kVisitorsRefused);
-  worker().loop().close(fd, true);
+  worker().loop().close(fd, CloseWith::kReset);
   return nullptr;
 }
 

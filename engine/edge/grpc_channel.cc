@@ -263,7 +263,7 @@ void GrpcChannel::close_visitor() {
   Worker& worker = all_.worker();
   worker.loop().timers().disarm(timer_);
   if (reset_) worker.counters().add(Counter::kResetsCarried);
-  worker.loop().close(visitor_->fd, reset_);
+  worker.loop().close(visitor_->fd, reset_ ? CloseWith::kReset : CloseWith::kFin);
   worker.conns().release(*visitor_);
   worker.counters().sub(Counter::kPairsLive);
   visitor_ = nullptr;

@@ -97,7 +97,7 @@ void ParkedVisitors::refuse_all(ParkedQueue& queue) {
 }
 
 void ParkedVisitors::end(ParkedQueue& queue, Conn& conn) {
-  worker_.loop().close(conn.fd, true);
+  worker_.loop().close(conn.fd, CloseWith::kReset);
   worker_.conns().release(conn);
   queue.conns_live_.fetch_sub(1, std::memory_order_relaxed);
   edge_.check_idle();

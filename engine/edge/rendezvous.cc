@@ -82,7 +82,7 @@ void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
   if (conn == nullptr) {
     shared.conns_live.fetch_sub(1, std::memory_order_relaxed);
     worker.counters().add(Counter::kVisitorsRefused);
-    worker.loop().close(fd, true);
+    worker.loop().close(fd, CloseWith::kReset);
     return;
   }
   conn->tunnel.store(tunnel.id, std::memory_order_relaxed);
@@ -128,7 +128,7 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   Worker& worker = edge_.worker();
   Session* session = find(id);
   if (session == nullptr) {
-    worker.loop().close(conn.fd, false);
+    worker.loop().close(conn.fd, CloseWith::kFin);
     worker.conns().release(conn);
     return;
   }
@@ -145,14 +145,14 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
     }
     if (!may_be_ready(*session)) {
       worker.counters().add(Counter::kChannelsSurplus);
-      worker.loop().close(conn.fd, true);
+      worker.loop().close(conn.fd, CloseWith::kReset);
       worker.conns().release(conn);
       return;
     }
   }
   Pair* pair = worker.pairs().start_waiting(conn, id.index());
   if (pair == nullptr) {
-    worker.loop().close(conn.fd, false);
+    worker.loop().close(conn.fd, CloseWith::kFin);
     worker.conns().release(conn);
     return channel_refused(id);
   }

@@ -37,7 +37,7 @@ void UnprovenConns::add(int fd) {
                    : nullptr;
   if (conn == nullptr) {
     worker.counters().add(Counter::kConnsRefused);
-    return worker.loop().close(fd, true);
+    return worker.loop().close(fd, CloseWith::kReset);
   }
   if (waiting_count_ == most_) displace_oldest();
   Stranger& stranger = strangers_.take(*this);
@@ -79,9 +79,9 @@ Conn& UnprovenConns::take(Stranger& stranger) {
   return conn;
 }
 
-void UnprovenConns::drop(Stranger& stranger, bool reset) {
+void UnprovenConns::drop(Stranger& stranger, CloseWith with) {
   Conn& conn = take(stranger);
-  edge_.worker().loop().close(conn.fd, reset);
+  edge_.worker().loop().close(conn.fd, with);
   edge_.worker().conns().release(conn);
 }
 
@@ -95,7 +95,7 @@ void UnprovenConns::on_deadline(Timer& timer) {
 void UnprovenConns::on_op(Op& op) {
   auto& stranger = *reinterpret_cast<Stranger*>(&op);
   UnprovenConns& self = *stranger.self;
-  if (self.closing_) return self.drop(stranger, false);
+  if (self.closing_) return self.drop(stranger, CloseWith::kFin);
   if (op.result > 0) {
     stranger.got += static_cast<uint32_t>(op.result);
     return self.look(stranger);
@@ -103,7 +103,7 @@ void UnprovenConns::on_op(Op& op) {
   if (!op.cancelled && (op.result == -EAGAIN || op.result == -EINTR)) return self.receive(stranger);
   if (stranger.late) self.edge_.worker().counters().add(Counter::kHelloTimeouts);
   // It left without a word, or is late or displaced: a port scan, a health check. Nothing to tell it.
-  self.drop(stranger, false);
+  self.drop(stranger, CloseWith::kFin);
 }
 
 void UnprovenConns::look(Stranger& stranger) {
@@ -124,17 +124,17 @@ void UnprovenConns::look(Stranger& stranger) {
   constexpr uint8_t kMagic[4] = {'N', 'T', 'R', 'P'};
   if (std::memcmp(stranger.bytes.data(), kMagic, std::min<size_t>(stranger.got, 4)) != 0) {
     worker.counters().add(Counter::kGarbageRefused);
-    return drop(stranger, true);
+    return drop(stranger, CloseWith::kReset);
   }
   if (stranger.got < kHelloBytes) {
     // Late or displaced, and no deadline is left that would end another receive.
-    if (stranger.receive.cancelled) return drop(stranger, false);
+    if (stranger.receive.cancelled) return drop(stranger, CloseWith::kFin);
     return receive(stranger);
   }
   const auto fields = parse_hello(stranger.bytes);
   if (!fields.ok()) {
     worker.counters().add(Counter::kHelloRefused);
-    return drop(stranger, true);
+    return drop(stranger, CloseWith::kReset);
   }
   const std::array<uint8_t, kHelloBytes> hello = stranger.bytes;
   edge_.on_channel(take(stranger), fields.value().session, hello.data());

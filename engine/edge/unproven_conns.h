@@ -55,7 +55,7 @@ class UnprovenConns {
   void receive(Stranger& stranger);
   void look(Stranger& stranger);
   Conn& take(Stranger& stranger);
-  void drop(Stranger& stranger, bool reset);
+  void drop(Stranger& stranger, CloseWith with);
 
   EdgeWorker& edge_;
   const bool grpc_;

@@ -48,7 +48,7 @@ void BufferTrim::on_drained(Op& op) {
 }
 
 void BufferTrim::finish() {
-  if (source_.valid()) loop_.close(source_.release(), false);
+  if (source_.valid()) loop_.close(source_.release(), CloseWith::kFin);
   loop_.buffers().trim();
 }
 

@@ -274,13 +274,13 @@ void EpollLoop::run_once(int timeout_ms) {
   trim_.after_turn();
 }
 
-void EpollLoop::close(int fd, bool reset) {
+void EpollLoop::close(int fd, CloseWith with) {
   Waiting& at = waiting(fd);
   NATRP_CHECK(at.reader == nullptr && at.writer == nullptr, "a descriptor is closed after its ops have landed");
   at.hung_up = at.urgent = false;
   at.registered = false;  // close removes it from the epoll set: nobody duplicates our descriptors
   ++at.generation;
-  close_now(fd, reset);
+  close_now(fd, with);
 }
 
 void EpollLoop::let_go(int fd) {

@@ -30,7 +30,7 @@ class EpollLoop final : public SystemCallLoop {
   void cancel(Op& op) override;
   void run_once(int timeout_ms) override;
   void wake() override;
-  void close(int fd, bool reset) override;
+  void close(int fd, CloseWith with) override;
   void let_go(int fd) override;
 
  private:

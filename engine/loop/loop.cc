@@ -76,8 +76,8 @@ bool SystemCallLoop::is_reset(int fd) {
   return ::poll(&p, 1, 0) > 0 && (p.revents & POLLERR) != 0;
 }
 
-void SystemCallLoop::close_now(int fd, bool reset) {
-  const linger how{reset ? 1 : 0, 0};
+void SystemCallLoop::close_now(int fd, CloseWith with) {
+  const linger how{with == CloseWith::kReset ? 1 : 0, 0};
   setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, sizeof how);
   ::close(fd);
 }

@@ -28,6 +28,12 @@ namespace natrp {
 
 enum class IoKind { kAuto, kUring, kEpoll };
 
+// What the peer of a socket sees when it is closed.
+enum class CloseWith : uint8_t {
+  kFin,    // a FIN behind all that was sent
+  kReset,  // a RST
+};
+
 class Loop {
  public:
   virtual ~Loop() = default;
@@ -71,9 +77,8 @@ class Loop {
   // TCP: how long ago data last left this host for fd's peer, in ms. While the peer reads, some leaves now and then,
   // however much is queued. Not TCP, or nothing was ever sent: UINT32_MAX.
   virtual uint32_t sent_ms_ago(int fd) = 0;
-  // Closes fd. The peer sees a RST, or a FIN behind all that was sent, whatever net/socket has set for a plain
-  // close(2). No op on fd may be in flight.
-  virtual void close(int fd, bool reset) = 0;
+  // Closes fd, whatever net/socket has set for a plain close(2). No op on fd may be in flight.
+  virtual void close(int fd, CloseWith with) = 0;
   // Forgets fd, which goes on to another thread's loop. No op on fd may be in flight.
   virtual void let_go(int) {}
 
@@ -119,7 +124,7 @@ class SystemCallLoop : public Loop {
   uint32_t sent_ms_ago(int fd) override;
 
  protected:
-  static void close_now(int fd, bool reset);
+  static void close_now(int fd, CloseWith with);
   // Before a turn, while ops of streams wait for theirs: threads that are due have the processor first. A message may
   // need one of them, its peer or the next worker on its way, and would wait until the kernel sees that our slice is
   // over: it looks only at its tick (4 ms at 250 Hz) and when a thread wakes. A thread that yields gives up the rest of

@@ -375,6 +375,6 @@ void UringLoop::run_once(int timeout_ms) {
   trim_.after_turn();
 }
 
-void UringLoop::close(int fd, bool reset) { close_now(fd, reset); }
+void UringLoop::close(int fd, CloseWith with) { close_now(fd, with); }
 
 }  // namespace natrp

@@ -29,7 +29,7 @@ class UringLoop final : public SystemCallLoop {
   void cancel(Op& op) override;
   void run_once(int timeout_ms) override;
   void wake() override;
-  void close(int fd, bool reset) override;
+  void close(int fd, CloseWith with) override;
 
  private:
   UringLoop() = default;

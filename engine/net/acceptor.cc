@@ -51,7 +51,8 @@ void Acceptor::on_timer() {
 void Acceptor::on_op(Op& op) {
   if (op.result >= 0) {
     if (stopping_ && on_landed_ == nullptr) {
-      loop_.close(op.result, true);  // nobody is left to take it: a reset, as the kernel gives a closed backlog
+      // Nobody is left to take it: a reset, as the kernel gives a closed backlog.
+      loop_.close(op.result, CloseWith::kReset);
     } else {
       on_accept_(context_, op.result);
     }

@@ -12,7 +12,7 @@ bool must_wait(RelayContext& context, Pair& pair, uint32_t waited_ms) {
 }
 
 void close_conn(RelayContext& context, Conn& conn, bool reset) {
-  context.loop.close(conn.fd, reset);
+  context.loop.close(conn.fd, reset ? CloseWith::kReset : CloseWith::kFin);
   context.conns.release(conn);
 }
 

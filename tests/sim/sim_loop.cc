@@ -125,7 +125,7 @@ int SimLoop::bytes_unacknowledged(int fd) {
 
 int SimLoop::bytes_readable(int fd) { return static_cast<int>(socket(fd).inbox.size()); }
 
-void SimLoop::close(int fd, bool reset) {
+void SimLoop::close(int fd, CloseWith with) {
   SimSocket& at = socket(fd);
   if (at.closed) complaint_ = "a socket was closed twice";
   for (const Op* op : in_flight_) {
@@ -133,7 +133,7 @@ void SimLoop::close(int fd, bool reset) {
   }
   at.closed = true;
   // Linux answers bytes that nobody read with a reset, too.
-  at.closed_by_reset = reset || (!at.inbox.empty() && !at.far_reset);
+  at.closed_by_reset = with == CloseWith::kReset || (!at.inbox.empty() && !at.far_reset);
   if (at.closed_by_reset) at.outbox.clear();
 }
 

@@ -53,7 +53,7 @@ class SimLoop final : public Loop {
   bool is_reset(int fd) override { return socket(fd).far_reset && !socket(fd).reset_told; }
   int peer_silent_ms(int) override { return 0; }
   uint32_t sent_ms_ago(int fd) override { return socket(fd).sent_ms_ago; }
-  void close(int fd, bool reset) override;
+  void close(int fd, CloseWith with) override;
 
   // Time goes by, and nothing happens.
   void pass(uint64_t ms) { turn_ms_ += ms; }

@@ -24,7 +24,7 @@ class LoopSuite : public testing::TestWithParam<IoKind> {
     loop = std::move(made.value().loop);
   }
   // Through the loop, as its contract wants it for a descriptor that had ops.
-  void close(Fd& fd) { loop->close(fd.release(), false); }
+  void close(Fd& fd) { loop->close(fd.release(), CloseWith::kFin); }
   std::unique_ptr<Loop> loop;
 };
 

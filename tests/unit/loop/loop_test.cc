@@ -614,16 +614,16 @@ TEST_P(LoopTest, ASocketTellsWhetherAnyOfWhatWaitsInItLeftLately) {
 }
 
 TEST_P(LoopTest, ClosingWithAResetIsSeenAsOneAndClosingWithoutIsNot) {
-  for (const bool reset : {true, false}) {
+  for (const CloseWith with : {CloseWith::kReset, CloseWith::kFin}) {
     Two two = loopback::connected();
-    loop->close(two.near.release(), reset);
+    loop->close(two.near.release(), with);
     char byte;
     ssize_t n = -1;
     ASSERT_TRUE(run_until(*loop, [&] {
       n = ::recv(two.far.get(), &byte, 1, MSG_DONTWAIT);
       return n == 0 || errno != EAGAIN;
     }));
-    if (reset) {
+    if (with == CloseWith::kReset) {
       EXPECT_TRUE(n < 0 && errno == ECONNRESET);
     } else {
       EXPECT_EQ(n, 0);

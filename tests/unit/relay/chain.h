@@ -90,7 +90,7 @@ struct Chain {
   }
   void drop_idle() {
     if (idle == nullptr) return;
-    loop->close(idle->fd, false);
+    loop->close(idle->fd, CloseWith::kFin);
     shard.release(*idle);
     idle = nullptr;
   }

@@ -188,7 +188,7 @@ TEST_P(PairTest, AReadyChannelThatEndsWhileNoBufferIsLeftEndsWithoutSpinning) {
       if (receive->results.back() > 0) rig->loop->buffers().release(receive->op.buffer);
     }
     for (const uint16_t id : held) rig->loop->buffers().release(id);
-    for (auto& eater : eaters) rig->loop->close(eater.near.release(), false);
+    for (auto& eater : eaters) rig->loop->close(eater.near.release(), CloseWith::kFin);
   }
 }
 

@@ -108,7 +108,7 @@ struct ChainSim {
   }
   void drop_idle() {
     if (idle == nullptr) return;
-    loop.close(idle->fd, false);
+    loop.close(idle->fd, CloseWith::kFin);
     conns.release(*idle);
     idle = nullptr;
   }
