@@ -198,7 +198,8 @@ void Agent::register_tunnel(uint32_t index) {
   wanted->set_tunnel_index(index);
   wanted->set_name(options_.tunnels[index].name);
   wanted->set_wanted_port(options_.tunnels[index].remote_port);
-  wanted->set_replace(options_.on_conflict_replace);
+  // Once: an agent that has taken the tunnel over since then is its replacement.
+  wanted->set_replace(options_.on_conflict_replace && !leasings_[index].had);
   channel_->send(frame);
 }
 
@@ -206,6 +207,7 @@ void Agent::on_leased(const wire::Leased& leased) {
   if (leased.tunnel_index() >= options_.tunnels.size()) return;
   Leasing& leasing = leasings_[leased.tunnel_index()];
   leasing.refusal.clear();
+  leasing.had = true;
   const TunnelOptions& tunnel = options_.tunnels[leased.tunnel_index()];
   // What it says is printed, and goes to the service manager: another line would be another command.
   const std::string& named = leased.public_host();
@@ -252,7 +254,8 @@ void Agent::on_tunnel_refused(const wire::TunnelRefused& refused) {
   if (!is_the_end(refused.refused())) {
     const uint32_t again_ms = refused.refused().final() ? kBackoffMaxMs : kRegisterAgainMs;
     const bool is_news = std::exchange(leasing.refusal, message) != message;
-    log_line(is_news ? LogLevel::kError : LogLevel::kDebug, "tunnel refused for now: " + message,
+    const LogLevel news = refused.refused().final() ? LogLevel::kError : LogLevel::kWarning;
+    log_line(is_news ? news : LogLevel::kDebug, "tunnel refused for now: " + message,
              {{"tunnel", options_.tunnels[index].name}, {"again_every_ms", again_ms}});
     leasing.again_ms = loop_->turn_ms() + again_ms;
     return;

@@ -70,6 +70,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
     std::string to_print{};            // the line with it, until standard output has taken it
     uint64_t again_ms = 0;             // refused for now: when to ask again. 0: no need
     bool given_up = false;             // refused for good
+    bool had = false;                  // this process has had its tunnel
   };
 
   void connect();

@@ -1,6 +1,8 @@
 """A session is lost and comes back: the same client finds the same port, whoever was killed."""
 
+import os
 import re
+import signal
 import time
 
 import pytest
@@ -193,6 +195,25 @@ def test_a_second_agent_of_a_tunnel_is_refused_while_the_first_serves(yard):
     second.refused("agent|session|tunnel")
     assert not second.addresses()
     rig.check_echo()
+
+
+def test_an_agent_that_was_replaced_while_it_was_away_does_not_take_the_tunnel_back(yard):
+    rig = yard.rig(agent_options={"on_conflict": "replace"}, wire=True)
+    before = rig.address
+    service = yard.service()
+    os.kill(rig.agent.process.pid, signal.SIGSTOP)
+    try:
+        for link in rig.wire.live():
+            link.cut()
+        rig.edge.process.wait_for("session ended")
+        second = yard.agent(rig.edge, rig.token, service, on_conflict="replace")
+        assert second.address == before
+    finally:
+        os.kill(rig.agent.process.pid, signal.SIGCONT)
+    rig.agent.refused("another agent")
+    visitor = yard.peer(second.address)
+    visitor.send(b"hello")
+    assert yard.closing(service.accept()).receive(5) == b"hello"
 
 
 def test_a_second_agent_with_replace_takes_the_tunnel_over(yard):
