@@ -55,10 +55,7 @@ int SystemCallLoop::bytes_unacknowledged(int fd) {
   if (::ioctl(fd, SIOCOUTQ, &bytes) != 0) return -errno;
   if (bytes == 0) return 0;
   // A socket whose peer has reset it goes on counting what it never sent; nobody will acknowledge that.
-  uint8_t state = 0;  // the first byte of tcp_info
-  socklen_t len = sizeof state;
-  const bool dead = ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 && state == TCP_CLOSE;
-  return dead ? 0 : bytes;
+  return is_tcp_closed(fd) ? 0 : bytes;
 }
 
 int SystemCallLoop::bytes_readable(int fd) {
@@ -74,6 +71,12 @@ bool SystemCallLoop::is_at_mark(int fd) {
 bool SystemCallLoop::is_reset(int fd) {
   pollfd p{fd, 0, 0};  // ERR comes unasked
   return ::poll(&p, 1, 0) > 0 && (p.revents & POLLERR) != 0;
+}
+
+bool SystemCallLoop::is_tcp_closed(int fd) {
+  uint8_t state = 0;  // the first byte of tcp_info
+  socklen_t len = sizeof state;
+  return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 && state == TCP_CLOSE;
 }
 
 void SystemCallLoop::close_now(int fd, CloseWith with) {

@@ -71,6 +71,9 @@ class Loop {
   virtual int bytes_readable(int fd) = 0;        // FIONREAD; ≥ 0 or -errno
   virtual bool is_at_mark(int fd) = 0;           // TCP: the next byte is an urgent mark (SIOCATMARK)
   virtual bool is_reset(int fd) = 0;             // the peer has reset it, whether or not bytes are left to read
+  // TCP_CLOSE: it was reset, and a call may have been told so already, or both its directions are over. False where it
+  // is not TCP's.
+  virtual bool is_tcp_closed(int fd) = 0;
   // TCP: how long the peer has answered nothing though it was asked, in ms. 0: nothing is unanswered. A peer that
   // answers and takes no bytes (a closed window) is not silent.
   virtual int peer_silent_ms(int fd) = 0;
@@ -120,6 +123,7 @@ class SystemCallLoop : public Loop {
   int bytes_readable(int fd) override;
   bool is_at_mark(int fd) override;
   bool is_reset(int fd) override;
+  bool is_tcp_closed(int fd) override;
   int peer_silent_ms(int fd) override;
   uint32_t sent_ms_ago(int fd) override;
 

@@ -31,12 +31,6 @@ void apply_options(int fd, int family, const SocketOptions& options) {
   if (options.piggyback_acks) set_int(fd, IPPROTO_TCP, TCP_QUICKACK, 0);
 }
 
-bool is_tcp_closed(int fd) {
-  uint8_t state = 0;  // the first byte of tcp_info
-  socklen_t len = sizeof state;
-  return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 && state == TCP_CLOSE;
-}
-
 void stop_listening(int fd) { ::shutdown(fd, SHUT_RDWR); }
 
 Result<Fd> listen_on(const Address& address, const SocketOptions& options, int backlog) {

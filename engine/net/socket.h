@@ -17,9 +17,6 @@ enum class Keepalive : uint8_t {
   kSlow,    // visitors and services: an idle session of theirs survives what it would survive without a tunnel
 };
 
-// TCP_CLOSE: it was reset, or both its directions are over. False for a socket that is not TCP's.
-bool is_tcp_closed(int fd);
-
 struct SocketOptions {
   Keepalive keepalive = Keepalive::kTunnel;
   // TCP_USER_TIMEOUT 20 s, for control channels only: Linux counts a closed window against it even while the peer

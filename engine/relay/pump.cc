@@ -7,7 +7,6 @@
 
 #include "base/check.h"
 #include "base/limits.h"
-#include "net/socket.h"
 #include "relay/chunks.h"
 #include "relay/pair.h"
 
@@ -150,8 +149,9 @@ namespace {
 // socket is not in TCP_CLOSE, since ours is not sent while the other direction sends.
 bool a_send_was_told_of_a_reset(Pump& pump, const Conn& source) {
   if (pump.mode == PumpMode::kUring) return false;  // its receive came behind that send
-  const Pump& other = PairTable::pair_of(pump).other(pump);
-  return other.sending && other.op.in_flight && is_tcp_closed(source.fd);
+  Pair& pair = PairTable::pair_of(pump);
+  const Pump& other = pair.other(pump);
+  return other.sending && other.op.in_flight && pair.context->loop.is_tcp_closed(source.fd);
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ class SimLoop final : public Loop {
   int bytes_readable(int fd) override;
   bool is_at_mark(int) override { return false; }
   bool is_reset(int fd) override { return socket(fd).far_reset && !socket(fd).reset_told; }
+  bool is_tcp_closed(int fd) override { return socket(fd).far_reset; }
   int peer_silent_ms(int) override { return 0; }
   uint32_t sent_ms_ago(int fd) override { return socket(fd).sent_ms_ago; }
   void close(int fd, CloseWith with) override;
