@@ -4,6 +4,7 @@ Every process is remembered from its start. watch.judge() looks at all of them: 
 without being asked, or in whose standard error a sanitizer reported, fails the test that was running.
 """
 
+import contextlib
 import os
 import re
 import select
@@ -178,6 +179,15 @@ class Process:
         if code is not None and not self._expected:
             return f"{self.name} ended by itself\n{self.describe()}"
         return None
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """It stands still (SIGSTOP) for the body's time: the kernel goes on for it, and nothing else."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     # --- what the kernel knows about it ---
 

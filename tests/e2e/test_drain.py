@@ -1,8 +1,6 @@
 """SIGTERM finishes what flows, takes nothing new and exits 0; a second SIGTERM does not wait."""
 
 import contextlib
-import os
-import signal
 import socket
 import threading
 import time
@@ -134,14 +132,11 @@ def test_a_drain_waits_for_the_bytes_before_a_reset(yard, role):
 def more_visitors_than_ready_channels(rig):
     """Visitors of an agent that is frozen meanwhile."""
     rig.check_echo()
-    os.kill(rig.agent.process.pid, signal.SIGSTOP)
-    before = rig.metric("natrp_visitors_total")
-    try:
+    with rig.agent.process.frozen():
+        before = rig.metric("natrp_visitors_total")
         visitors = [connect(rig.address) for _ in range(80)]
         wait_until(lambda: rig.metric("natrp_visitors_total") == before + 80, 10, "all visitors are in")
         yield visitors
-    finally:
-        os.kill(rig.agent.process.pid, signal.SIGCONT)
 
 
 def check_all_served(rig, visitors, process):
@@ -172,12 +167,9 @@ def test_a_draining_edge_serves_those_who_wait_for_a_data_channel(yard):
 def test_a_draining_edge_serves_those_who_had_connected_before_it_took_them(yard):
     rig = yard.rig({"drain_seconds": 30})
     rig.check_echo()
-    os.kill(rig.edge.process.pid, signal.SIGSTOP)
-    try:
+    with rig.edge.process.frozen():
         visitors = [connect(rig.address) for _ in range(100)]  # with the kernel's backlog
         rig.edge.process.terminate()
-    finally:
-        os.kill(rig.edge.process.pid, signal.SIGCONT)
     check_all_served(rig, visitors, rig.edge.process)
 
 
@@ -186,13 +178,10 @@ def test_a_draining_agent_serves_those_who_were_given_its_data_channels(yard):
     rig.check_echo()
     wait_until(lambda: rig.metric("natrp_channels_ready") >= 2, 10, "two channels are ready")
     before = rig.metric("natrp_visitors_total")
-    os.kill(rig.agent.process.pid, signal.SIGSTOP)
-    try:
+    with rig.agent.process.frozen():
         visitors = [connect(rig.address) for _ in range(2)]
         wait_until(lambda: rig.metric("natrp_visitors_total") == before + 2, 10, "all visitors are in")
         rig.agent.process.terminate()
-    finally:
-        os.kill(rig.agent.process.pid, signal.SIGCONT)
     check_all_served(rig, visitors, rig.agent.process)
 
 
@@ -206,13 +195,10 @@ def test_a_draining_agent_serves_those_who_wait_for_a_data_channel(yard):
 def test_a_draining_agent_serves_those_who_had_connected_before_the_edge_took_them(yard):
     rig = yard.rig(agent_options={"drain_seconds": 30})
     rig.check_echo()
-    os.kill(rig.edge.process.pid, signal.SIGSTOP)
-    try:
+    with rig.edge.process.frozen():
         visitors = [connect(rig.address) for _ in range(100)]  # with the kernel's backlog
         rig.agent.process.terminate()
         rig.agent.process.wait_for("draining")
-    finally:
-        os.kill(rig.edge.process.pid, signal.SIGCONT)
     check_all_served(rig, visitors, rig.agent.process)
 
 
@@ -305,12 +291,9 @@ def test_an_agent_stops_though_its_edge_does_not_answer(yard):
     rig = yard.rig(agent_options={"drain_seconds": 30})
     rig.check_echo()
     wait_until(lambda: rig.metric("natrp_pairs_live") == 0, 10, "the visitor is gone")
-    os.kill(rig.edge.process.pid, signal.SIGSTOP)
-    try:
+    with rig.edge.process.frozen():
         rig.agent.process.terminate()
         assert rig.agent.process.wait_exit(10) == 0, rig.agent.process.describe()
-    finally:
-        os.kill(rig.edge.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.over(ONE)

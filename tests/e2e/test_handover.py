@@ -285,16 +285,13 @@ def test_a_successor_may_listen_for_agents_elsewhere(yard, tmp_path, moves):
 def test_who_waits_for_a_tunnel_that_does_not_come_is_reset(yard):
     rig = yard.rig()
     address = rig.address
-    os.kill(rig.agent.process.pid, signal.SIGSTOP)
-    try:
+    with rig.agent.process.frozen():
         successor = yard.closing(hand_over(rig.edge))
         visitor = yard.peer(address)
         visitor.assert_open(1)
         assert visitor.wait_reset(15)
         assert is_refused(address)
         successor.wait_for("its tunnel has not come")
-    finally:
-        os.kill(rig.agent.process.pid, signal.SIGCONT)
     assert rig.agent.wait_address(2) == address
     rig.check_echo()
     successor.stop()
@@ -304,15 +301,12 @@ def test_who_waits_for_a_tunnel_that_does_not_come_is_reset(yard):
 def test_a_tunnel_that_is_not_back_between_two_handovers_has_its_port_and_its_visitors(yard):
     rig = yard.rig()
     address = rig.address
-    os.kill(rig.agent.process.pid, signal.SIGSTOP)
-    try:
+    with rig.agent.process.frozen():
         first = yard.closing(hand_over(rig.edge))
         waits = yard.peer(address)
         second = yard.closing(hand_on(first, rig.edge))
         wait_until(lambda: not first.alive, 15, "the edge between has nobody and ends")
         waits.assert_open(0.1)
-    finally:
-        os.kill(rig.agent.process.pid, signal.SIGCONT)
     assert rig.agent.wait_address(2) == address
     check_echo(waits, rig.accept())
     rig.check_echo()
@@ -344,16 +338,13 @@ def test_a_tunnel_never_has_another_ones_visitors(yard):
     agent = yard.agent(edge, edge.add_client(), service)
     address = agent.address
     other_token = edge.add_client("other")
-    os.kill(agent.process.pid, signal.SIGSTOP)
-    try:
+    with agent.process.frozen():
         yard.closing(hand_over(edge))
         visitor = yard.peer(address)
         visitor.assert_open(0.3)
         assert yard.agent(edge, other_token, other).address == address
         assert visitor.wait_reset(5)
         assert other.accepted_none()
-    finally:
-        os.kill(agent.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.over(ONE)

@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import signal
 import socket
 import time
 
@@ -161,11 +160,10 @@ def test_bytes_behind_a_descriptor_that_a_unix_service_passes_arrive(yard):
     accepted = yard.closing(service.accept())
     time.sleep(0.2)  # the agent waits for the first bytes
     # Both are there when the agent looks, and a read stops between them.
-    os.kill(agent.process.pid, signal.SIGSTOP)
-    with open(os.devnull) as passed:
-        socket.send_fds(accepted.sock, [b"first,"], [passed.fileno()])
-    accepted.send(b"second")
-    os.kill(agent.process.pid, signal.SIGCONT)
+    with agent.process.frozen():
+        with open(os.devnull) as passed:
+            socket.send_fds(accepted.sock, [b"first,"], [passed.fileno()])
+        accepted.send(b"second")
     assert visitor.receive(12) == b"first,second"
 
 
@@ -182,8 +180,7 @@ def test_a_unix_service_that_is_not_there_resets_its_visitor(yard):
 def test_visitors_of_an_agent_that_is_frozen_are_reset_in_ten_seconds_and_counted(yard):
     rig = yard.rig()
     rig.check_echo()
-    os.kill(rig.agent.process.pid, signal.SIGSTOP)
-    try:
+    with rig.agent.process.frozen():
         start = time.monotonic()
         # The channels that are ready take the first of them; the others find none, and nobody dials another.
         waiting = [connect(rig.address) for _ in range(80)]
@@ -195,8 +192,6 @@ def test_visitors_of_an_agent_that_is_frozen_are_reset_in_ten_seconds_and_counte
                            "somebody was told")
         for visitor in ended:
             check_received(visitor.receive_to_end(5), Content(0), RESET, "the visitor")
-    finally:
-        os.kill(rig.agent.process.pid, signal.SIGCONT)
     for visitor in waiting:
         visitor.close()
 

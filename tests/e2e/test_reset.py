@@ -1,7 +1,6 @@
 """RST is carried as RST on each of the four legs, behind the bytes that were sent before it."""
 
 import os
-import signal
 import time
 
 import pytest
@@ -172,9 +171,8 @@ def test_a_process_that_is_killed_resets_both_ends(yard, role):
 
 def test_a_visitor_that_meets_the_channel_of_a_killed_agent_gets_no_empty_answer(yard):
     rig = yard.rig()
-    os.kill(rig.edge.process.pid, signal.SIGSTOP)
-    visitors = [rig.visit() for _ in range(5)]
-    rig.agent.process.kill()
-    os.kill(rig.edge.process.pid, signal.SIGCONT)
+    with rig.edge.process.frozen():
+        visitors = [rig.visit() for _ in range(5)]
+        rig.agent.process.kill()
     for visitor in visitors:
         assert visitor.wait_ended(15) == RESET
