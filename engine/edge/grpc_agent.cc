@@ -26,8 +26,9 @@ GrpcAgent::GrpcAgent(GrpcAgents& all, Conn& conn)
     : all_(all), conn_(conn), http2_(*this, all.worker().loop().turn_ms()) {
   read_.kind = OpKind::kPoll;
   read_.len = POLLIN;
-  write_.kind = OpKind::kSend;
-  read_.fd = write_.fd = conn.fd;
+  writable_.kind = OpKind::kPoll;
+  writable_.len = POLLOUT;
+  read_.fd = writable_.fd = conn.fd;
 }
 
 GrpcAgent::~GrpcAgent() {
@@ -59,19 +60,42 @@ void GrpcAgent::stop() {
 // --- The socket ---------------------------------------------------------------------------------------------------
 
 void GrpcAgent::pump() {
-  if (state_ == State::kServing && !write_.in_flight) {
-    if (http2_.wants_output()) {
-      if (!output_) output_ = std::make_unique_for_overwrite<uint8_t[]>(kOutputBytes);
-      const size_t bytes = http2_.pull({output_.get(), kOutputBytes});
-      if (bytes > 0) {
-        write_.data = output_.get();
-        write_.len = static_cast<uint32_t>(bytes);
-        all_.worker().loop().submit(write_);
-      }
-    }
-    if (!write_.in_flight && http2_.finished()) begin_closing();
-  }
+  if (state_ == State::kServing && !writable_.in_flight) send();
   step();
+}
+
+// Not as an op: the kernel tells of a reset once. An op that is told of it may tell us behind a read, which has found a
+// clean end; and one of the ring that had sent a part is told, and tells of the part.
+void GrpcAgent::send() {
+  Loop& loop = all_.worker().loop();
+  for (size_t sent = 0; sent < kBytesPerTurn;) {
+    if (unsent_.empty()) unsent_ = next_output();
+    if (unsent_.empty()) {
+      if (http2_.finished()) begin_closing();
+      return;
+    }
+    const ssize_t took = loop.try_send(conn_.fd, unsent_.data(), unsent_.size());
+    if (took == -EAGAIN || took == -EINTR) break;
+    if (took < 0) return unheard(static_cast<int>(-took));
+    unanswered_bytes_ = 0;
+    unsent_ = unsent_.subspan(static_cast<size_t>(took));
+    sent += static_cast<size_t>(took);
+  }
+  loop.submit(writable_);
+}
+
+std::span<const uint8_t> GrpcAgent::next_output() {
+  if (!http2_.wants_output()) return {};
+  if (!output_) output_ = std::make_unique_for_overwrite<uint8_t[]>(kOutputBytes);
+  return {output_.get(), http2_.pull({output_.get(), kOutputBytes})};
+}
+
+// What it has sent may be in our socket still. The read will see a clean end behind it: EPIPE says that it is one, as
+// the reset came behind its FIN (tcp_reset()).
+void GrpcAgent::unheard(int error) {
+  was_reset_ = error != EPIPE;
+  state_ = State::kUnheard;
+  closing_since_ms_ = all_.worker().loop().turn_ms();
 }
 
 void GrpcAgent::http2_over(StreamEnd how) {
@@ -91,31 +115,14 @@ void GrpcAgent::step() {
   Worker& worker = all_.worker();
   if (state_ == State::kBroken) {
     worker.loop().cancel(read_);
-    worker.loop().cancel(write_);
-    if (read_.in_flight || write_.in_flight) return;
+    worker.loop().cancel(writable_);
+    if (read_.in_flight || writable_.in_flight) return;
     worker.loop().close(conn_.fd, CloseWith::kFin);
     worker.conns().release(conn_);
     return all_.over(*this);  // deletes this
   }
-  const bool answers_pile_up = write_.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
+  const bool answers_pile_up = writable_.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;
   if (!read_.in_flight && !answers_pile_up) worker.loop().submit(read_);
-}
-
-void GrpcAgent::on_write(Op& op) {
-  unanswered_bytes_ = 0;
-  if (state_ == State::kServing && op.result < 0) {
-    // What it has sent may be in our socket still. The kernel tells of a reset once, and the read will see a clean end:
-    // EPIPE says that it is one, since the reset came behind its FIN (tcp_reset()).
-    was_reset_ = op.result != -EPIPE;
-    state_ = State::kUnheard;
-    closing_since_ms_ = all_.worker().loop().turn_ms();
-  } else if (state_ == State::kServing && static_cast<uint32_t>(op.result) < op.len) {
-    // An error follows, and the next send says which.
-    write_.data = static_cast<uint8_t*>(write_.data) + op.result;
-    write_.len -= static_cast<uint32_t>(op.result);
-    return all_.worker().loop().submit(write_);
-  }
-  pump();
 }
 
 void GrpcAgent::on_read() {

@@ -55,8 +55,10 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
  private:
   enum class State : uint8_t { kServing, kUnheard, kClosing, kBroken };
   void on_read();
-  void on_write(Op& op);
   void read();
+  void send();
+  std::span<const uint8_t> next_output();
+  void unheard(int error);
   void begin_closing();
   void http2_over(NatrpGrpcConnection::StreamEnd how);
   void step();
@@ -73,8 +75,9 @@ class GrpcAgent final : private NatrpGrpcConnection::Events {
   NatrpGrpcConnection http2_;
   // kPoll: what is there is read on the spot, so that an idle agent holds no buffer.
   OwnedOp<&GrpcAgent::on_read> read_{*this};
-  OwnedOp<&GrpcAgent::on_write> write_{*this};  // sends from output_
+  OwnedOp<&GrpcAgent::pump> writable_{*this};  // kPoll: the socket had no room for what is unsent
   std::unique_ptr<uint8_t[]> output_;
+  std::span<const uint8_t> unsent_;  // of output_
   std::unordered_map<NatrpGrpcConnection::StreamId, GrpcChannel*> channels_;
   std::vector<GrpcClientHere*> shown_;
   uint64_t closing_since_ms_ = 0;  // or unheard

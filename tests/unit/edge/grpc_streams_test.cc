@@ -255,6 +255,37 @@ TEST_P(GrpcStreamsTest, AConnectionThatIsResetEndsItsVisitorsAndNoOthers) {
   EXPECT_TRUE(rig->until([&] { return client->agents() == 1; }));
 }
 
+// The edge's send waits for room. It is told of the reset, and the kernel tells of it once.
+TEST_P(GrpcStreamsTest, AnAnswerThatItsConnectionCutWhileASendWaitedHasNoCleanEnd) {
+  for (int round = 0; round < 3; ++round) {
+    GrpcSocket& agent = rig->connect_agent(0);
+    const int32_t id = open(agent);
+    Peer& visitor = visit();
+    agent.widen(id, 60 << 20);
+    visitor.say = "?";
+    ASSERT_TRUE(rig->until([&] { return agent.heard(id) == "?"; }));
+    agent.reads = false;
+    visitor.say += some_bytes(40 * kMuch);
+    size_t said = 0;
+    uint64_t since = now_ms();
+    ASSERT_TRUE(rig->until([&] {
+      if (visitor.said != said) since = now_ms();
+      said = visitor.said;
+      return said > NGHTTP2_INITIAL_WINDOW_SIZE && now_ms() - since > 100;
+    }));
+    visitor.say.resize(said);  // it only listens from now on
+    const std::string rest = some_bytes(30'000);
+    rig->in_worker(0, [&] {
+      agent.say(id, rest);
+      agent.turn();
+      agent.reset();
+    });
+    ASSERT_TRUE(rig->until([&] { return visitor.over(); }));
+    EXPECT_TRUE(visitor.was_reset) << "round " << round;
+    EXPECT_TRUE(visitor.heard == rest) << visitor.heard.size() << " bytes of " << rest.size();
+  }
+}
+
 TEST_P(GrpcStreamsTest, WhatAServiceSaysBeforeItsVisitorComesIsKeptAWindowOfIt) {
   GrpcSocket& agent = rig->connect_agent(0);
   const int32_t id = open(agent);
