@@ -80,12 +80,14 @@ Status Edge::start() {
   store_version_ = version.value();
   auto clients = store_->list_clients();
   if (!clients.ok()) return clients.error();
+  const auto leases = store_->list_leases();
+  if (!leases.ok()) return leases.error();
   const uint64_t descriptors = raise_descriptor_limit();
   conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
   handshakes_most_ = std::min<uint64_t>(kHandshakesMax, sessions_most_);
   if (Status started = start_workers(); !started.ok()) return started;
-  restore_leases(clients.value(), descriptors / 8);
+  restore_leases(clients.value(), leases.value(), descriptors / 8);
   watch_store();
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
@@ -188,9 +190,10 @@ Status Edge::start_workers() {
   return Done{};
 }
 
-void Edge::restore_leases(const std::vector<ClientRecord>& clients, uint64_t listeners_most) {
+void Edge::restore_leases(const std::vector<ClientRecord>& clients, const std::vector<LeaseRecord>& leases,
+                          uint64_t listeners_most) {
   leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, listeners_most);
-  leases_->restore(clients, handed_listeners_);
+  leases_->restore(clients, leases, handed_listeners_);
   leases_->take_listeners(std::move(handed_listeners_));
   leases_->set_clients(clients);
   forget_removed_clients(by_name(clients));

@@ -127,7 +127,8 @@ class Edge final : public EdgeControlPort {
   Fd take_handed_control();
   Status open_state();
   Status start_workers();
-  void restore_leases(const std::vector<ClientRecord>& clients, uint64_t listeners_most);
+  void restore_leases(const std::vector<ClientRecord>& clients, const std::vector<LeaseRecord>& leases,
+                      uint64_t listeners_most);
   void watch_store();
   void on_store_op(Op& op);
   void on_store_changed();

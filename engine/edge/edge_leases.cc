@@ -58,7 +58,6 @@ EdgeLeases::EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, Pub
                        uint64_t listeners_most)
     : options_(options),
       loop_(loop),
-      store_(store),
       ports_(ports),
       listeners_most_(listeners_most),
       leases_(options.ports, static_cast<uint64_t>(options.grace_seconds) * 1000),
@@ -67,13 +66,8 @@ EdgeLeases::EdgeLeases(const EdgeOptions& options, Loop& loop, Store& store, Pub
 
 EdgeLeases::~EdgeLeases() { loop_.timers().disarm(write_soon_); }
 
-void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::vector<Fd>& handed) {
-  const auto leases = store_.list_leases();
-  if (!leases.ok()) {
-    log_error("leases cannot be read, tunnels may get other ports", {{"error", leases.error().message}});
-    return;
-  }
-  const auto& records = leases.value();  // the oldest first
+void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::vector<LeaseRecord>& records,
+                         const std::vector<Fd>& handed) {
   // The store has a lease for each tunnel that a client ever had. Kept for their tunnels are those that were live or in
   // grace when the last edge ended: their times are at most two hours (kLeaseFreshS) and the grace older than the
   // youngest, or their listeners were handed on. A client never had more of them at once than its tunnels_max: where

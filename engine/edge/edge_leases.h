@@ -48,8 +48,10 @@ class EdgeLeases {
   ~EdgeLeases();
 
   // At the start: the leases in the store that were live when the last edge ended are kept for their clients, as many
-  // as each may have at once. handed: listeners of public ports that the edge before this one has handed on.
-  void restore(const std::vector<ClientRecord>& clients, const std::vector<Fd>& handed);
+  // as each may have at once. records: of Store::list_leases. handed: listeners of public ports that the edge
+  // before this one has handed on.
+  void restore(const std::vector<ClientRecord>& clients, const std::vector<LeaseRecord>& records,
+               const std::vector<Fd>& handed);
   // After restore(): takes the same listeners.
   void take_listeners(std::vector<Fd> listeners);
   // The listeners that no tunnel has claimed yet: for the next edge.
@@ -86,7 +88,6 @@ class EdgeLeases {
 
   const EdgeOptions& options_;
   Loop& loop_;
-  Store& store_;
   PublicPorts& ports_;
   const uint64_t listeners_most_;
   PortLeases leases_;

@@ -184,15 +184,21 @@ TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
 
 // --- A store that cannot be read ------------------------------------------------------------------------------------
 
-// As the disk's errors do, this makes each read of the clients fail.
+// As the disk's errors do, this makes each read of a table fail.
 class BrokenStore : public EdgeStoreTest {
  protected:
   void TearDown() override {
-    if (broken_) mend();
+    if (!broken_.empty()) mend();
     EdgeStoreTest::TearDown();
   }
-  void break_it() { rename("clients", "clients_away"); }
-  void mend() { rename("clients_away", "clients"); }
+  void break_it(const std::string& table) {
+    rename(table, table + "_away");
+    broken_ = table;
+  }
+  void mend() {
+    rename(broken_ + "_away", broken_);
+    broken_.clear();
+  }
 
  private:
   void rename(const std::string& from, const std::string& to) {
@@ -201,15 +207,14 @@ class BrokenStore : public EdgeStoreTest {
     const std::string sql = "ALTER TABLE " + from + " RENAME TO " + to;
     loopback::must(sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr) == SQLITE_OK, sql.c_str());
     sqlite3_close(db);
-    broken_ = !broken_;
   }
-  bool broken_ = false;
+  std::string broken_;
 };
 
 TEST_F(BrokenStore, ThatChangesAreNotSeenIsOneLineAndThatTheyAreAgainAnother) {
   HandAgent& agent = open_session("one");
   testing::internal::CaptureStderr();
-  break_it();
+  break_it("clients");
   until([] { return false; }, 700);  // two ticks
   const std::string broken = testing::internal::GetCapturedStderr();
   EXPECT_NE(broken.find("the store cannot be read"), std::string::npos) << broken;
@@ -227,14 +232,16 @@ TEST_F(BrokenStore, ThatChangesAreNotSeenIsOneLineAndThatTheyAreAgainAnother) {
 
 TEST_F(BrokenStore, NoEdgeStarts) {
   stop();
-  break_it();
-  {
-    Edge edge(options_);
-    ASSERT_TRUE(edge.listen().ok());
-    const Status status = edge.start();
-    EXPECT_FALSE(status.ok());
+  for (const std::string table : {"clients", "leases"}) {
+    break_it(table);
+    {
+      Edge edge(options_);
+      ASSERT_TRUE(edge.listen().ok());
+      const Status status = edge.start();
+      EXPECT_FALSE(status.ok()) << table;
+    }
+    mend();
   }
-  mend();
   start();
 }
 
