@@ -79,7 +79,9 @@ Status Agent::start() {
       log_warning("io_uring is not used, epoll is: " + started.value(), {});
     }
   }
-  for (const TunnelOptions& tunnel : options_.tunnels) services_.services.push_back({tunnel.name, tunnel.local, {}});
+  for (const TunnelOptions& tunnel : options_.tunnels) {
+    services_.services.push_back({.tunnel = tunnel.name, .text = tunnel.local, .addresses = {}, .awaited = true});
+  }
   leasings_.resize(options_.tunnels.size());
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
@@ -92,6 +94,7 @@ Status Agent::start() {
                              {"workers", count},
                              {"conns_max", uint64_t{conns_max} * count}});
   resolve_services();
+  loop_->timers().arm(await_timer_, kServiceDialTimeoutMs);
   connect();
   // An agent is ready when it tries, not when it is connected: an edge that is away must not hold up a boot.
   notify_systemd(("READY=1\nSTATUS=connecting to the edge " + options_.server_text).c_str());
@@ -327,19 +330,29 @@ void Agent::resolve_services() {
     if (!resolving_.insert(index).second) continue;  // its last answer is still to come
     service_resolver_->resolve(target.value(), [this, index](Result<std::vector<Address>> found) {
       resolving_.erase(index);
-      if (!found.ok()) {
-        log_warning(found.error().message + "; visitors are reset until it can be",
-                    {{"tunnel", options_.tunnels[index].name}});
-        return;
+      ServiceAddresses::Service& service = services_.services[index];
+      service.awaited = false;
+      if (found.ok()) {
+        service.addresses = std::move(found).value();
+      } else {
+        log_warning(found.error().message + "; visitors are reset until it can be", {{"tunnel", service.tunnel}});
       }
-      services_.services[index].addresses = std::move(found).value();
       share_services();
     });
   }
 }
 
+// A visitor waits for a name no longer than for its service. A DNS server that is dead takes longer.
+void Agent::await_names_no_longer() {
+  for (ServiceAddresses::Service& service : services_.services) {
+    if (!std::exchange(service.awaited, false)) continue;
+    log_warning("'" + service.text + "' is still being looked up; visitors are reset until it has an address",
+                {{"tunnel", service.tunnel}});
+  }
+  share_services();
+}
+
 void Agent::share_services() {
-  if (!session_) return;
   const auto services = std::make_shared<const ServiceAddresses>(services_);
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post([role = roles_[i], services] { role->opener().set_services(services); });

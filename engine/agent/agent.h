@@ -98,6 +98,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void leave();
   void report_failures();
   void report_dials();
+  void await_names_no_longer();
   void share_services();
   void on_tick();
   void on_edge_silent();
@@ -128,6 +129,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   Pace dials_pace_{kLogPaceMs};
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
+  OwnedTimer<&Agent::await_names_no_longer> await_timer_{*this};  // from the start: visitors wait for services' names
   OwnedTimer<&Agent::on_edge_silent> drain_timer_{*this};  // until no visitor waits at the edge for our channels
   std::optional<StartTrim> start_trim_;
   Backoff backoff_;

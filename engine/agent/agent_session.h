@@ -21,7 +21,8 @@ struct ServiceAddresses {
   struct Service {
     std::string tunnel;
     std::string text;                // as the operator wrote it
-    std::vector<Address> addresses;  // empty: could not be resolved
+    std::vector<Address> addresses;  // empty: none was found
+    bool awaited = false;            // its first lookup may find one yet: visitors wait
   };
   std::vector<Service> services;
 };

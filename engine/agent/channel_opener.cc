@@ -32,8 +32,9 @@ ChannelOpener::~ChannelOpener() {
   close_session(Ready::kEnd);
   end_parting();
   worker_.loop().timers().disarm(parting_timer_);
-  channels_.for_each([](Channel& channel) {
+  channels_.for_each([this](Channel& channel) {
     if (channel.state == State::kDiallingService) channel.dial->cancel();
+    if (channel.state == State::kAwaitingAddress) drop(channel);
   });
   for (int turn = 0; turn < 200 && channels_.taken() > 0; ++turn) worker_.loop().run_once(1);
 }
@@ -42,9 +43,16 @@ void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,
                                  std::shared_ptr<const ServiceAddresses> services) {
   session_ = std::move(session);
   ++session_tag_;
-  services_ = std::move(services);
   ready_wanted_ = 0;
   refill_pause_ms_ = kRefillPauseMs;
+  set_services(std::move(services));
+}
+
+void ChannelOpener::set_services(std::shared_ptr<const ServiceAddresses> services) {
+  services_ = std::move(services);
+  channels_.for_each([this](Channel& channel) {
+    if (channel.state == State::kAwaitingAddress) dial_service(channel);
+  });
 }
 
 void ChannelOpener::close_session(Ready ready) {
@@ -59,6 +67,7 @@ void ChannelOpener::close_session(Ready ready) {
       case State::kDiallingEdge: channel.dial->cancel(); break;
       case State::kReady: ready == Ready::kEnd ? worker_.loop().cancel(channel.op) : part(channel); break;
       case State::kParting:
+      case State::kAwaitingAddress:
       case State::kDiallingService: break;
     }
   });
@@ -274,8 +283,8 @@ void ChannelOpener::started(Channel& channel) {
   }
   hold_back_no_longer();
   worker_.counters().add(Counter::kVisitors);
-  channel.state = State::kDiallingService;
-  ++dialling_services_;
+  channel.state = State::kAwaitingAddress;
+  ++with_visitor_;
   const auto start = parse_start(channel.bytes);
   // Spliced bytes cannot be taken out of chunks; Hello has said so.
   const bool speaks = start.ok() && !(start.value().chunks && worker_.relay().kind == PumpKind::kSplice);
@@ -286,13 +295,20 @@ void ChannelOpener::started(Channel& channel) {
   channel.tunnel_index = start.value().tunnel_index;
   channel.chunks = start.value().chunks;
   channel.conn->tunnel.store(channel.tunnel_index, std::memory_order_relaxed);
-  if (channel.tunnel_index >= services_->services.size() ||
-      services_->services[channel.tunnel_index].addresses.empty()) {
-    return fail_service(channel, kServiceUnresolved);
-  }
-  channel.dial->start(services_->services[channel.tunnel_index].addresses, kServiceDialTimeoutMs,
-                      {.keepalive = Keepalive::kSlow});
+  dial_service(channel);
   refill();
+}
+
+void ChannelOpener::dial_service(Channel& channel) {
+  const bool known = channel.tunnel_index < services_->services.size();
+  if (!known) return fail_service(channel, kServiceUnresolved);
+  const ServiceAddresses::Service& service = services_->services[channel.tunnel_index];
+  if (service.addresses.empty()) {
+    if (!service.awaited) fail_service(channel, kServiceUnresolved);
+    return;
+  }
+  channel.state = State::kDiallingService;
+  channel.dial->start(service.addresses, kServiceDialTimeoutMs, {.keepalive = Keepalive::kSlow});
 }
 
 void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
@@ -331,21 +347,21 @@ void ChannelOpener::drop(Channel& channel) {
   // an empty answer. But one that carried a visitor may still have bytes for it under way, which a reset would throw
   // away. Behind a FIN they arrive, and a Start that crosses it ends in a reset all the same: END was due
   // (relay/chunks.h).
-  const bool reset = channel.state == State::kDiallingService || !channel.carried;
+  const bool reset = channel.has_visitor() || !channel.carried;
   worker_.loop().close(channel.conn->fd, reset ? CloseWith::kReset : CloseWith::kFin);
   worker_.conns().release(*channel.conn);
   free_channel(channel);
 }
 
 void ChannelOpener::free_channel(Channel& channel) {
-  const State state = channel.state;
+  const bool was_parting = channel.state == State::kParting;
+  const bool had_visitor = channel.has_visitor();
   channel.conn = nullptr;
   channel.session.reset();
   channels_.give_back(channel);
-  if (state == State::kDiallingService) --dialling_services_;
-  if (state == State::kParting) --parting_;
-  const bool was_coming = state == State::kDiallingService || state == State::kParting;
-  if (was_coming && visitors_coming() == 0) on_nobody_comes_();
+  if (had_visitor) --with_visitor_;
+  if (was_parting) --parting_;
+  if ((had_visitor || was_parting) && visitors_coming() == 0) on_nobody_comes_();
 }
 
 }  // namespace natrp

@@ -6,6 +6,7 @@
 // Life of a channel   dialling the edge ─▶ showing its ticket ─▶ ready ──Start──▶ dialling the service ─▶ Pair
 //                                                                  ▲                                       │
 //                                                                  └── returned(): it carried a short visitor
+//                     ready ──Start, and the service's address is not known yet──▶ awaiting it ─▶ dialling the service
 //                     every failure: closed (with a RST once a visitor is on it), and counted
 //                     ready ──its session ends in peace──▶ parting ──Start that was on its way──▶ dialling the service
 //                                                          parting ──the edge closes it, or kPartingMs──▶ closed
@@ -57,19 +58,19 @@ class ChannelOpener {
     kPart,  // the edge lives, and closes those that it has given to nobody. A Start may be on its way in the others
   };
   void close_session(Ready ready);
-  void set_services(std::shared_ptr<const ServiceAddresses> services) { services_ = std::move(services); }
+  // With a session or without one.
+  void set_services(std::shared_ptr<const ServiceAddresses> services);
   // Hold `ready` unused channels from now on, and dial `extra` at once, for visitors that wait at the edge.
   void demand(uint32_t ready, uint32_t extra);
   // Whether a data channel that is free again shall stay. tag: of its session, in Pair::tag.
   bool wants_back(uint8_t tag) const;
   // conn: a data channel that carried a visitor and is free again; owned here. The edge has been told.
   void returned(Conn& conn, uint8_t tag);
-  // Channels whose service is being dialled, or whose Start may be on its way: they are no pairs yet, and a drain waits
-  // for them.
-  uint32_t visitors_coming() const { return dialling_services_ + parting_; }
+  // Channels with a visitor, or whose Start may be on its way: they are no pairs yet, and a drain waits for them.
+  uint32_t visitors_coming() const { return with_visitor_ + parting_; }
 
  private:
-  enum class State : uint8_t { kDiallingEdge, kReady, kParting, kDiallingService };
+  enum class State : uint8_t { kDiallingEdge, kReady, kParting, kAwaitingAddress, kDiallingService };
   struct Channel {
     explicit Channel(ChannelOpener& its)
         : self(&its), dial(std::make_unique<Dial>(its.worker_.loop(), on_dialled, this)) {
@@ -86,6 +87,7 @@ class ChannelOpener {
     bool chunks = false;
     bool carried = false;  // a visitor before
     State state = State::kDiallingEdge;
+    bool has_visitor() const { return state == State::kAwaitingAddress || state == State::kDiallingService; }
     std::array<uint8_t, kStartBytes> bytes{};
   };
   static_assert(kStartBytes == kHelloBytes, "one array holds the ticket, then the Start");
@@ -109,6 +111,7 @@ class ChannelOpener {
   void tell_failed_dial(int error);
   void receive_start(Channel& channel);
   void started(Channel& channel);
+  void dial_service(Channel& channel);
   void service_dialled(Channel& channel, int fd, int error);
   void fail_service(Channel& channel, int error);
   void drop(Channel& channel);  // with a reset, or with a FIN behind what it carried
@@ -129,7 +132,7 @@ class ChannelOpener {
   // waited there for a visitor that reads slowly or not at all, and FREE behind them. It may be too many, since some
   // may have become ready meanwhile.
   uint32_t held_up_ = 0;
-  uint32_t dialling_services_ = 0;
+  uint32_t with_visitor_ = 0;
   uint32_t parting_ = 0;
   uint32_t returned_ = 0;   // channels that came back since top_up_timer_ was armed
   uint8_t session_tag_ = 0; // changes with the session

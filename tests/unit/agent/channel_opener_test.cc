@@ -66,7 +66,10 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
     EXPECT_EQ(conns->shard(0).live(), 0u) << "a slot is left";
     worker.reset();
   }
-  void service_failed(uint32_t, int) override {}
+  void service_failed(uint32_t, int error) override {
+    last_error = error;
+    ++services_failed;
+  }
   void dial_failed(int error) override {
     last_error = error;
     ++dials_failed;
@@ -80,12 +83,18 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
     });
     done.get_future().wait();
   }
+  static std::shared_ptr<ServiceAddresses> services_at(std::vector<Address> addresses, bool awaited = false) {
+    const auto made = std::make_shared<ServiceAddresses>();
+    made->services.push_back({"tunnel", "service", std::move(addresses), awaited});
+    return made;
+  }
   void open_session() {
-    const auto services = std::make_shared<ServiceAddresses>();
-    services->services.push_back({"tunnel", "service", {service.address}});
     const auto session =
         std::make_shared<AgentSession>(SlotId::make(0, 1, 1), TicketKey{}, std::vector<Address>{edge.address});
-    in_worker([&] { role->opener().open_session(session, services); });
+    in_worker([&] { role->opener().open_session(session, services_at({service.address})); });
+  }
+  void set_services(const std::shared_ptr<ServiceAddresses>& made) {
+    in_worker([&] { role->opener().set_services(made); });
   }
   void close_session(ChannelOpener::Ready ready = ChannelOpener::Ready::kEnd) {
     in_worker([&] { role->opener().close_session(ready); });
@@ -160,6 +169,7 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
   loopback::Listener service;
   std::atomic<int> last_error = 0;
   std::atomic<unsigned> dials_failed = 0;
+  std::atomic<unsigned> services_failed = 0;
   bool edge_closes = false;    // what it has just accepted
   std::deque<Peer> channels;   // the edge's ends of all that were dialled
   std::deque<Peer> services;   // the service's ends
@@ -417,6 +427,53 @@ TEST_P(ChannelOpenerTest, TheNextSessionDoesNotCountOnThem) {
   demand(4);
   EXPECT_TRUE(wait_channels(8));
   EXPECT_EQ(count(Counter::kChannelsReady), 4u);
+}
+
+// --- A service whose address is not known yet ---------------------------------------------------------------------
+
+TEST_P(ChannelOpenerTest, AVisitorWaitsForTheFirstLookupOfItsServicesName) {
+  set_services(services_at({}, true));
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  channels[0].heard.clear();
+  channels[0].say += start() + chunk_of("request") + kEndText;
+  EXPECT_TRUE(wait_channels(2)) << "the next visitor's";
+  EXPECT_FALSE(until([&] { return channels[0].over(); }, 50));
+  uint32_t coming = 0;
+  in_worker([&] { coming = role->opener().visitors_coming(); });
+  EXPECT_EQ(coming, 1u) << "a drain waits for it";
+  set_services(services_at({service.address}));
+  ASSERT_TRUE(until([&] { return services.size() == 1 && services[0].ended; }));
+  EXPECT_EQ(services[0].heard, "request");
+  answer(services[0]);
+  EXPECT_TRUE(until([&] { return channels[0].heard == chunk_of("answer") + kEndText + kFreeText; }));
+  EXPECT_EQ(services_failed, 0u);
+}
+
+TEST_P(ChannelOpenerTest, AndIsResetWhereItFindsNone) {
+  set_services(services_at({}, true));
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  channels[0].say += start();
+  ASSERT_TRUE(wait_channels(2));
+  close_session(ChannelOpener::Ready::kEnd);  // which is nothing to those that carry a visitor
+  EXPECT_FALSE(channels[0].over());
+  set_services(services_at({}));
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_TRUE(channels[0].was_reset);
+  EXPECT_EQ(services_failed, 1u);
+  EXPECT_EQ(last_error, kServiceUnresolved);
+}
+
+TEST_P(ChannelOpenerTest, AnAgentThatEndsResetsWhoWaitsForAName) {
+  set_services(services_at({}, true));
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  channels[0].say += start();
+  ASSERT_TRUE(wait_channels(2));
+  stop();
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_TRUE(channels[0].was_reset);
 }
 
 // --- Which are kept -----------------------------------------------------------------------------------------------
