@@ -17,7 +17,6 @@ namespace {
 
 constexpr uint32_t kTickMs = 250;
 constexpr uint32_t kRegisterAgainMs = 3000;
-constexpr uint32_t kResolveAgainMs = 5000;
 // How long an agent that stops goes on dialling for visitors that wait at the edge: it says when there is none. As long
 // as an edge that hands over waits for its own.
 constexpr uint32_t kDrainAnswerMs = 3000;
@@ -33,7 +32,7 @@ Agent::~Agent() {
   for (int turn = 0; turn < 400 && (channel_ || (dial_ && dial_->running())); ++turn) loop_->run_once(5);
   for (auto& worker : workers_) worker->stop();
   edge_resolver_.reset();
-  service_resolver_.reset();
+  service_names_.reset();
 }
 
 Status Agent::start() {
@@ -52,7 +51,6 @@ Status Agent::start() {
   loop_ = std::move(loop.value().loop);
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   edge_resolver_ = std::make_unique<Resolver>(*mailbox_);
-  service_resolver_ = std::make_unique<Resolver>(*mailbox_);
   dial_ = std::make_unique<Dial>(*loop_, on_dialled, this);
   const unsigned count = options_.workers;
   const uint32_t conns_max = conns_for_descriptors(descriptors, count);
@@ -79,9 +77,6 @@ Status Agent::start() {
       log_warning("io_uring is not used, epoll is: " + started.value(), {});
     }
   }
-  for (const TunnelOptions& tunnel : options_.tunnels) {
-    services_.services.push_back({.tunnel = tunnel.name, .text = tunnel.local, .addresses = {}, .awaited = true});
-  }
   leasings_.resize(options_.tunnels.size());
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
@@ -93,8 +88,8 @@ Status Agent::start() {
                              {"io", workers_[0]->loop_name()},
                              {"workers", count},
                              {"conns_max", uint64_t{conns_max} * count}});
-  resolve_services();
-  loop_->timers().arm(await_timer_, kServiceDialTimeoutMs);
+  service_names_ = std::make_unique<ServiceNames>(*mailbox_, options_.tunnels, loop_->turn_ms(),
+                                                  [this] { share_services(); });
   connect();
   // An agent is ready when it tries, not when it is connected: an edge that is away must not hold up a boot.
   notify_systemd(("READY=1\nSTATUS=connecting to the edge " + options_.server_text).c_str());
@@ -180,10 +175,10 @@ void Agent::on_welcome(const wire::Welcome& welcome) {
   session_since_ms_ = loop_->turn_ms();
   edge_drains_ = false;
   channel_->start_heartbeats();
-  const auto services = std::make_shared<const ServiceAddresses>(services_);
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->mailbox().post(
-        [role = roles_[i], session = session_, services] { role->opener().open_session(session, services); });
+        [role = roles_[i], session = session_, services = service_names_->addresses()] {
+          role->opener().open_session(session, services); });
   }
   log_info("session established", {{"client", welcome.client()}, {"edge", edge_addresses_.front().text()}});
   backoff_.succeeded();
@@ -322,40 +317,10 @@ void Agent::retry(Backoff::Cause cause, const std::string& why, bool had_session
 
 // --- Services -----------------------------------------------------------------------------------------------------
 
-void Agent::resolve_services() {
-  services_resolved_ms_ = loop_->turn_ms();
-  for (uint32_t index = 0; index < options_.tunnels.size(); ++index) {
-    auto target = parse_target(options_.tunnels[index].local);
-    if (!target.ok()) continue;  // options were checked
-    if (!resolving_.insert(index).second) continue;  // its last answer is still to come
-    service_resolver_->resolve(target.value(), [this, index](Result<std::vector<Address>> found) {
-      resolving_.erase(index);
-      ServiceAddresses::Service& service = services_.services[index];
-      service.awaited = false;
-      if (found.ok()) {
-        service.addresses = std::move(found).value();
-      } else {
-        log_warning(found.error().message + "; visitors are reset until it can be", {{"tunnel", service.tunnel}});
-      }
-      share_services();
-    });
-  }
-}
-
-// A visitor waits for a name no longer than for its service. A DNS server that is dead takes longer.
-void Agent::await_names_no_longer() {
-  for (ServiceAddresses::Service& service : services_.services) {
-    if (!std::exchange(service.awaited, false)) continue;
-    log_warning("'" + service.text + "' is still being looked up; visitors are reset until it has an address",
-                {{"tunnel", service.tunnel}});
-  }
-  share_services();
-}
-
 void Agent::share_services() {
-  const auto services = std::make_shared<const ServiceAddresses>(services_);
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], services] { role->opener().set_services(services); });
+    workers_[i]->mailbox().post(
+        [role = roles_[i], services = service_names_->addresses()] { role->opener().set_services(services); });
   }
 }
 
@@ -403,8 +368,8 @@ void Agent::report_failures() {
       frame.mutable_service_failed()->set_count(failures.count);
       channel_->send(frame);
     }
+    service_names_->doubt(index);
   }
-  if (!failures_.empty() && loop_->turn_ms() - services_resolved_ms_ >= kResolveAgainMs) resolve_services();
   failures_.clear();
 }
 
@@ -448,6 +413,7 @@ void Agent::on_tick() {
   for (Leasing& leasing : leasings_) print(leasing);
   report_failures();
   report_dials();
+  service_names_->tick(now);
   const bool may_register = session_ && !edge_drains_ && !draining_;
   for (uint32_t index = 0; may_register && index < leasings_.size(); ++index) {
     uint64_t& again_ms = leasings_[index].again_ms;

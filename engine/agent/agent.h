@@ -16,12 +16,12 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "agent/agent_worker.h"
 #include "agent/backoff.h"
+#include "agent/service_names.h"
 #include "base/line_out.h"
 #include "base/pace.h"
 #include "control/control_channel.h"
@@ -74,7 +74,6 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   };
 
   void connect();
-  void resolve_services();
   void dial(std::vector<Address> addresses);
   static void on_dialled(void* agent, int fd, int error);
   void connected(int fd);
@@ -98,7 +97,6 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void leave();
   void report_failures();
   void report_dials();
-  void await_names_no_longer();
   void share_services();
   void on_tick();
   void on_edge_silent();
@@ -110,7 +108,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Mailbox> mailbox_;
   std::unique_ptr<Resolver> edge_resolver_;  // of its own: a service's name that takes long must not keep the edge away
-  std::unique_ptr<Resolver> service_resolver_;
+  std::unique_ptr<ServiceNames> service_names_;
   ConnTable conns_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<AgentWorker*> roles_;
@@ -119,8 +117,6 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::unique_ptr<ControlChannel> channel_;
   std::shared_ptr<AgentSession> session_;
   std::vector<Address> edge_addresses_;
-  ServiceAddresses services_;
-  std::set<uint32_t> resolving_;  // tunnels whose service is looked up just now
   std::string client_;             // who we are, as the edge has it; of the last session
   std::vector<Leasing> leasings_;  // of options_.tunnels
   LineOut standard_output_{STDOUT_FILENO};
@@ -129,12 +125,10 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   Pace dials_pace_{kLogPaceMs};
   OwnedTimer<&Agent::connect> retry_timer_{*this};
   OwnedTimer<&Agent::on_tick> tick_timer_{*this};
-  OwnedTimer<&Agent::await_names_no_longer> await_timer_{*this};  // from the start: visitors wait for services' names
   OwnedTimer<&Agent::on_edge_silent> drain_timer_{*this};  // until no visitor waits at the edge for our channels
   std::optional<StartTrim> start_trim_;
   Backoff backoff_;
   uint64_t session_since_ms_ = 0;
-  uint64_t services_resolved_ms_ = 0;
   unsigned next_worker_ = 0;
   std::atomic<bool> has_session_{false};
   bool edge_drains_ = false;
