@@ -37,8 +37,8 @@ uint64_t hash_owner(const std::string& client, const std::string& tunnel) {
 void PortLeases::restore(const std::string& client, const std::string& tunnel, uint16_t port, uint64_t now_ms) {
   if (!range_.contains(port)) return;
   remember(client, tunnel, port);
-  leases_[port] = Lease{client, tunnel, {}, LeaseState::kGrace, now_ms + grace_ms_};
-  port_of_[{client, tunnel}] = port;
+  put(port, Lease{client, tunnel, {}, LeaseState::kReserved, 0});
+  begin_grace(port, leases_.at(port), now_ms);
 }
 
 void PortLeases::remember(const std::string& client, const std::string& tunnel, uint16_t port) {
@@ -59,11 +59,28 @@ void PortLeases::make_sticky(const Owner& owner, uint16_t port) {
   sticky_port_of_[owner] = port;
 }
 
+void PortLeases::put(uint16_t port, Lease lease) {
+  port_of_[{lease.client, lease.tunnel}] = port;
+  ++count_of_[lease.client];
+  of_sessions_.insert({lease.session.word, port});
+  leases_[port] = std::move(lease);
+}
+
 void PortLeases::drop(uint16_t port) {
-  const auto lease = leases_.find(port);
-  NATRP_CHECK(lease != leases_.end(), "a lease that is dropped exists");
-  port_of_.erase({lease->second.client, lease->second.tunnel});
-  leases_.erase(lease);
+  const auto at = leases_.find(port);
+  NATRP_CHECK(at != leases_.end(), "a lease that is dropped exists");
+  const Lease& lease = at->second;
+  port_of_.erase({lease.client, lease.tunnel});
+  if (--count_of_[lease.client] == 0) count_of_.erase(lease.client);
+  of_sessions_.erase({lease.session.word, port});
+  leases_.erase(at);
+}
+
+void PortLeases::begin_grace(uint16_t port, Lease& lease, uint64_t now_ms) {
+  lease.state = LeaseState::kGrace;
+  lease.grace_ends_ms = now_ms + grace_ms_;
+  of_sessions_.erase({lease.session.word, port});
+  first_grace_ends_ms_ = std::min(first_grace_ends_ms_, lease.grace_ends_ms);
 }
 
 bool PortLeases::allowed(const LeaseRequest& request, uint16_t port) const {
@@ -80,12 +97,12 @@ LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
   if (!answer.ok()) return answer;
 
   const Owner owner{request.client, request.tunnel};
-  if (const auto own = port_of_.find(owner); own != port_of_.end() && own->second != answer.port) {
-    answer.released = own->second;
-    drop(own->second);
+  if (const auto own = port_of_.find(owner); own != port_of_.end()) {
+    const uint16_t former = own->second;
+    if (former != answer.port) answer.released = former;
+    drop(former);
   }
-  leases_[answer.port] = Lease{request.client, request.tunnel, request.session, LeaseState::kReserved, 0};
-  port_of_[owner] = answer.port;
+  put(answer.port, Lease{request.client, request.tunnel, request.session, LeaseState::kReserved, 0});
   return answer;
 }
 
@@ -197,8 +214,7 @@ bool PortLeases::mark_live(uint16_t port, SlotId session) {
 void PortLeases::suspend(uint16_t port, SlotId session, uint64_t now_ms) {
   const auto lease = leases_.find(port);
   if (lease == leases_.end() || !(lease->second.session == session)) return;
-  lease->second.state = LeaseState::kGrace;
-  lease->second.grace_ends_ms = now_ms + grace_ms_;
+  begin_grace(port, lease->second, now_ms);
 }
 
 void PortLeases::mark_taken(uint16_t port, SlotId session, uint64_t now_ms) {
@@ -209,12 +225,11 @@ void PortLeases::mark_taken(uint16_t port, SlotId session, uint64_t now_ms) {
 
 std::vector<uint16_t> PortLeases::session_lost(SlotId session, uint64_t now_ms) {
   std::vector<uint16_t> ports;
-  for (auto& [port, lease] : leases_) {
-    if (!(lease.session == session) || lease.state == LeaseState::kGrace) continue;
-    lease.state = LeaseState::kGrace;
-    lease.grace_ends_ms = now_ms + grace_ms_;
-    ports.push_back(port);
+  for (auto at = of_sessions_.lower_bound({session.word, 0});
+       at != of_sessions_.end() && at->first == session.word; ++at) {
+    ports.push_back(at->second);
   }
+  for (const uint16_t port : ports) begin_grace(port, leases_.at(port), now_ms);
   end_graces(now_ms);
   return ports;
 }
@@ -256,12 +271,15 @@ std::set<std::string> PortLeases::clients() const {
 }
 
 std::vector<uint16_t> PortLeases::make_room(const std::string& client, const std::string& tunnel, uint32_t most) {
+  const auto count = count_of_.find(client);
+  if (count == count_of_.end()) return {};
+  size_t others = count->second - port_of_.count({client, tunnel});
+  if (others < most) return {};
   std::vector<std::pair<uint64_t, uint16_t>> in_grace;
-  size_t others = 0;
-  for (const auto& [port, lease] : leases_) {
-    if (lease.client != client || lease.tunnel == tunnel) continue;
-    ++others;
-    if (lease.state == LeaseState::kGrace) in_grace.emplace_back(lease.grace_ends_ms, port);
+  for (auto at = port_of_.lower_bound({client, ""}); at != port_of_.end() && at->first.first == client; ++at) {
+    const Lease& lease = leases_.at(at->second);
+    if (lease.tunnel == tunnel || lease.state != LeaseState::kGrace) continue;
+    in_grace.emplace_back(lease.grace_ends_ms, at->second);
   }
   std::sort(in_grace.begin(), in_grace.end());
   std::vector<uint16_t> ports;
@@ -279,12 +297,19 @@ std::vector<uint16_t> PortLeases::expire(uint64_t now_ms) {
 }
 
 void PortLeases::end_graces(uint64_t now_ms) {
+  std::erase_if(taken_until_ms_, [&](const auto& entry) { return entry.second <= now_ms; });
+  if (now_ms < first_grace_ends_ms_) return;
+  first_grace_ends_ms_ = UINT64_MAX;
   const size_t told = expired_.size();
   for (const auto& [port, lease] : leases_) {
-    if (lease.state == LeaseState::kGrace && lease.grace_ends_ms <= now_ms) expired_.push_back(port);
+    if (lease.state != LeaseState::kGrace) continue;
+    if (lease.grace_ends_ms <= now_ms) {
+      expired_.push_back(port);
+    } else {
+      first_grace_ends_ms_ = std::min(first_grace_ends_ms_, lease.grace_ends_ms);
+    }
   }
   for (size_t i = told; i < expired_.size(); ++i) drop(expired_[i]);
-  std::erase_if(taken_until_ms_, [&](const auto& entry) { return entry.second <= now_ms; });
 }
 
 const Lease* PortLeases::find(uint16_t port) const {

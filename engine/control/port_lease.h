@@ -127,7 +127,9 @@ class PortLeases {
   LeaseAnswer choose_any(const LeaseRequest& request) const;
   LeaseAnswer exhausted(const LeaseRequest& request) const;
   void make_sticky(const Owner& owner, uint16_t port);
+  void put(uint16_t port, Lease lease);  // of an owner that has none
   void drop(uint16_t port);
+  void begin_grace(uint16_t port, Lease& lease, uint64_t now_ms);
   void end_graces(uint64_t now_ms);
 
   PortSet range_;
@@ -135,7 +137,10 @@ class PortLeases {
   uint64_t grace_ms_;
   uint64_t order_ = 0;
   std::map<uint16_t, Lease> leases_;          // every port that is not free
-  std::map<Owner, uint16_t> port_of_;         // the same leases by owner
+  std::map<Owner, uint16_t> port_of_;         // the same leases by owner,
+  std::map<std::string, uint32_t> count_of_;  // … how many each client has,
+  std::set<std::pair<uint64_t, uint16_t>> of_sessions_;  // … and those of living sessions: session, port
+  uint64_t first_grace_ends_ms_ = UINT64_MAX;  // or later: that lease may be in grace no more
   std::map<uint16_t, Sticky> sticky_;         // a port's last owner …
   std::map<Owner, uint16_t> sticky_port_of_;  // … and an owner's last port; the two always agree
   std::map<uint16_t, uint64_t> taken_until_ms_;

@@ -323,7 +323,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
       const uint32_t number = 1 + random() % 8;
       model.expire(now_ms);
       if (random() % 64 == 0) leases.set_named(random() % 2 == 0 ? PortSet() : ports("20001-20003"));
-      switch (random() % 8) {
+      switch (random() % 12) {
         case 0:
         case 1:
         case 2: {
@@ -393,6 +393,51 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
           if (random() % 10 != 0) break;
           leases.remove_client(client);
           std::erase_if(model.held, [&](const auto& one) { return one.second.owner[0] == client[0]; });
+          break;
+        }
+        case 8: {
+          const uint16_t port = range.nth(random() % range.size());
+          leases.expire(now_ms);
+          leases.suspend(port, session(number), now_ms);
+          if (model.held.contains(port) && model.held[port].session == session(number)) {
+            model.held[port].grace = true;
+            model.held[port].grace_ends_ms = now_ms + 500;
+          }
+          break;
+        }
+        case 9: {
+          const auto most = static_cast<uint32_t>(1 + random() % 3);
+          size_t others = 0;
+          std::set<std::pair<uint64_t, uint16_t>> in_grace;
+          for (const auto& [port, held] : model.held) {
+            if (held.owner[0] != client[0] || held.owner == owner) continue;
+            ++others;
+            if (held.grace) in_grace.insert({held.grace_ends_ms, port});
+          }
+          leases.expire(now_ms);
+          std::vector<uint16_t> expected;
+          for (const auto& [ends_ms, port] : in_grace) {
+            if (others-- < most) break;
+            expected.push_back(port);
+            model.held.erase(port);
+          }
+          ASSERT_EQ(leases.make_room(client, tunnel, most), expected);
+          break;
+        }
+        case 10: {
+          const uint16_t left = range.nth(random() % range.size());
+          leases.expire(now_ms);
+          leases.take_away(client, ports(std::to_string(left).c_str()));
+          std::erase_if(model.held, [&](const auto& one) {
+            return one.second.owner[0] == client[0] && one.first != left;
+          });
+          break;
+        }
+        case 11: {
+          const uint16_t port = range.nth(random() % range.size());
+          leases.restore(client, tunnel, port, now_ms);
+          std::erase_if(model.held, [&](const auto& one) { return one.second.owner == owner; });
+          model.held[port] = {owner, {}, true, now_ms + 500};
           break;
         }
       }
