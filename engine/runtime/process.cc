@@ -17,6 +17,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "net/conn.h"
@@ -28,6 +29,10 @@ namespace {
 // State, log, signals, the control loop and the admin server; of each worker its loop, its mailbox and what a turn has
 // accepted and not placed yet. An idle edge has 16, and two more for each worker.
 uint64_t own_descriptors(unsigned workers) { return 32 + uint64_t{8} * workers; }
+
+// timeout(1) sends SIGTERM to its child and, at once, to its process group; and who presses Ctrl-C may run a wrapper
+// that passes it on. Nobody who wants to cut visitors off is so quick.
+constexpr uint64_t kOneStopMs = 100;
 
 constexpr uint64_t kFewVisitors = 128;
 // Rings, the resolvers' and the admin server's threads; of each worker its stack and the segments of its heap. 160 MiB
@@ -175,7 +180,12 @@ void SignalWatch::on_op(Op& op) {
   signalfd_siginfo info{};
   const bool got = ::read(fd_.get(), &info, sizeof info) == sizeof info;
   loop_.submit(op);
-  if (got) on_signal_(context_, static_cast<int>(info.ssi_signo));
+  if (!got) return;
+  const int signal = static_cast<int>(info.ssi_signo);
+  const bool stops = signal == SIGTERM || signal == SIGINT;
+  if (stops && now_ms() < stops_again_ms_) return;
+  on_signal_(context_, signal);
+  if (stops) stops_again_ms_ = now_ms() + kOneStopMs;
 }
 
 }  // namespace natrp

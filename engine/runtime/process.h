@@ -47,7 +47,7 @@ unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);        /
 // sd_notify(3) without the library: "READY=1", "STOPPING=1", "STATUS=…". Does nothing outside systemd.
 void notify_systemd(const char* state);
 
-// Delivers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the loop's thread. fd of the signalfd is owned.
+// Delivers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the loop's thread. Of the first two, those within 100 ms are one.
 class SignalWatch {
  public:
   using OnSignal = void (*)(void* context, int signal);
@@ -59,6 +59,7 @@ class SignalWatch {
 
   OwnedOp<&SignalWatch::on_op> watch_{*this};
   Loop& loop_;
+  uint64_t stops_again_ms_ = 0;  // until then a signal to stop is part of the last one
   OnSignal on_signal_;
   void* context_;
   Fd fd_;

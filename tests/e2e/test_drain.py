@@ -1,6 +1,8 @@
 """SIGTERM finishes what flows, takes nothing new and exits 0; a second SIGTERM does not wait."""
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
@@ -88,6 +90,24 @@ def test_a_second_sigterm_ends_at_once(yard, role):
     code = process.wait_exit(5)
     assert code >= 0 or -code not in CRASHES, process.describe()
     assert visitor.wait_ended(15) and service.wait_ended(15)
+
+
+@pytest.mark.over(ONE)
+@pytest.mark.parametrize("role", ["edge", "agent"])
+def test_two_signals_at_once_are_one(yard, role):
+    """timeout(1) tells its child and its process group; who presses Ctrl-C tells a wrapper, which passes it on."""
+    rig = yard.rig({"drain_seconds": 60}, {"drain_seconds": 60})
+    visitor, service = rig.pair()
+    check_echo(visitor, service)
+    process = getattr(rig, role).process
+    process.terminate()
+    os.kill(process.pid, signal.SIGINT)
+    process.wait_for("draining")
+    time.sleep(0.7)
+    check_echo(visitor, service)
+    visitor.close()
+    service.close()
+    assert process.wait_exit(15) == 0, process.describe()
 
 
 @pytest.mark.parametrize("role", ["edge", "agent"])
