@@ -41,7 +41,8 @@ class [[nodiscard]] Result {
     NATRP_CHECK(ok(), "value() of a failed Result");
     return std::get<0>(state_);
   }
-  T&& value() && {
+  // By value: what a reference led to would be gone at the end of the expression, a range-for's beginning.
+  T value() && {
     NATRP_CHECK(ok(), "value() of a failed Result");
     return std::get<0>(std::move(state_));
   }
