@@ -317,10 +317,4 @@ const Lease* PortLeases::find(uint16_t port) const {
   return lease == leases_.end() ? nullptr : &lease->second;
 }
 
-std::optional<uint16_t> PortLeases::port_of(const std::string& client, const std::string& tunnel) const {
-  const auto own = port_of_.find({client, tunnel});
-  if (own == port_of_.end()) return std::nullopt;
-  return own->second;
-}
-
 }  // namespace natrp

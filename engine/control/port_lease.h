@@ -10,7 +10,6 @@
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -106,7 +105,6 @@ class PortLeases {
 
   // nullptr: free.
   const Lease* find(uint16_t port) const;
-  std::optional<uint16_t> port_of(const std::string& client, const std::string& tunnel) const;
   size_t size() const { return leases_.size(); }
   const std::map<uint16_t, Lease>& all() const { return leases_; }
   const PortSet& range() const { return range_; }

@@ -160,7 +160,7 @@ TlsStream::TlsStream(TlsStream&&) noexcept = default;
 TlsStream& TlsStream::operator=(TlsStream&&) noexcept = default;
 TlsStream::~TlsStream() = default;
 
-Result<TlsStream> TlsStream::server(const TlsIdentity& identity) {
+TlsStream TlsStream::server(const TlsIdentity& identity) {
   ERR_clear_error();
   auto state = std::make_unique<State>();
   state->server = true;

@@ -46,7 +46,7 @@ struct ClientVerify {
 
 class TlsStream {
  public:
-  static Result<TlsStream> server(const TlsIdentity& identity);
+  static TlsStream server(const TlsIdentity& identity);
   // Fails when verify holds nothing to verify by, and when TLS gets no memory.
   static Result<TlsStream> client(const ClientVerify& verify);
   TlsStream(TlsStream&&) noexcept;

@@ -404,12 +404,7 @@ void Edge::begin_handshakes() {
 void Edge::begin_handshake(HandshakeQueue::Waiting agent) {
   // Not on the listener: data channels come by it too, and must not have it.
   apply_options(agent.fd.get(), AF_INET, {.user_timeout = true});
-  auto tls = TlsStream::server(*identity_);
-  if (!tls.ok()) {
-    log_error("no TLS for a new agent", {{"error", tls.error().message}});
-    return;
-  }
-  registrations_.push_back(std::make_unique<Registration>(*this, std::move(agent.fd), std::move(tls).value(),
+  registrations_.push_back(std::make_unique<Registration>(*this, std::move(agent.fd), TlsStream::server(*identity_),
                                                           agent.prefix, agent.deadline_ms));
 }
 

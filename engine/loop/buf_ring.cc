@@ -75,7 +75,7 @@ bool BufRing::take(uint16_t& id) {
   return true;
 }
 
-void BufRing::filled(uint16_t) {
+void BufRing::filled() {
   NATRP_CHECK(offered_ > 0, "the kernel filled a buffer that was not offered");
   --offered_;
   ++held_;

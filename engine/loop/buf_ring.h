@@ -33,7 +33,7 @@ class BufRing {
   // A buffer for the caller, who owns it until release(); false when all are held.
   bool take(uint16_t& id);
   // The backend says that the kernel filled an offered buffer: it is held now, and another is offered in its place.
-  void filled(uint16_t id);
+  void filled();
   void release(uint16_t id);
   // A receive found no buffer offered: offers twice as many from now on, up to kBuffersOffered.
   void offer_more();

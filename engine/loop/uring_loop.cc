@@ -309,7 +309,7 @@ void UringLoop::complete(uint64_t user_data, int32_t result, uint32_t flags) {
   if (!op.more) landed(op);
   if ((flags & IORING_CQE_F_BUFFER) != 0) {
     op.buffer = static_cast<uint16_t>(flags >> IORING_CQE_BUFFER_SHIFT);
-    buffers_.filled(op.buffer);
+    buffers_.filled();
     // An end of stream or an error may come with a buffer that holds nothing: it goes back at once.
     if (result <= 0) buffers_.release(op.buffer);
   }

@@ -83,9 +83,4 @@ bool ConnTable::read(uint32_t shard, uint32_t index, ConnView& out) const {
   return conn.generation.load(std::memory_order_relaxed) == before;
 }
 
-bool ConnTable::snapshot(SlotId id, ConnView& out) const {
-  if (id.shard() >= shards_.size() || id.index() >= shards_[id.shard()]->touched()) return false;
-  return read(id.shard(), id.index(), out) && out.id == id;
-}
-
 }  // namespace natrp

@@ -3,8 +3,8 @@
 // ConnTable: every live conn of the process. A generational slot map of one shard per worker: fixed capacity, memory
 // mapped at start and touched only when a slot is first used.
 //
-// Thread safety   claim() and release(): the worker that owns the shard. find(): the same. snapshot() and
-//                 for_each(): any thread, wait-free, while the owner writes.
+// Thread safety   claim(), release() and find(): the worker that owns the shard. for_each(): any thread, wait-free,
+//                 while the owner writes.
 // Invariants
 // (1) A generation is odd exactly while its slot is claimed. It changes in claim() and release() only.
 // (2) find(id) returns a conn only if id's generation is the slot's: a stale id is answered with nullptr.
@@ -72,8 +72,6 @@ class ConnTable {
   ConnShard& shard(size_t index) { return *shards_[index]; }
   size_t shards() const { return shards_.size(); }
 
-  // False: the conn of that id is gone.
-  bool snapshot(SlotId id, ConnView& out) const;
   // f(const ConnView&) for each conn that was live when its slot was looked at.
   template <typename F>
   void for_each(F&& f) const {
@@ -87,6 +85,7 @@ class ConnTable {
   }
 
  private:
+  // False: no conn is there, or it went while it was read.
   bool read(uint32_t shard, uint32_t index, ConnView& out) const;
   std::vector<std::unique_ptr<ConnShard>> shards_;
 };

@@ -81,7 +81,7 @@ class ControlChannelTest : public testing::TestWithParam<LoopCase> {
 
   void make_edge(std::string_view prefix = {}, ControlChannelTimes times = {}) {
     edge_.channel = std::make_unique<ControlChannel>(
-        *loop_, std::move(edge_fd_), TlsStream::server(identity()).value(), edge_, prefix, times);
+        *loop_, std::move(edge_fd_), TlsStream::server(identity()), edge_, prefix, times);
   }
   void make_agent(ControlChannelTimes times = {}) {
     agent_.channel = std::make_unique<ControlChannel>(

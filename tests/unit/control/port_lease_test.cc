@@ -132,8 +132,8 @@ TEST(PortLeases, ARestoredPortIsThatOfTheLastWhoHadIt) {
   leases.restore("b", "web", 20000, 0);
   leases.restore("b", "web", 20001, 0);
   EXPECT_EQ(leases.size(), 1u);
-  EXPECT_EQ(leases.port_of("b", "web"), 20001);
-  EXPECT_EQ(leases.port_of("a", "web"), std::nullopt);
+  EXPECT_EQ(leases.ask(request("b", "web", 1), 0).port, 20001);
+  EXPECT_EQ(leases.find(20001)->client, "b");
 }
 
 TEST(PortLeases, ARememberedPortIsFreeAndGoesToItsLastOwnerAsLongAsItIs) {
@@ -449,7 +449,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
         ASSERT_NE(found, nullptr) << "lost: " << port << " at step " << step;
         ASSERT_EQ(found->client + found->tunnel, held.owner);
         ASSERT_EQ(found->state == LeaseState::kGrace, held.grace);
-        ASSERT_EQ(leases.port_of(found->client, found->tunnel), port);
+        ASSERT_EQ(leases.ask(request(found->client, found->tunnel, 0), now_ms).port, port);
       }
     }
     // Nothing is lost: when all clients are gone and no program is in the way, the whole range can be given.

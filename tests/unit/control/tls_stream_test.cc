@@ -72,7 +72,7 @@ void write_certificate_for(const std::string& directory, const char* alternative
 
 class TlsStreamTest : public testing::Test {
  protected:
-  TlsStream server() { return TlsStream::server(identity_).value(); }
+  TlsStream server() { return TlsStream::server(identity_); }
   TlsStream client_with_pin(const Pin& pin) {
     ClientVerify verify;
     verify.pin = pin;
@@ -153,7 +153,7 @@ TEST_F(TlsStreamTest, ACaAndHostNameVerifyAnOperatorsCertificate) {
     ClientVerify verify;
     verify.ca = load_ca(dir.path() + "/edge.crt").value();
     verify.host = host;
-    TlsStream edge = TlsStream::server(identity).value();
+    TlsStream edge = TlsStream::server(identity);
     TlsStream agent = TlsStream::client(verify).value();
     exchange(agent, edge);
     EXPECT_TRUE(agent.handshake_done()) << agent.error();
@@ -162,7 +162,7 @@ TEST_F(TlsStreamTest, ACaAndHostNameVerifyAnOperatorsCertificate) {
     ClientVerify verify;
     verify.ca = load_ca(dir.path() + "/edge.crt").value();
     verify.host = host;
-    TlsStream edge = TlsStream::server(identity).value();
+    TlsStream edge = TlsStream::server(identity);
     TlsStream agent = TlsStream::client(verify).value();
     exchange(agent, edge);
     EXPECT_TRUE(agent.verification_failed()) << host;
@@ -176,7 +176,7 @@ TEST_F(TlsStreamTest, AWrongCaIsRefusedEvenForTheRightHost) {
   ClientVerify verify;
   verify.ca = load_ca(certificate()).value();
   verify.host = "edge.example";
-  TlsStream edge = TlsStream::server(TlsIdentity::load_or_create(dir.path()).value()).value();
+  TlsStream edge = TlsStream::server(TlsIdentity::load_or_create(dir.path()).value());
   TlsStream agent = TlsStream::client(verify).value();
   exchange(agent, edge);
   EXPECT_TRUE(agent.verification_failed());
@@ -191,7 +191,7 @@ TEST_F(TlsStreamTest, WithAPinAndACaBothMustHold) {
   verify.ca = load_ca(dir.path() + "/edge.crt").value();
   verify.host = "edge.example";
   verify.pin = identity_.pin();
-  TlsStream edge = TlsStream::server(identity).value();
+  TlsStream edge = TlsStream::server(identity);
   TlsStream agent = TlsStream::client(verify).value();
   exchange(agent, edge);
   EXPECT_TRUE(agent.verification_failed());
@@ -234,7 +234,7 @@ TEST_F(TlsStreamTest, ACaIsReadOnceAndServesWhenItsFileIsGone) {
   verify.host = "edge.example";
   std::filesystem::remove(dir.path() + "/edge.crt");
   for (int attempt = 0; attempt < 2; ++attempt) {
-    TlsStream edge = TlsStream::server(identity).value();
+    TlsStream edge = TlsStream::server(identity);
     TlsStream agent = TlsStream::client(verify).value();
     exchange(agent, edge);
     EXPECT_TRUE(agent.handshake_done()) << agent.error();

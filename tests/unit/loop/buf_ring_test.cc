@@ -62,7 +62,7 @@ TEST(BufRing, WhatTheKernelFilledIsReplacedUntilEverythingIsHeld) {
   for (size_t at = 0; at < kernel.offered.size(); ++at) {
     EXPECT_FALSE(buffers.exhausted());
     EXPECT_TRUE(held.insert(kernel.offered[at]).second) << "offered while it was held";
-    buffers.filled(kernel.offered[at]);
+    buffers.filled();
   }
   EXPECT_EQ(held.size(), kBuffersMax);
   EXPECT_TRUE(buffers.exhausted());
@@ -94,7 +94,7 @@ TEST(BufRing, OffersGoBackToTheFewestByBeingFilled) {
   EXPECT_EQ(buffers.offer_fewest(), kBuffersOfferedFirst);
   for (unsigned i = 0; i < kBuffersOfferedFirst; ++i) {
     EXPECT_EQ(buffers.surplus(), kBuffersOfferedFirst - i);
-    buffers.filled(offered[i]);
+    buffers.filled();
     buffers.release(offered[i]);
   }
   EXPECT_EQ(offered.size(), 2 * kBuffersOfferedFirst);
