@@ -30,7 +30,7 @@ Agent::~Agent() {
   if (dial_ && dial_->running()) dial_->cancel();
   if (channel_) channel_->close("the agent stops");
   for (int turn = 0; turn < 400 && (channel_ || (dial_ && dial_->running())); ++turn) loop_->run_once(5);
-  for (auto& worker : workers_) worker->stop();
+  crew_.stop();
   edge_resolver_.reset();
   service_names_.reset();
 }
@@ -52,31 +52,9 @@ Status Agent::start() {
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   edge_resolver_ = std::make_unique<Resolver>(*mailbox_);
   dial_ = std::make_unique<Dial>(*loop_, on_dialled, this);
-  const unsigned count = options_.workers;
-  const uint32_t conns_max = conns_for_descriptors(descriptors, count);
-  roles_.resize(count);
-  for (unsigned i = 0; i < count; ++i) conns_.add_shard(conns_max);
-  for (unsigned i = 0; i < count; ++i) {
-    WorkerSetup setup;
-    setup.index = i;
-    setup.workers = count;
-    setup.io = options_.io;
-    setup.pump = options_.pump;
-    setup.pipes_max = options_.pipes_max;
-    setup.brief_wait = options_.brief_wait;
-    setup.conns = &conns_.shard(i);
-    setup.make_role = [this, i](Worker& worker) {
-      auto role = std::make_unique<AgentWorker>(worker, *this);
-      roles_[i] = role.get();
-      return role;
-    };
-    workers_.push_back(std::make_unique<Worker>(std::move(setup)));
-    auto started = workers_.back()->start();
-    if (!started.ok()) return started.error();
-    if (i == 0 && !started.value().empty()) {
-      log_warning("io_uring is not used, epoll is: " + started.value(), {});
-    }
-  }
+  const uint32_t conns_max = conns_for_descriptors(descriptors, options_.workers);
+  const auto make_role = [this](Worker& worker) { return std::make_unique<AgentWorker>(worker, *this); };
+  if (Status started = crew_.start(options_, conns_max, make_role); !started.ok()) return started;
   leasings_.resize(options_.tunnels.size());
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
@@ -85,9 +63,9 @@ Status Agent::start() {
   start_trim_->soon();
   log_info("agent started", {{"server", options_.server_text},
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
-                             {"io", workers_[0]->loop_name()},
-                             {"workers", count},
-                             {"conns_max", uint64_t{conns_max} * count}});
+                             {"io", crew_.worker(0).loop_name()},
+                             {"workers", crew_.size()},
+                             {"conns_max", uint64_t{conns_max} * crew_.size()}});
   service_names_ = std::make_unique<ServiceNames>(*mailbox_, options_.tunnels, loop_->turn_ms(),
                                                   [this] { share_services(); });
   connect();
@@ -175,11 +153,9 @@ void Agent::on_welcome(const wire::Welcome& welcome) {
   session_since_ms_ = loop_->turn_ms();
   edge_drains_ = false;
   channel_->start_heartbeats();
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post(
-        [role = roles_[i], session = session_, services = service_names_->addresses()] {
-          role->opener().open_session(session, services); });
-  }
+  crew_.post_to_all([session = session_, services = service_names_->addresses()](AgentWorker& role) {
+    role.opener().open_session(session, services);
+  });
   log_info("session established", {{"client", welcome.client()}, {"edge", edge_addresses_.front().text()}});
   backoff_.succeeded();
   client_ = welcome.client();
@@ -267,13 +243,13 @@ void Agent::on_tunnel_refused(const wire::TunnelRefused& refused) {
 }
 
 void Agent::on_demand(const wire::ChannelDemand& demand) {
-  const auto count = static_cast<uint32_t>(workers_.size());
+  const uint32_t count = crew_.size();
   const uint32_t ready = (std::min(demand.ready(), kReadyChannelsMax) + count - 1) / count;
   const uint32_t extra = std::min(demand.extra(), kParkedVisitorsMax);
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t share = extra / count + (i < extra % count ? 1 : 0);
     const uint32_t worker = (next_worker_ + i) % count;
-    workers_[worker]->mailbox().post([role = roles_[worker], ready, share] { role->opener().demand(ready, share); });
+    crew_.post(worker, [ready, share](AgentWorker& role) { role.opener().demand(ready, share); });
   }
   next_worker_ = (next_worker_ + extra) % count;
 }
@@ -289,9 +265,7 @@ void Agent::end_session() {
     if (!leasing.given_up) leasing.refusal.clear();
   }
   const auto ready = edge_drains_ || draining_ ? ChannelOpener::Ready::kPart : ChannelOpener::Ready::kEnd;
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], ready] { role->opener().close_session(ready); });
-  }
+  crew_.post_to_all([ready](AgentWorker& role) { role.opener().close_session(ready); });
 }
 
 void Agent::on_closed(const std::string& why, bool fatal) {
@@ -318,10 +292,8 @@ void Agent::retry(Backoff::Cause cause, const std::string& why, bool had_session
 // --- Services -----------------------------------------------------------------------------------------------------
 
 void Agent::share_services() {
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post(
-        [role = roles_[i], services = service_names_->addresses()] { role->opener().set_services(services); });
-  }
+  crew_.post_to_all(
+      [services = service_names_->addresses()](AgentWorker& role) { role.opener().set_services(services); });
 }
 
 void Agent::service_failed(uint32_t tunnel_index, int error) {
@@ -377,7 +349,7 @@ void Agent::report_failures() {
 
 std::vector<const Counters*> Agent::counters() const {
   std::vector<const Counters*> sets;
-  for (const auto& worker : workers_) sets.push_back(&worker->counters());
+  for (const auto& worker : crew_.workers()) sets.push_back(&worker->counters());
   return sets;
 }
 
@@ -480,17 +452,15 @@ void Agent::on_edge_silent() {
 // No session any more: here is left what flows.
 void Agent::leave() {
   loop_->timers().disarm(drain_timer_);
-  workers_flowing_ = static_cast<unsigned>(workers_.size());
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([this, role = roles_[i]] {
-      role->opener().close_session(ChannelOpener::Ready::kPart);
-      role->when_idle([this] {
-        mailbox_->post([this] {
-          if (--workers_flowing_ == 0) stopped_ = true;
-        });
+  workers_flowing_ = crew_.size();
+  crew_.post_to_all([this](AgentWorker& role) {
+    role.opener().close_session(ChannelOpener::Ready::kPart);
+    role.when_idle([this] {
+      mailbox_->post([this] {
+        if (--workers_flowing_ == 0) stopped_ = true;
       });
     });
-  }
+  });
 }
 
 int Agent::run() {

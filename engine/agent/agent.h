@@ -30,6 +30,7 @@
 #include "loop/owned.h"
 #include "net/dialer.h"
 #include "net/resolver.h"
+#include "runtime/crew.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
 #include "runtime/start_trim.h"
@@ -49,7 +50,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
 
   // For the admin server; any thread, from start() on.
   std::vector<const Counters*> counters() const;
-  const ConnTable& conns() const { return conns_; }
+  const ConnTable& conns() const { return crew_.conns(); }
   bool has_session() const { return has_session_.load(std::memory_order_relaxed); }
   // Asks the control thread; nullopt when it does not answer within two seconds.
   std::optional<AgentStatus> status();
@@ -109,9 +110,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::unique_ptr<Mailbox> mailbox_;
   std::unique_ptr<Resolver> edge_resolver_;  // of its own: a service's name that takes long must not keep the edge away
   std::unique_ptr<ServiceNames> service_names_;
-  ConnTable conns_;
-  std::vector<std::unique_ptr<Worker>> workers_;
-  std::vector<AgentWorker*> roles_;
+  Crew<AgentWorker> crew_;
   std::unique_ptr<SignalWatch> signals_;
   std::unique_ptr<Dial> dial_;
   std::unique_ptr<ControlChannel> channel_;

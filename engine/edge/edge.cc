@@ -47,7 +47,7 @@ void Edge::stop() {
   handshakes_waiting_ = {};
   for (auto& registration : registrations_) registration->close("the edge stops");
   for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
-  for (auto& worker : workers_) worker->stop();
+  crew_.stop();
   handover_.reset();
   if (leases_ && leads_) leases_->finish();
 }
@@ -86,7 +86,11 @@ Status Edge::start() {
   conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
   handshakes_most_ = std::min<uint64_t>(kHandshakesMax, sessions_most_);
-  if (Status started = start_workers(); !started.ok()) return started;
+  const auto make_role = [this](Worker& worker) {
+    return std::make_unique<EdgeWorker>(worker, *this, options_.natrp_grpc, crew_);
+  };
+  if (Status started = crew_.start(options_, conns_per_worker_, make_role); !started.ok()) return started;
+  ports_ = std::make_unique<PublicPorts>(crew_);
   restore_leases(clients.value(), leases.value(), descriptors / 8);
   watch_store();
   if (options_.natrp_grpc) {
@@ -156,40 +160,6 @@ Status Edge::open_state() {
   return Done{};
 }
 
-Status Edge::start_workers() {
-  // Roles find each other through these, so both are complete before the first letter is posted.
-  const unsigned count = options_.workers;
-  roles_.resize(count);
-  for (unsigned i = 0; i < count; ++i) conns_.add_shard(conns_per_worker_);
-  for (unsigned i = 0; i < count; ++i) {
-    WorkerSetup setup;
-    setup.index = i;
-    setup.workers = count;
-    setup.io = options_.io;
-    setup.pump = options_.pump;
-    setup.pipes_max = options_.pipes_max;
-    setup.brief_wait = options_.brief_wait;
-    setup.conns = &conns_.shard(i);
-    setup.make_role = [this, i](Worker& worker) {
-      auto role = std::make_unique<EdgeWorker>(worker, *this, options_.natrp_grpc, worker_pointers_);
-      roles_[i] = role.get();
-      return role;
-    };
-    workers_.push_back(std::make_unique<Worker>(std::move(setup)));
-    auto started = workers_.back()->start();
-    if (!started.ok()) return started.error();
-    if (i == 0 && !started.value().empty()) {
-      log_warning("io_uring is not used, epoll is: " + started.value(), {});
-    }
-  }
-  for (auto& worker : workers_) worker_pointers_.push_back(worker.get());
-  for (unsigned i = 0; i < count; ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], roles = roles_] { role->set_roles(roles); });
-  }
-  ports_ = std::make_unique<PublicPorts>(worker_pointers_, roles_);
-  return Done{};
-}
-
 void Edge::restore_leases(const std::vector<ClientRecord>& clients, const std::vector<LeaseRecord>& leases,
                           uint64_t listeners_most) {
   leases_ = std::make_unique<EdgeLeases>(options_, *loop_, *store_, *ports_, listeners_most);
@@ -202,7 +172,7 @@ void Edge::restore_leases(const std::vector<ClientRecord>& clients, const std::v
 void Edge::say_ready() {
   log_info("edge ready", {{"bind", bound_},
                           {"ports", options_.ports.format_short()},
-                          {"io", workers_[0]->loop_name()},
+                          {"io", crew_.worker(0).loop_name()},
                           {"workers", options_.workers},
                           {"conns_max", conns_max()},
                           {"state", options_.state_dir},
@@ -428,9 +398,7 @@ void Edge::open_session(const std::shared_ptr<EdgeSession>& session, Registratio
   count_sessions();
   begin_handshakes_soon();
   start_trim_->soon();
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], session] { role->open_session(session); });
-  }
+  crew_.post_to_all([session](EdgeWorker& role) { role.open_session(session); });
 }
 
 Registration* Edge::find_registration(SlotId session) {
@@ -447,19 +415,17 @@ void Edge::session_over(SlotId session) {
   leases_->session_lost(session);
   by_session_.erase(session.word);
   count_sessions();
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], session] { role->close_session(session); });
-  }
+  crew_.post_to_all([session](EdgeWorker& role) { role.close_session(session); });
 }
 
 void Edge::close_surplus(const EdgeSession& session) {
   const uint32_t most = session.ready_max.load(std::memory_order_relaxed);
   const uint32_t ready = session.sum(&EdgeSession::Place::ready);
   uint32_t left = ready > most ? ready - most : 0;
-  for (size_t i = 0; i < workers_.size() && left > 0; ++i) {
+  for (size_t i = 0; i < crew_.size() && left > 0; ++i) {
     const uint32_t count = std::min(left, session.places[i].ready.load(std::memory_order_relaxed));
     left -= count;
-    workers_[i]->mailbox().post([role = roles_[i], id = session.id, count] { role->close_ready(id, count); });
+    crew_.post(i, [id = session.id, count](EdgeWorker& role) { role.close_ready(id, count); });
   }
 }
 
@@ -523,7 +489,7 @@ LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunne
 
 std::vector<const Counters*> Edge::counters() const {
   std::vector<const Counters*> sets{&control_counters_};
-  for (const auto& worker : workers_) sets.push_back(&worker->counters());
+  for (const auto& worker : crew_.workers()) sets.push_back(&worker->counters());
   return sets;
 }
 
@@ -572,7 +538,7 @@ void Edge::tell_refused() {
   uint64_t refused = 0;
   uint64_t timed_out = 0;
   uint64_t pauses = 0;
-  for (const auto& worker : workers_) {
+  for (const auto& worker : crew_.workers()) {
     pauses += worker->counters().get(Counter::kAcceptPauses);
     timed_out += worker->counters().get(Counter::kRendezvousTimeouts);
     refused += worker->counters().get(Counter::kVisitorsRefused);

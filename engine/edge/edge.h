@@ -31,11 +31,11 @@
 #include "edge/registration.h"
 #include "edge/session_ids.h"
 #include "loop/owned.h"
+#include "runtime/crew.h"
 #include "runtime/options.h"
 #include "runtime/process.h"
 #include "runtime/start_trim.h"
 #include "runtime/successor.h"
-#include "runtime/worker.h"
 #include "store/store.h"
 
 namespace natrp {
@@ -58,13 +58,13 @@ class Edge final : public EdgeControlPort {
 
   // For the admin server; any thread.
   std::vector<const Counters*> counters() const;
-  const ConnTable& conns() const { return conns_; }
+  const ConnTable& conns() const { return crew_.conns(); }
   size_t sessions_live() const { return sessions_live_.load(std::memory_order_relaxed); }
   // Asks the control thread; nullopt when it does not answer within two seconds.
   std::optional<std::vector<SessionInfo>> list_sessions();
   unsigned workers() const { return options_.workers; }
   // Conns that its workers can hold together.
-  uint64_t conns_max() const { return uint64_t{conns_per_worker_} * workers_.size(); }
+  uint64_t conns_max() const { return uint64_t{conns_per_worker_} * crew_.size(); }
   // The control thread has not run for some seconds, so no agent gets in.
   bool busy() const;
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
@@ -105,13 +105,8 @@ class Edge final : public EdgeControlPort {
   void tell_unknown_token(const std::string& peer, const std::string& software);
   void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
-  // For the tunnels of original natrp clients. letter: void(EdgeWorker&), run in each worker.
-  template <typename Letter>
-  void post_to_workers(const Letter& letter) {
-    for (size_t i = 0; i < workers_.size(); ++i) {
-      workers_[i]->mailbox().post([role = roles_[i], letter] { letter(*role); });
-    }
-  }
+  // For the tunnels of original natrp clients.
+  const Crew<EdgeWorker>& crew() const { return crew_; }
 
   // From workers, any thread.
   void control_conn(int fd, std::string prefix, uint64_t deadline_ms) override;
@@ -126,7 +121,6 @@ class Edge final : public EdgeControlPort {
   Result<Fd> listen_control();
   Fd take_handed_control();
   Status open_state();
-  Status start_workers();
   void restore_leases(const std::vector<ClientRecord>& clients, const std::vector<LeaseRecord>& leases,
                       uint64_t listeners_most);
   void watch_store();
@@ -164,10 +158,7 @@ class Edge final : public EdgeControlPort {
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Mailbox> mailbox_;
   Counters control_counters_;
-  ConnTable conns_;
-  std::vector<std::unique_ptr<Worker>> workers_;
-  std::vector<Worker*> worker_pointers_;
-  std::vector<EdgeWorker*> roles_;
+  Crew<EdgeWorker> crew_;
   std::unique_ptr<PublicPorts> ports_;
   std::unique_ptr<EdgeLeases> leases_;
   Registry registry_;

@@ -41,13 +41,11 @@ void Edge::drain() {
   for (auto& registration : registrations_) registration->drain(options_.drain_seconds, backlog);
   if (grpc_) grpc_->drain();
   // The control port stays: visitors that wait are to have their data channels. A new agent is told of the drain.
-  workers_waiting_ = workers_flowing_ = static_cast<unsigned>(workers_.size());
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([this, role = roles_[i]] {
-      role->when_nobody_waits([this] { mailbox_->post([this] { --workers_waiting_; }); });
-      role->when_idle([this] { mailbox_->post([this] { --workers_flowing_; }); });
-    });
-  }
+  workers_waiting_ = workers_flowing_ = crew_.size();
+  crew_.post_to_all([this](EdgeWorker& role) {
+    role.when_nobody_waits([this] { mailbox_->post([this] { --workers_waiting_; }); });
+    role.when_idle([this] { mailbox_->post([this] { --workers_flowing_; }); });
+  });
 }
 
 // Agents that drain, and wait until no visitor waits for them.

@@ -8,8 +8,8 @@
 
 namespace natrp {
 
-EdgeWorker::EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, std::vector<Worker*>& peers)
-    : worker_(worker), control_(control), peers_(peers), rendezvous_(*this), unproven_(*this, grpc) {
+EdgeWorker::EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, const Crew<EdgeWorker>& crew)
+    : worker_(worker), control_(control), crew_(crew), rendezvous_(*this), unproven_(*this, grpc) {
   if (grpc) grpc_ = std::make_unique<GrpcAgents>(*this);
 }
 
@@ -23,8 +23,6 @@ EdgeWorker::~EdgeWorker() {
   // Their ops land within a turn; acceptors must not be destroyed before.
   for (int turn = 0; turn < 20; ++turn) worker_.loop().run_once(1);
 }
-
-EdgeWorker* EdgeWorker::peer(unsigned index) { return roles_[index]; }
 
 void EdgeWorker::open_session(std::shared_ptr<EdgeSession> session) { rendezvous_.open_session(std::move(session)); }
 
@@ -82,7 +80,7 @@ void EdgeWorker::on_visitor_accept(void* context, int fd) {
 void EdgeWorker::share_what_comes(Port& port) {
   const uint32_t own = worker_.conns().live();
   uint32_t least = own;
-  for (Worker* peer : peers_) least = std::min(least, peer->conns().live());
+  for (const auto& each : crew_.workers()) least = std::min(least, each->conns().live());
   if (own > least + kConnsAhead + least / kConnsAheadShare) port.acceptor->step_back();
 }
 

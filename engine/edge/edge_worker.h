@@ -17,6 +17,7 @@
 #include "edge/rendezvous.h"
 #include "edge/unproven_conns.h"
 #include "net/acceptor.h"
+#include "runtime/crew.h"
 #include "runtime/idle_waiters.h"
 #include "runtime/worker.h"
 
@@ -40,7 +41,7 @@ class EdgeControlPort {
 
 class EdgeWorker final : public WorkerRole {
  public:
-  EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, std::vector<Worker*>& peers);
+  EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, const Crew<EdgeWorker>& crew);
   ~EdgeWorker() override;
 
   // Letters from the control thread.
@@ -76,11 +77,11 @@ class EdgeWorker final : public WorkerRole {
   GrpcAgents* grpc() { return grpc_.get(); }
   // Something has ended: wakes those that wait for the last of it.
   void check_idle();
-  EdgeWorker* peer(unsigned index);
-  Worker& peer_worker(unsigned index) { return *peers_[index]; }
-  unsigned workers() const { return static_cast<unsigned>(peers_.size()); }
-  // Set by the edge once every worker runs: the roles of all workers, by index.
-  void set_roles(std::vector<EdgeWorker*> roles) { roles_ = std::move(roles); }
+  // All workers, this one among them.
+  const Crew<EdgeWorker>& crew() const { return crew_; }
+  EdgeWorker* peer(unsigned index) { return &crew_.role(index); }
+  Worker& peer_worker(unsigned index) { return crew_.worker(index); }
+  unsigned workers() const { return crew_.size(); }
 
  private:
   struct Port {
@@ -97,8 +98,7 @@ class EdgeWorker final : public WorkerRole {
 
   Worker& worker_;
   EdgeControlPort& control_;
-  std::vector<Worker*>& peers_;
-  std::vector<EdgeWorker*> roles_;
+  const Crew<EdgeWorker>& crew_;
   IdleWaiters nobody_waits_waiters_;
   IdleWaiters idle_waiters_;  // declared before the members whose ends call check_idle()
   Rendezvous rendezvous_;

@@ -49,7 +49,7 @@ void GrpcTunnels::set_clients(std::vector<ClientRecord> clients) {
     if (tunnel.session.valid()) close(tunnel);
     at = tunnels_.erase(at);
   }
-  edge_.post_to_workers([tokens](EdgeWorker& role) {
+  edge_.crew().post_to_all([tokens](EdgeWorker& role) {
     if (role.grpc() != nullptr) role.grpc()->set_tokens(tokens);
   });
 }
@@ -122,7 +122,7 @@ void GrpcTunnels::refuse(Tunnel& tunnel, const std::string& sentence) {
     tunnel.refusal = sentence;
     tunnel.refused_ms = now;
   }
-  edge_.post_to_workers([shared = tunnel.shared, sentence](EdgeWorker& role) {
+  edge_.crew().post_to_all([shared = tunnel.shared, sentence](EdgeWorker& role) {
     if (role.grpc() != nullptr) role.grpc()->refuse(shared, sentence);
   });
 }

@@ -11,28 +11,21 @@
 #include "edge/edge_worker.h"
 #include "loop/loop.h"
 #include "net/socket.h"
-#include "runtime/worker.h"
+#include "runtime/crew.h"
 
 namespace natrp {
-
-PublicPorts::PublicPorts(std::vector<Worker*> workers, std::vector<EdgeWorker*> roles)
-    : workers_(std::move(workers)), roles_(std::move(roles)) {}
 
 int PublicPorts::open(Fd listener, uint16_t port, const EdgeTunnel& tunnel) {
   const int fd = listener.get();
   open_[fd] = Listener{std::move(listener), port, tunnel};
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], fd, tunnel] { role->open_public_port(fd, tunnel); });
-  }
+  crew_.post_to_all([fd, tunnel](EdgeWorker& role) { role.open_public_port(fd, tunnel); });
   return fd;
 }
 
 int PublicPorts::open_control(Fd listener) {
   const int fd = listener.get();
   open_[fd] = Listener{std::move(listener)};
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], fd] { role->open_control_listener(fd); });
-  }
+  crew_.post_to_all([fd](EdgeWorker& role) { role.open_control_listener(fd); });
   return fd;
 }
 
@@ -41,11 +34,9 @@ void PublicPorts::close(int listener_fd, Backlog backlog) {
   NATRP_CHECK(at != open_.end(), "an open port is closed once");
   if (backlog == Backlog::kServed) serve_backlog(listener_fd, at->second.tunnel);
   if (backlog != Backlog::kHandedOn) stop_listening(listener_fd);
-  closing_[listener_fd] = Closing{std::move(at->second.fd), workers_.size(), backlog == Backlog::kHandedOn};
+  closing_[listener_fd] = Closing{std::move(at->second.fd), crew_.size(), backlog == Backlog::kHandedOn};
   open_.erase(at);
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->mailbox().post([role = roles_[i], listener_fd] { role->close_listener(listener_fd); });
-  }
+  crew_.post_to_all([listener_fd](EdgeWorker& role) { role.close_listener(listener_fd); });
 }
 
 void PublicPorts::end_handed_on() {
@@ -62,8 +53,8 @@ void PublicPorts::serve_backlog(int listener_fd, const EdgeTunnel& tunnel) {
     const int fd = ::accept4(listener_fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0 && accept_may_go_on(errno)) continue;
     if (fd < 0) return;
-    workers_[next]->mailbox().post([role = roles_[next], fd, tunnel] { role->visitor(fd, tunnel); });
-    next = (next + 1) % workers_.size();
+    crew_.post(next, [fd, tunnel](EdgeWorker& role) { role.visitor(fd, tunnel); });
+    next = (next + 1) % crew_.size();
   }
 }
 

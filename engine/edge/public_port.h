@@ -17,7 +17,8 @@
 
 namespace natrp {
 
-class Worker;
+template <typename Role>
+class Crew;
 class EdgeWorker;
 
 // What becomes of visitors that have connected, and that no worker has accepted yet.
@@ -29,8 +30,8 @@ enum class Backlog : uint8_t {
 
 class PublicPorts {
  public:
-  // workers and roles: the same order; they outlive this.
-  PublicPorts(std::vector<Worker*> workers, std::vector<EdgeWorker*> roles);
+  // crew: outlives this.
+  explicit PublicPorts(const Crew<EdgeWorker>& crew) : crew_(crew) {}
 
   // listener: bound to port and listening, owned from here on. Every worker begins to accept for tunnel.
   int open(Fd listener, uint16_t port, const EdgeTunnel& tunnel);
@@ -63,8 +64,7 @@ class PublicPorts {
   };
   void serve_backlog(int listener_fd, const EdgeTunnel& tunnel);
 
-  std::vector<Worker*> workers_;
-  std::vector<EdgeWorker*> roles_;
+  const Crew<EdgeWorker>& crew_;
   std::unordered_map<int, Listener> open_;
   std::unordered_map<int, Closing> closing_;
   std::vector<Fd> handed_on_;

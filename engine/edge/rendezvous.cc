@@ -113,11 +113,9 @@ void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index, uint6
   if (parked_.park(session.parked, conn, deadline_ms, tunnel_index) == nullptr) return;
   // A channel that is ready elsewhere is nearer than a new one.
   const unsigned self = edge_.worker().index();
-  for (unsigned other = 0; other < edge_.workers(); ++other) {
+  for (unsigned other = 0; other < edge_.crew().size(); ++other) {
     if (other == self || session.shared->places[other].ready.load(std::memory_order_relaxed) == 0) continue;
-    edge_.peer_worker(other).mailbox().post(
-        [role = edge_.peer(other), id = session.shared->id, self] { role->give_channel(id, self); });
-    return;
+    return edge_.crew().post(other, [id = session.shared->id, self](EdgeWorker& role) { role.give_channel(id, self); });
   }
   edge_.control().want_channels(session.shared->id, 1);
 }
@@ -134,14 +132,13 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   }
   if (session->parked.empty()) {
     const unsigned self = worker.index();
-    for (unsigned other = 0; other < edge_.workers(); ++other) {
+    for (unsigned other = 0; other < edge_.crew().size(); ++other) {
       if (other == self || session->shared->places[other].parked.load(std::memory_order_relaxed) == 0) continue;
       const int fd = conn.fd;
       worker.loop().let_go(fd);
       worker.conns().release(conn);
       worker.counters().add(Counter::kChannelsMoved);
-      edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), fd, id] { role->take_channel(fd, id); });
-      return;
+      return edge_.crew().post(other, [fd, id](EdgeWorker& role) { role.take_channel(fd, id); });
     }
     if (!may_be_ready(*session)) {
       worker.counters().add(Counter::kChannelsSurplus);
@@ -255,9 +252,8 @@ void Rendezvous::on_pair_end(Pair& pair) {
   } else if (pair.reason == EndReason::kMoved) {
     edge_.worker().counters().add(Counter::kChannelsMoved);
     edge_.worker().loop().let_go(pair.back_conn().fd);
-    const unsigned to = pair.tag;
-    edge_.peer_worker(to).mailbox().post([role = edge_.peer(to), fd = pair.back_conn().fd, id = session.shared->id] {
-      role->take_channel(fd, id);
+    edge_.crew().post(pair.tag, [fd = pair.back_conn().fd, id = session.shared->id](EdgeWorker& role) {
+      role.take_channel(fd, id);
     });
   } else if (pair.reason != EndReason::kSessionEnded && pair.reason != EndReason::kSurplus && !pair.returning) {
     edge_.worker().counters().add(Counter::kChannelsLost);

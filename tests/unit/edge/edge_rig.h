@@ -25,38 +25,26 @@ namespace natrp {
 
 class EdgeRig final : public EdgeControlPort {
  public:
-  explicit EdgeRig(IoKind io, unsigned workers = 1, uint32_t slots = 8192) : roles_(workers) {
+  explicit EdgeRig(IoKind io, unsigned workers = 1, uint32_t slots = 8192) {
     std::signal(SIGPIPE, SIG_IGN);
-    for (unsigned i = 0; i < workers; ++i) conns_.add_shard(slots);
-    for (unsigned i = 0; i < workers; ++i) {
-      WorkerSetup setup;
-      setup.index = i;
-      setup.workers = workers;
-      setup.io = io;
-      setup.conns = &conns_.shard(i);
-      setup.make_role = [this, i](Worker& worker) {
-        auto role = std::make_unique<EdgeWorker>(worker, *this, true, peers_);
-        roles_[i] = role.get();
-        return role;
-      };
-      workers_.push_back(std::make_unique<Worker>(std::move(setup)));
-      auto started = workers_.back()->start();
-      if (!started.ok()) {
-        refused_ = started.error().message;
-        workers_.pop_back();
-        return;
-      }
+    EngineOptions options;
+    options.workers = workers;
+    options.io = io;
+    const Status started = crew_.start(options, slots, [this](Worker& worker) {
+      return std::make_unique<EdgeWorker>(worker, *this, true, crew_);
+    });
+    if (!started.ok()) {
+      refused_ = started.error().message;
+      return;
     }
-    for (auto& worker : workers_) peers_.push_back(worker.get());
     for (unsigned i = 0; i < workers; ++i) {
-      in_worker(i, [&] { roles_[i]->set_roles(roles_); });
       controls_.push_back(loopback::listener());
-      in_worker(i, [&] { roles_[i]->open_control_listener(controls_[i].fd.get()); });
+      in_worker(i, [&] { role(i).open_control_listener(controls_[i].fd.get()); });
     }
   }
   ~EdgeRig() {
-    for (auto& worker : workers_) worker->stop();
-    for (size_t i = 0; i < conns_.shards(); ++i) EXPECT_EQ(conns_.shard(i).live(), 0u) << "a slot is left";
+    crew_.stop();
+    for (const auto& worker : crew_.workers()) EXPECT_EQ(worker->conns().live(), 0u) << "a slot is left";
   }
 
   // Why this machine has no such loop; empty when it has.
@@ -67,38 +55,40 @@ class EdgeRig final : public EdgeControlPort {
   auto in_worker(unsigned index, F f) -> std::invoke_result_t<F> {
     std::packaged_task<std::invoke_result_t<F>()> task(std::move(f));
     auto result = task.get_future();
-    workers_[index]->mailbox().post([task = std::move(task)]() mutable { task(); });
+    crew_.worker(index).mailbox().post([task = std::move(task)]() mutable { task(); });
     return result.get();
   }
-  EdgeWorker& role(unsigned index) { return *roles_[index]; }
-  Worker& worker(unsigned index) { return *workers_[index]; }
+  EdgeWorker& role(unsigned index) { return crew_.role(index); }
+  Worker& worker(unsigned index) { return crew_.worker(index); }
   uint64_t count(Counter counter) const {
     uint64_t sum = 0;
-    for (const auto& worker : workers_) sum += worker->counters().get(counter);
+    for (const auto& worker : crew_.workers()) sum += worker->counters().get(counter);
     return sum;
   }
   // The worker's only data channel, as a descriptor of the edge.
   int channel_fd(unsigned index) {
-    ConnShard& conns = conns_.shard(index);
+    ConnShard& conns = worker(index).conns();
     for (uint32_t i = 0; i < conns.capacity(); ++i) {
       if (conns.at(i).fd > 0 && conns.at(i).role() == ConnRole::kDataChannel) return conns.at(i).fd;
     }
     return -1;
   }
   uint32_t slots_claimed(unsigned index) {
-    return in_worker(index, [&] { return conns_.shard(index).live(); });
+    return in_worker(index, [&] { return worker(index).conns().live(); });
   }
   // What was taken from the visitors that are there, in any worker.
   uint64_t bytes_from_visitors() const {
     uint64_t sum = 0;
-    conns_.for_each([&](const ConnView& view) { sum += view.role == ConnRole::kVisitor ? view.bytes_received : 0; });
+    crew_.conns().for_each([&](const ConnView& view) {
+      if (view.role == ConnRole::kVisitor) sum += view.bytes_received;
+    });
     return sum;
   }
 
   // What came from the original clients that are there, of their services.
   uint64_t bytes_from_agents() const {
     uint64_t sum = 0;
-    conns_.for_each([&](const ConnView& view) {
+    crew_.conns().for_each([&](const ConnView& view) {
       if (view.role == ConnRole::kDataChannel) sum += view.bytes_received;
     });
     return sum;
@@ -107,7 +97,7 @@ class EdgeRig final : public EdgeControlPort {
   // All data channels that are there, as the admin's API tells of them.
   std::vector<ConnView> channels() const {
     std::vector<ConnView> out;
-    conns_.for_each([&](const ConnView& view) {
+    crew_.conns().for_each([&](const ConnView& view) {
       if (view.role == ConnRole::kDataChannel) out.push_back(view);
     });
     return out;
@@ -118,10 +108,10 @@ class EdgeRig final : public EdgeControlPort {
     const auto conns = std::make_shared<ClientConns>();
     conns->max.store(conns_max);
     const auto session =
-        std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, workers_.size(), conns,
+        std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, crew_.size(), conns,
                                       in_chunks);
-    for (unsigned i = 0; i < workers_.size(); ++i) {
-      in_worker(i, [&] { roles_[i]->open_session(session); });
+    for (unsigned i = 0; i < crew_.size(); ++i) {
+      in_worker(i, [&] { role(i).open_session(session); });
     }
     EdgeTunnel tunnel;
     tunnel.id = 9;
@@ -136,7 +126,7 @@ class EdgeRig final : public EdgeControlPort {
   // to its visitors, 0 for the kernel's choice.
   std::shared_ptr<GrpcClient> add_client(const std::string& name, uint32_t conns_max = 0, int send_buffer = 0) {
     auto client = std::make_shared<GrpcClient>(next_id_, name, static_cast<uint32_t>(100 + next_id_),
-                                               workers_.size());
+                                               crew_.size());
     client->conns->max.store(conns_max);
     ++next_id_;
     client->leased.store(true);
@@ -154,12 +144,12 @@ class EdgeRig final : public EdgeControlPort {
     tell_tokens();
   }
   void open_public_ports(const std::string& name, const EdgeTunnel& tunnel, int send_buffer = 0) {
-    for (unsigned i = 0; i < workers_.size(); ++i) {
+    for (unsigned i = 0; i < crew_.size(); ++i) {
       loopback::Listener& listener = public_[name].emplace_back(loopback::listener());
       if (send_buffer != 0) {
         setsockopt(listener.fd.get(), SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
       }
-      in_worker(i, [&, fd = listener.fd.get()] { roles_[i]->open_public_port(fd, tunnel); });
+      in_worker(i, [&, fd = listener.fd.get()] { role(i).open_public_port(fd, tunnel); });
     }
   }
   // On its control port, and silent so far.
@@ -199,15 +189,12 @@ class EdgeRig final : public EdgeControlPort {
   void listener_landed(int) override {}
   void tell_tokens() {
     const auto tokens = std::make_shared<GrpcTokens>(tokens_);
-    for (unsigned i = 0; i < workers_.size(); ++i) in_worker(i, [&] { roles_[i]->grpc()->set_tokens(tokens); });
+    for (unsigned i = 0; i < crew_.size(); ++i) in_worker(i, [&] { role(i).grpc()->set_tokens(tokens); });
   }
 
-  ConnTable conns_;
-  std::vector<EdgeWorker*> roles_;
-  std::vector<Worker*> peers_;
   std::vector<loopback::Listener> controls_;
   std::map<std::string, std::deque<loopback::Listener>> public_;
-  std::vector<std::unique_ptr<Worker>> workers_;
+  Crew<EdgeWorker> crew_;
   std::deque<GrpcSocket> agents_;
   std::deque<Peer> visitors_;
   GrpcTokens tokens_;

@@ -125,7 +125,8 @@ TEST_F(EdgeStoreTest, ALeaseOfATimeToComeMakesNoOtherOneOld) {
 TEST_F(EdgeStoreTest, ThatALeaseIsLiveIsInTheStoreEachHour) {
   stop();
   SimLoop loop(1);
-  PublicPorts ports({}, {});
+  const Crew<EdgeWorker> no_workers;
+  PublicPorts ports(no_workers);
   EdgeLeases leases(options_, loop, *store_, ports, 100);
   const ClientRecord one = store_->find_by_name("one").value().value();
   EdgeTunnel nobody;
@@ -160,7 +161,8 @@ TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
   const ClientRecord two = store_->find_by_name("two").value().value();
   for (const uint32_t grace_seconds : {0u, 1u}) {
     SimLoop loop(1);
-    PublicPorts ports({}, {});
+    const Crew<EdgeWorker> no_workers;
+    PublicPorts ports(no_workers);
     options_.grace_seconds = grace_seconds;
     EdgeLeases leases(options_, loop, *store_, ports, 100);
     EdgeTunnel nobody;
