@@ -171,10 +171,7 @@ bool ChannelOpener::wants_back(uint8_t tag) const {
 
 void ChannelOpener::returned(Conn& conn, uint8_t tag) {
   const bool its_session = tag == session_tag_ && (session_ || ended_in_peace_);
-  if (!its_session) {
-    worker_.loop().close(conn.fd, CloseWith::kFin);
-    return worker_.conns().release(conn);
-  }
+  if (!its_session) return worker_.close(conn, CloseWith::kFin);
   Channel& channel = channels_.take(*this);
   ++unused_;
   ++unused_carried_;
@@ -348,8 +345,7 @@ void ChannelOpener::drop(Channel& channel) {
   // away. Behind a FIN they arrive, and a Start that crosses it ends in a reset all the same: END was due
   // (relay/chunks.h).
   const bool reset = channel.has_visitor() || !channel.carried;
-  worker_.loop().close(channel.conn->fd, reset ? CloseWith::kReset : CloseWith::kFin);
-  worker_.conns().release(*channel.conn);
+  worker_.close(*channel.conn, reset ? CloseWith::kReset : CloseWith::kFin);
   free_channel(channel);
 }
 

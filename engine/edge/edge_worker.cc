@@ -93,16 +93,12 @@ void EdgeWorker::visitor(int fd, const EdgeTunnel& tunnel) {
 // --- First bytes --------------------------------------------------------------------------------------------------
 
 void EdgeWorker::on_control_conn(Conn& conn, std::string prefix, uint64_t deadline_ms) {
-  const int fd = conn.fd;
-  worker_.loop().let_go(fd);
-  worker_.conns().release(conn);
-  control_.control_conn(fd, std::move(prefix), deadline_ms);
+  control_.control_conn(worker_.let_go(conn), std::move(prefix), deadline_ms);
 }
 
 void EdgeWorker::on_grpc_conn(Conn& conn, std::string_view prefix) {
   if (grpc_) return grpc_->agent(conn, prefix);
-  worker_.loop().close(conn.fd, CloseWith::kReset);
-  worker_.conns().release(conn);
+  worker_.close(conn, CloseWith::kReset);
 }
 
 void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
@@ -116,9 +112,7 @@ void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
   if (session == nullptr || !fields.ok() || !session->checker.check(hello) ||
       !session->window.use(fields.value().counter)) {
     worker_.counters().add(Counter::kHelloRefused);
-    worker_.loop().close(conn.fd, CloseWith::kReset);
-    worker_.conns().release(conn);
-    return;
+    return worker_.close(conn, CloseWith::kReset);
   }
   conn.set_peer(peer_address(conn.fd), ConnRole::kDataChannel);
   bound_receive_buffer(conn.fd);

@@ -117,8 +117,7 @@ void GrpcAgent::step() {
     worker.loop().cancel(read_);
     worker.loop().cancel(writable_);
     if (read_.in_flight || writable_.in_flight) return;
-    worker.loop().close(conn_.fd, CloseWith::kFin);
-    worker.conns().release(conn_);
+    worker.close(conn_, CloseWith::kFin);
     return all_.over(*this);  // deletes this
   }
   const bool answers_pile_up = writable_.in_flight && unanswered_bytes_ >= kGrpcAnswerableBytes;

@@ -263,8 +263,7 @@ void GrpcChannel::close_visitor() {
   Worker& worker = all_.worker();
   worker.loop().timers().disarm(timer_);
   if (reset_) worker.counters().add(Counter::kResetsCarried);
-  worker.loop().close(visitor_->fd, reset_ ? CloseWith::kReset : CloseWith::kFin);
-  worker.conns().release(*visitor_);
+  worker.close(*visitor_, reset_ ? CloseWith::kReset : CloseWith::kFin);
   worker.counters().sub(Counter::kPairsLive);
   visitor_ = nullptr;
   queued_ = {};

@@ -97,8 +97,7 @@ void ParkedVisitors::refuse_all(ParkedQueue& queue) {
 }
 
 void ParkedVisitors::end(ParkedQueue& queue, Conn& conn) {
-  worker_.loop().close(conn.fd, CloseWith::kReset);
-  worker_.conns().release(conn);
+  worker_.close(conn, CloseWith::kReset);
   queue.conns_live_.fetch_sub(1, std::memory_order_relaxed);
   edge_.check_idle();
 }

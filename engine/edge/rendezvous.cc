@@ -125,32 +125,23 @@ void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index, uint6
 void Rendezvous::channel(Conn& conn, SlotId id) {
   Worker& worker = edge_.worker();
   Session* session = find(id);
-  if (session == nullptr) {
-    worker.loop().close(conn.fd, CloseWith::kFin);
-    worker.conns().release(conn);
-    return;
-  }
+  if (session == nullptr) return worker.close(conn, CloseWith::kFin);
   if (session->parked.empty()) {
     const unsigned self = worker.index();
     for (unsigned other = 0; other < edge_.crew().size(); ++other) {
       if (other == self || session->shared->places[other].parked.load(std::memory_order_relaxed) == 0) continue;
-      const int fd = conn.fd;
-      worker.loop().let_go(fd);
-      worker.conns().release(conn);
+      const int fd = worker.let_go(conn);
       worker.counters().add(Counter::kChannelsMoved);
       return edge_.crew().post(other, [fd, id](EdgeWorker& role) { role.take_channel(fd, id); });
     }
     if (!may_be_ready(*session)) {
       worker.counters().add(Counter::kChannelsSurplus);
-      worker.loop().close(conn.fd, CloseWith::kReset);
-      worker.conns().release(conn);
-      return;
+      return worker.close(conn, CloseWith::kReset);
     }
   }
   Pair* pair = worker.pairs().start_waiting(conn, id.index());
   if (pair == nullptr) {
-    worker.loop().close(conn.fd, CloseWith::kFin);
-    worker.conns().release(conn);
+    worker.close(conn, CloseWith::kFin);
     return channel_refused(id);
   }
   ++session->pairs;

@@ -80,9 +80,7 @@ Conn& UnprovenConns::take(Stranger& stranger) {
 }
 
 void UnprovenConns::drop(Stranger& stranger, CloseWith with) {
-  Conn& conn = take(stranger);
-  edge_.worker().loop().close(conn.fd, with);
-  edge_.worker().conns().release(conn);
+  edge_.worker().close(take(stranger), with);
 }
 
 void UnprovenConns::on_deadline(Timer& timer) {

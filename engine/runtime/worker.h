@@ -71,6 +71,18 @@ class Worker {
   ConnShard& conns() { return *setup_.conns; }
   PairTable& pairs() { return *pairs_; }
   RelayContext& relay() { return *relay_; }
+  // The end of a conn that is in no pair: closes its socket, releases its slot. Nothing is in flight on it.
+  void close(Conn& conn, CloseWith with) {
+    loop_->close(conn.fd, with);
+    conns().release(conn);
+  }
+  // Likewise, but its socket goes on elsewhere: the descriptor is the caller's.
+  int let_go(Conn& conn) {
+    const int fd = conn.fd;
+    loop_->let_go(fd);
+    conns().release(conn);
+    return fd;
+  }
 
  private:
   void run(const std::function<void(Result<std::string>)>& started);
