@@ -93,14 +93,14 @@ void Agent::dial(std::vector<Address> addresses) {
 
 void Agent::on_dialled(void* context, int fd, int error) {
   Agent& self = *static_cast<Agent*>(context);
-  if (fd >= 0 && !self.stopped_ && !self.draining_) return self.connected(fd);
+  if (fd >= 0 && !self.stopped_ && !self.draining_) return self.on_connected(fd);
   if (fd >= 0) self.loop_->close(fd, CloseWith::kFin);
   if (self.stopped_ || self.draining_) return;
   self.retry(Backoff::Cause::kNobodyThere,
              "cannot reach the edge " + self.options_.server_text + ": " + std::strerror(error));
 }
 
-void Agent::connected(int fd) {
+void Agent::on_connected(int fd) {
   Fd owned(fd);
   // Data channels go where the control channel went, not to another address of the same name.
   edge_addresses_ = {peer_address(fd)};

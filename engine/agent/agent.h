@@ -77,7 +77,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void connect();
   void dial(std::vector<Address> addresses);
   static void on_dialled(void* agent, int fd, int error);
-  void connected(int fd);
+  void on_connected(int fd);
   void on_secure() override;
   void on_frame(const wire::Frame& frame) override;
   void on_closed(const std::string& why, bool fatal) override;

@@ -27,7 +27,7 @@ class AgentWorker final : public WorkerRole {
   }
 
   void on_pair_end(Pair& pair) override {
-    if (pair.reason == EndReason::kReturned) opener_.returned(pair.front_conn(), pair.tag);
+    if (pair.reason == EndReason::kReturned) opener_.take_back(pair.front_conn(), pair.tag);
     check_idle();
   }
   bool may_keep_channel(const Pair& pair) override { return opener_.wants_back(pair.tag); }

@@ -169,7 +169,7 @@ bool ChannelOpener::wants_back(uint8_t tag) const {
   return session_ && tag == session_tag_ && at_hand() < ready_wanted_ + std::min(ready_wanted_, kSurplusKept);
 }
 
-void ChannelOpener::returned(Conn& conn, uint8_t tag) {
+void ChannelOpener::take_back(Conn& conn, uint8_t tag) {
   const bool its_session = tag == session_tag_ && (session_ || ended_in_peace_);
   if (!its_session) return worker_.close(conn, CloseWith::kFin);
   Channel& channel = channels_.take(*this);
@@ -199,13 +199,13 @@ void ChannelOpener::dial_one() {
 
 void ChannelOpener::on_dialled(void* context, int fd, int error) {
   auto& channel = *static_cast<Channel*>(context);
-  if (channel.state == State::kDiallingEdge) return channel.self->edge_dialled(channel, fd, error);
-  channel.self->service_dialled(channel, fd, error);
+  if (channel.state == State::kDiallingEdge) return channel.self->on_edge_dialled(channel, fd, error);
+  channel.self->on_service_dialled(channel, fd, error);
 }
 
 // --- Towards the edge ---------------------------------------------------------------------------------------------
 
-void ChannelOpener::edge_dialled(Channel& channel, int fd, int error) {
+void ChannelOpener::on_edge_dialled(Channel& channel, int fd, int error) {
   const bool over = channel.session != session_;
   if (fd >= 0 && !over) {
     channel.conn = worker_.conns().claim(fd, channel.session->edge.front(), ConnRole::kDataChannel,
@@ -255,7 +255,7 @@ void ChannelOpener::on_op(Op& op) {
   if (op.result > 0) {
     channel.got += static_cast<uint32_t>(op.result);
     if (channel.got < kStartBytes) return self.receive_start(channel);
-    return self.started(channel);
+    return self.on_start(channel);
   }
   if (!op.cancelled && (op.result == -EAGAIN || op.result == -EINTR)) return self.receive_start(channel);
   // The edge closed it, or the session is over. One that came back behind the end of its session has none.
@@ -272,7 +272,7 @@ void ChannelOpener::on_op(Op& op) {
 
 // --- Towards the service ------------------------------------------------------------------------------------------
 
-void ChannelOpener::started(Channel& channel) {
+void ChannelOpener::on_start(Channel& channel) {
   if (channel.state == State::kParting) {
     --parting_;
   } else {
@@ -308,7 +308,7 @@ void ChannelOpener::dial_service(Channel& channel) {
   channel.dial->start(service.addresses, kServiceDialTimeoutMs, {.keepalive = Keepalive::kSlow});
 }
 
-void ChannelOpener::service_dialled(Channel& channel, int fd, int error) {
+void ChannelOpener::on_service_dialled(Channel& channel, int fd, int error) {
   if (fd < 0) return fail_service(channel, error);
   if (ending_) {
     worker_.loop().close(fd, CloseWith::kReset);

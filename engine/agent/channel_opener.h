@@ -5,7 +5,7 @@
 //
 // Life of a channel   dialling the edge ─▶ showing its ticket ─▶ ready ──Start──▶ dialling the service ─▶ Pair
 //                                                                  ▲                                       │
-//                                                                  └── returned(): it carried a short visitor
+//                                                                  └── take_back(): it carried a short visitor
 //                     ready ──Start, and the service's address is not known yet──▶ awaiting it ─▶ dialling the service
 //                     every failure: closed (with a RST once a visitor is on it), and counted
 //                     ready ──its session ends in peace──▶ parting ──Start that was on its way──▶ dialling the service
@@ -65,7 +65,7 @@ class ChannelOpener {
   // Whether a data channel that is free again shall stay. tag: of its session, in Pair::tag.
   bool wants_back(uint8_t tag) const;
   // conn: a data channel that carried a visitor and is free again; owned here. The edge has been told.
-  void returned(Conn& conn, uint8_t tag);
+  void take_back(Conn& conn, uint8_t tag);
   // Channels with a visitor, or whose Start may be on its way: they are no pairs yet, and a drain waits for them.
   uint32_t visitors_coming() const { return with_visitor_ + parting_; }
 
@@ -107,12 +107,12 @@ class ChannelOpener {
   void hold_back();
   void hold_back_no_longer();
   void top_up();
-  void edge_dialled(Channel& channel, int fd, int error);
+  void on_edge_dialled(Channel& channel, int fd, int error);
   void tell_failed_dial(int error);
   void receive_start(Channel& channel);
-  void started(Channel& channel);
+  void on_start(Channel& channel);
   void dial_service(Channel& channel);
-  void service_dialled(Channel& channel, int fd, int error);
+  void on_service_dialled(Channel& channel, int fd, int error);
   void fail_service(Channel& channel, int error);
   void drop(Channel& channel);  // with a reset, or with a FIN behind what it carried
   void free_channel(Channel& channel);

@@ -92,11 +92,11 @@ void ControlChannel::on_received() {
     if (n > 0) {
       if (state_ == State::kOpen) process();
     } else if (n == 0) {
-      lose(peer() + " closed the connection");
+      lose(who() + " closed the connection");
     } else if (n == -ENOBUFS) {
       loop_.buffers().offer_more();  // a ring's: all on offer were filled in this turn
     } else if (n != -EINTR && n != -EAGAIN) {
-      lose("the connection to " + peer() + " was lost: " + std::strerror(-n));
+      lose("the connection to " + who() + " was lost: " + std::strerror(-n));
     }
     if (state_ != State::kLanding) submit_receive();
   }
@@ -112,7 +112,7 @@ void ControlChannel::on_sent() {
     } else if (n == -EINTR || n == -EAGAIN) {
       flush();
     } else {
-      lose("the connection to " + peer() + " was lost: " + std::strerror(-n));
+      lose("the connection to " + who() + " was lost: " + std::strerror(-n));
     }
   }
   finish_if_landed();
@@ -137,7 +137,7 @@ void ControlChannel::process() {
   if (state_ != State::kOpen) return;
   // The alert that names our reason is in the output already and goes out before the end.
   if (tls_.failed()) return end(tls_.error(), tls_.verification_failed());
-  if (tls_.peer_closed()) return end(peer() + " closed the control channel", false);
+  if (tls_.peer_closed()) return end(who() + " closed the control channel", false);
   flush();
 }
 
@@ -150,7 +150,7 @@ void ControlChannel::take_frames() {
     for (;;) {
       Result<std::optional<wire::Frame>> next = decoder_.next();
       if (!next) {
-        const std::string why = peer() + " sent " + next.error().message;
+        const std::string why = who() + " sent " + next.error().message;
         wire::Frame frame;
         frame.mutable_bye()->set_reason("received " + next.error().message);
         malformed_ = true;
@@ -179,7 +179,7 @@ void ControlChannel::flush() {
   if (state_ == State::kLanding || state_ == State::kClosed) return;
   tls_.take_output(waiting_);
   if (waiting_.size() + sending_.size() - sent_ > kUnsentBytesMax) {
-    return lose(peer() + " does not read: 1 MiB of control messages waits for it");
+    return lose(who() + " does not read: 1 MiB of control messages waits for it");
   }
   if (send_.in_flight) return;
   if (sent_ == sending_.size()) {
@@ -216,13 +216,13 @@ void ControlChannel::on_deadline() {
     land();
   } else if (!heartbeats_) {
     late_ = true;
-    lose(secure_ ? "no session with " + peer() + " was opened within " + seconds(times_.hello_timeout_ms)
-                 : "the TLS handshake with " + peer() + " was not done within " +
+    lose(secure_ ? "no session with " + who() + " was opened within " + seconds(times_.hello_timeout_ms)
+                 : "the TLS handshake with " + who() + " was not done within " +
                        seconds(times_.hello_timeout_ms));
   } else {
     const uint64_t silence_max_ms = uint64_t{times_.heartbeat_ms} * times_.heartbeat_misses;
     if (now_ms - last_heard_ms_ >= silence_max_ms) {
-      lose(peer() + " was silent for " + seconds(silence_max_ms));
+      lose(who() + " was silent for " + seconds(silence_max_ms));
     } else {
       if (now_ms >= next_heartbeat_ms_) {
         next_heartbeat_ms_ = now_ms + times_.heartbeat_ms;

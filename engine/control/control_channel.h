@@ -101,7 +101,8 @@ class ControlChannel {
   void lose(std::string why);
   void land();
   void finish_if_landed();
-  std::string peer() const { return tls_.is_server() ? "the agent" : "the edge"; }
+  // The other end, in a sentence.
+  std::string who() const { return tls_.is_server() ? "the agent" : "the edge"; }
 
   Loop& loop_;
   Fd fd_;

@@ -342,7 +342,7 @@ void Edge::forget_removed_clients(ClientsByName now_there) {
 
 // --- Sessions -----------------------------------------------------------------------------------------------------
 
-void Edge::control_conn(int fd, std::string prefix, uint64_t deadline_ms) {
+void Edge::take_control_conn(int fd, std::string prefix, uint64_t deadline_ms) {
   mailbox_->post([this, fd, prefix = std::move(prefix), deadline_ms] { accept_control_conn(fd, prefix, deadline_ms); });
 }
 

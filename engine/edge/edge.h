@@ -109,7 +109,7 @@ class Edge final : public EdgeControlPort {
   const Crew<EdgeWorker>& crew() const { return crew_; }
 
   // From workers, any thread.
-  void control_conn(int fd, std::string prefix, uint64_t deadline_ms) override;
+  void take_control_conn(int fd, std::string prefix, uint64_t deadline_ms) override;
   void want_channels(SlotId session, uint32_t count) override;
   void want_grpc_port(uint64_t client) override;
   void listener_landed(int listener_fd) override;

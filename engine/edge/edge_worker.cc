@@ -71,7 +71,7 @@ void EdgeWorker::on_control_accept(void* context, int fd) {
 
 void EdgeWorker::on_visitor_accept(void* context, int fd) {
   Port& port = *static_cast<Port*>(context);
-  port.self->visitor(fd, port.tunnel);
+  port.self->take_visitor(fd, port.tunnel);
   port.self->share_what_comes(port);
 }
 
@@ -84,8 +84,8 @@ void EdgeWorker::share_what_comes(Port& port) {
   if (own > least + kConnsAhead + least / kConnsAheadShare) port.acceptor->step_back();
 }
 
-void EdgeWorker::visitor(int fd, const EdgeTunnel& tunnel) {
-  if (tunnel.session) return rendezvous_.visitor(fd, tunnel);
+void EdgeWorker::take_visitor(int fd, const EdgeTunnel& tunnel) {
+  if (tunnel.session) return rendezvous_.take_visitor(fd, tunnel);
   if (grpc_) return grpc_->visitor(fd, tunnel.grpc);
   worker_.loop().close(fd, CloseWith::kReset);
 }
@@ -93,7 +93,7 @@ void EdgeWorker::visitor(int fd, const EdgeTunnel& tunnel) {
 // --- First bytes --------------------------------------------------------------------------------------------------
 
 void EdgeWorker::on_control_conn(Conn& conn, std::string prefix, uint64_t deadline_ms) {
-  control_.control_conn(worker_.let_go(conn), std::move(prefix), deadline_ms);
+  control_.take_control_conn(worker_.let_go(conn), std::move(prefix), deadline_ms);
 }
 
 void EdgeWorker::on_grpc_conn(Conn& conn, std::string_view prefix) {
@@ -102,11 +102,11 @@ void EdgeWorker::on_grpc_conn(Conn& conn, std::string_view prefix) {
 }
 
 void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
-  EdgeSession* session = rendezvous_.session(id);
+  EdgeSession* session = rendezvous_.find_session(id);
   if (session == nullptr) {
     // The letter that opens a session is posted before its agent is welcomed: it may wait in the mailbox right now.
     worker_.mailbox().deliver();
-    session = rendezvous_.session(id);
+    session = rendezvous_.find_session(id);
   }
   const auto fields = parse_hello({hello, kHelloBytes});
   if (session == nullptr || !fields.ok() || !session->checker.check(hello) ||
@@ -117,19 +117,19 @@ void EdgeWorker::on_channel(Conn& conn, SlotId id, const uint8_t* hello) {
   conn.set_peer(peer_address(conn.fd), ConnRole::kDataChannel);
   bound_receive_buffer(conn.fd);
   worker_.counters().add(Counter::kChannelsOpened);
-  rendezvous_.channel(conn, id);
+  rendezvous_.take_channel(conn, id);
 }
 
 void EdgeWorker::take_channel(int fd, SlotId session) {
   Conn* conn = worker_.conns().claim(fd, peer_address(fd), ConnRole::kDataChannel, worker_.loop().turn_ms());
   if (conn == nullptr) {
     worker_.loop().close(fd, CloseWith::kFin);
-    return rendezvous_.channel_refused(session);
+    return rendezvous_.on_channel_refused(session);
   }
-  rendezvous_.channel(*conn, session);
+  rendezvous_.take_channel(*conn, session);
 }
 
-void EdgeWorker::give_channel(SlotId session, unsigned to_worker) { rendezvous_.give(session, to_worker); }
+void EdgeWorker::give_channel(SlotId session, unsigned to_worker) { rendezvous_.give_channel(session, to_worker); }
 
 // --- Pairs --------------------------------------------------------------------------------------------------------
 

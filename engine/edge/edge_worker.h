@@ -27,7 +27,7 @@ namespace natrp {
 class EdgeControlPort {
  public:
   // A conn on the control port began with TLS. fd is handed over. Its session has to be open by deadline_ms.
-  virtual void control_conn(int fd, std::string prefix, uint64_t deadline_ms) = 0;
+  virtual void take_control_conn(int fd, std::string prefix, uint64_t deadline_ms) = 0;
   // Visitors of the session wait: dial count channels now.
   virtual void want_channels(SlotId session, uint32_t count) = 0;
   // A client of the original natrp has a ready stream, and no port yet. The store's id.
@@ -52,7 +52,7 @@ class EdgeWorker final : public WorkerRole {
   void open_public_port(int listener_fd, EdgeTunnel tunnel);
   void close_listener(int listener_fd);
   // fd: accepted on a public port of tunnel; owned here.
-  void visitor(int fd, const EdgeTunnel& tunnel);
+  void take_visitor(int fd, const EdgeTunnel& tunnel);
   // Calls done (in this thread) when nothing flows any more, and no port closes.
   void when_idle(std::function<void()> done);
   // … when no visitor waits for its data channel, and none can come any more.

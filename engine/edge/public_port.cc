@@ -53,7 +53,7 @@ void PublicPorts::serve_backlog(int listener_fd, const EdgeTunnel& tunnel) {
     const int fd = ::accept4(listener_fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0 && accept_may_go_on(errno)) continue;
     if (fd < 0) return;
-    crew_.post(next, [fd, tunnel](EdgeWorker& role) { role.visitor(fd, tunnel); });
+    crew_.post(next, [fd, tunnel](EdgeWorker& role) { role.take_visitor(fd, tunnel); });
     next = (next + 1) % crew_.size();
   }
 }

@@ -34,7 +34,7 @@ Rendezvous::Session* Rendezvous::find(SlotId id) {
   return at != sessions_.end() && at->second->shared->id == id && !at->second->closed ? at->second.get() : nullptr;
 }
 
-EdgeSession* Rendezvous::session(SlotId id) {
+EdgeSession* Rendezvous::find_session(SlotId id) {
   Session* session = find(id);
   return session != nullptr ? session->shared.get() : nullptr;
 }
@@ -70,7 +70,7 @@ void Rendezvous::left(Session& session) { session.shared->conns_live.fetch_sub(1
 
 // --- Visitors -----------------------------------------------------------------------------------------------------
 
-void Rendezvous::visitor(int fd, const EdgeTunnel& tunnel) {
+void Rendezvous::take_visitor(int fd, const EdgeTunnel& tunnel) {
   Worker& worker = edge_.worker();
   worker.counters().add(Counter::kVisitors);
   Session* session = find(tunnel.session->id);
@@ -122,7 +122,7 @@ void Rendezvous::park(Session& session, Conn& conn, uint32_t tunnel_index, uint6
 
 // --- Channels -----------------------------------------------------------------------------------------------------
 
-void Rendezvous::channel(Conn& conn, SlotId id) {
+void Rendezvous::take_channel(Conn& conn, SlotId id) {
   Worker& worker = edge_.worker();
   Session* session = find(id);
   if (session == nullptr) return worker.close(conn, CloseWith::kFin);
@@ -142,7 +142,7 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   Pair* pair = worker.pairs().start_waiting(conn, id.index());
   if (pair == nullptr) {
     worker.close(conn, CloseWith::kFin);
-    return channel_refused(id);
+    return on_channel_refused(id);
   }
   ++session->pairs;
   if (ParkedVisitor* parked = parked_.front(session->parked)) {
@@ -158,7 +158,7 @@ void Rendezvous::channel(Conn& conn, SlotId id) {
   publish(*session);
 }
 
-void Rendezvous::channel_refused(SlotId id) {
+void Rendezvous::on_channel_refused(SlotId id) {
   edge_.worker().counters().add(Counter::kConnsRefused);
   Session* session = find(id);
   if (session == nullptr) return;
@@ -220,7 +220,7 @@ Pair* Rendezvous::pop_ready(Session& session) {
   return &pair;
 }
 
-void Rendezvous::give(SlotId id, unsigned to_worker) {
+void Rendezvous::give_channel(SlotId id, unsigned to_worker) {
   Session* session = find(id);
   if (session == nullptr) return;
   Pair* pair = pop_ready(*session);
@@ -261,7 +261,7 @@ void Rendezvous::on_pair_end(Pair& pair) {
   edge_.worker().counters().add(Counter::kChannelsReturned);
   Conn& conn = pair.back_conn();
   conn.renew(edge_.worker().loop().turn_ms());
-  channel(conn, id);
+  take_channel(conn, id);
 }
 
 bool Rendezvous::on_visitor_gone(Pair& pair) {

@@ -36,18 +36,19 @@ class Rendezvous {
   void open_session(std::shared_ptr<EdgeSession> session);
   // Its ready channels are closed, its waiting visitors reset; pairs that flow go on.
   void close_session(SlotId id);
-  EdgeSession* session(SlotId id);
+  // nullptr: over, or not open here yet.
+  EdgeSession* find_session(SlotId id);
 
   // fd: a visitor of tunnel, just accepted; owned here.
-  void visitor(int fd, const EdgeTunnel& tunnel);
+  void take_visitor(int fd, const EdgeTunnel& tunnel);
   // conn: a proven data channel of the session, nothing in flight; owned here.
-  void channel(Conn& conn, SlotId session);
+  void take_channel(Conn& conn, SlotId session);
   // A data channel of the session that came to this worker found no slot in it, and is closed.
-  void channel_refused(SlotId session);
+  void on_channel_refused(SlotId session);
   // The visitors for whom channels were dialled have left: closes up to count ready channels.
   void close_ready(SlotId session, uint32_t count);
   // Another worker's visitor waits: hands a ready channel over.
-  void give(SlotId session, unsigned to_worker);
+  void give_channel(SlotId session, unsigned to_worker);
 
   // A visitor waits here.
   bool waits() const { return !parked_.empty(); }

@@ -395,7 +395,7 @@ TEST_P(ChannelOpenerTest, OneThatComesBackBehindTheEndIsClosedByTheEdgeAndNotLos
   close_session(ChannelOpener::Ready::kPart);
   in_worker([&] {
     Conn* conn = worker->conns().claim(two.near.release(), {}, ConnRole::kDataChannel, 0);
-    role->opener().returned(*conn, 1);  // of the session that has just ended
+    role->opener().take_back(*conn, 1);  // of the session that has just ended
   });
   ASSERT_EQ(conns_live(), 1u);
   two.far.reset();

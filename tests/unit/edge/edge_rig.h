@@ -180,7 +180,7 @@ class EdgeRig final : public EdgeControlPort {
   std::atomic<uint32_t> control_conns{0};
 
  private:
-  void control_conn(int fd, std::string, uint64_t) override {
+  void take_control_conn(int fd, std::string, uint64_t) override {
     const Fd closed(fd);
     ++control_conns;
   }
