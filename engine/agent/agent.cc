@@ -52,9 +52,9 @@ Status Agent::start() {
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   edge_resolver_ = std::make_unique<Resolver>(*mailbox_);
   dial_ = std::make_unique<Dial>(*loop_, on_dialled, this);
-  const uint32_t conns_max = conns_for_descriptors(descriptors, options_.workers);
+  const uint32_t slots_per_worker = conns_for_descriptors(descriptors, options_.workers);
   const auto make_role = [this](Worker& worker) { return std::make_unique<AgentWorker>(worker, *this); };
-  if (Status started = crew_.start(options_, conns_max, make_role); !started.ok()) return started;
+  if (Status started = crew_.start(options_, slots_per_worker, make_role); !started.ok()) return started;
   leasings_.resize(options_.tunnels.size());
   signals_ = std::make_unique<SignalWatch>(
       *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
@@ -65,7 +65,7 @@ Status Agent::start() {
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
                              {"io", crew_.worker(0).loop_name()},
                              {"workers", crew_.size()},
-                             {"conns_max", uint64_t{conns_max} * crew_.size()}});
+                             {"slots", uint64_t{slots_per_worker} * crew_.size()}});
   service_names_ = std::make_unique<ServiceNames>(*mailbox_, options_.tunnels, loop_->turn_ms(),
                                                   [this] { share_services(); });
   connect();

@@ -83,13 +83,13 @@ Status Edge::start() {
   const auto leases = store_->list_leases();
   if (!leases.ok()) return leases.error();
   const uint64_t descriptors = raise_descriptor_limit();
-  conns_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
+  slots_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
   handshakes_most_ = std::min<uint64_t>(kHandshakesMax, sessions_most_);
   const auto make_role = [this](Worker& worker) {
     return std::make_unique<EdgeWorker>(worker, *this, options_.natrp_grpc, crew_);
   };
-  if (Status started = crew_.start(options_, conns_per_worker_, make_role); !started.ok()) return started;
+  if (Status started = crew_.start(options_, slots_per_worker_, make_role); !started.ok()) return started;
   ports_ = std::make_unique<PublicPorts>(crew_);
   restore_leases(clients.value(), leases.value(), descriptors / 8);
   watch_store();
@@ -174,7 +174,7 @@ void Edge::say_ready() {
                           {"ports", options_.ports.format_short()},
                           {"io", crew_.worker(0).loop_name()},
                           {"workers", options_.workers},
-                          {"conns_max", conns_max()},
+                          {"slots", slots()},
                           {"state", options_.state_dir},
                           {"pin", format_pin(identity_->pin())}});
   notify_systemd("READY=1");

@@ -63,8 +63,8 @@ class Edge final : public EdgeControlPort {
   // Asks the control thread; nullopt when it does not answer within two seconds.
   std::optional<std::vector<SessionInfo>> list_sessions();
   unsigned workers() const { return options_.workers; }
-  // Conns that its workers can hold together.
-  uint64_t conns_max() const { return uint64_t{conns_per_worker_} * crew_.size(); }
+  // For conns, of all workers together.
+  uint64_t slots() const { return uint64_t{slots_per_worker_} * crew_.size(); }
   // The control thread has not run for some seconds, so no agent gets in.
   bool busy() const;
   bool draining() const { return draining_.load(std::memory_order_relaxed); }
@@ -189,7 +189,7 @@ class Edge final : public EdgeControlPort {
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};
   std::atomic<uint64_t> ticked_ms_{0};  // when on_tick() last ran
-  uint32_t conns_per_worker_ = 0;
+  uint32_t slots_per_worker_ = 0;
   uint64_t sessions_most_ = 0;
   uint64_t handshakes_most_ = 0;  // under way at a time
   bool stopped_ = false;

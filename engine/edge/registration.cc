@@ -377,7 +377,7 @@ void Registration::adjust_demand(bool tick) {
     edge_.close_surplus(*session_);
   }
   // Where slots are few, most of them are for visitors (Rendezvous::may_be_ready).
-  const auto most = static_cast<uint32_t>(std::clamp<uint64_t>(edge_.conns_max() / 4, 1, kReadyChannelsMax));
+  const auto most = static_cast<uint32_t>(std::clamp<uint64_t>(edge_.slots() / 4, 1, kReadyChannelsMax));
   const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, most));
   // A quarter of a second's visitors may come while a channel is being dialled on a slow line.
   const auto wanted = static_cast<uint32_t>(std::ceil(visitors_per_tick_)) + extra_;

@@ -194,7 +194,7 @@ def test_more_visitors_than_descriptors_are_served_or_turned_away_and_leave_noth
     few = ("prlimit", "--nofile=64:200")
     edge = yard.edge(prefix=few)
     # Started with 64, raised to 200: what is left for visitors is said.
-    assert edge.process.wait_for(r"edge ready.*conns_max=(\d+)")
+    assert edge.process.wait_for(r"edge ready.*slots=(\d+)")
     service = yard.closing(EchoService())
     agent = yard.agent(edge, edge.add_client(), service)
     rig = Rig(edge, agent, service)
