@@ -1,9 +1,5 @@
 #include "edge/edge.h"
 
-#include <poll.h>
-#include <sys/inotify.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -24,16 +20,6 @@ static_assert(kStoreWaitMs * 4 < static_cast<int>(kTickMs), "a store that anothe
 // Tries, 20 ms apart, to listen where an edge was killed a moment ago.
 constexpr unsigned kRestartTries = 50;
 
-std::map<std::string, ClientRecord> by_name(const std::vector<ClientRecord>& clients) {
-  std::map<std::string, ClientRecord> named;
-  for (const ClientRecord& client : clients) named[client.name] = client;
-  return named;
-}
-
-bool have_same_limits(const ClientRecord& a, const ClientRecord& b) {
-  return a.ports == b.ports && a.tunnels_max == b.tunnels_max && a.conns_max == b.conns_max;
-}
-
 }  // namespace
 
 Edge::Edge(EdgeOptions options, std::vector<Fd> listeners)
@@ -43,10 +29,11 @@ Edge::~Edge() { stop(); }
 
 void Edge::stop() {
   signals_.reset();
-  if (store_op_.in_flight) loop_->cancel(store_op_);
+  if (store_watch_) store_watch_->stop();
   handshakes_waiting_ = {};
   for (auto& registration : registrations_) registration->close("the edge stops");
-  for (int turn = 0; turn < 400 && (!registrations_.empty() || store_op_.in_flight); ++turn) loop_->run_once(5);
+  const auto landed = [this] { return registrations_.empty() && (!store_watch_ || store_watch_->landed()); };
+  for (int turn = 0; turn < 400 && !landed(); ++turn) loop_->run_once(5);
   crew_.stop();
   handover_.reset();
   if (leases_ && leads_) leases_->finish();
@@ -74,11 +61,10 @@ Status Edge::listen() {
 
 Status Edge::start() {
   if (Status opened = open_state(); !opened.ok()) return opened;
-  // The version first: what changes in between is seen by the first tick.
-  const auto version = store_->data_version();
-  if (!version.ok()) return version.error();
-  store_version_ = version.value();
-  auto clients = store_->list_clients();
+  store_watch_ = std::make_unique<StoreWatch>(*loop_, *store_, options_.state_dir, [this](auto clients) {
+    on_clients_changed(std::move(clients));
+  });
+  auto clients = store_watch_->read();
   if (!clients.ok()) return clients.error();
   const auto leases = store_->list_leases();
   if (!leases.ok()) return leases.error();
@@ -92,7 +78,7 @@ Status Edge::start() {
   if (Status started = crew_.start(options_, slots_per_worker_, make_role); !started.ok()) return started;
   ports_ = std::make_unique<PublicPorts>(crew_);
   restore_leases(clients.value(), leases.value(), descriptors / 8);
-  watch_store();
+  store_watch_->begin();
   if (options_.natrp_grpc) {
     log_warning("natrp-grpc is on: original natrp clients send their tokens and their visitors' bytes in the clear",
                 {});
@@ -181,163 +167,6 @@ void Edge::say_ready() {
   if (clients_.empty()) {
     log_info("no clients yet; add one with: natrpctl --state " + options_.state_dir + " client add NAME", {});
   }
-}
-
-// --- The store's other writers ------------------------------------------------------------------------------------
-
-void Edge::watch_store() {
-  store_events_.reset(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-  // The folder and not the file: SQLite makes the -wal file anew when it likes.
-  // IN_CLOSE_WRITE comes when natrpctl is done, and so after its change is visible.
-  if (!store_events_.valid() ||
-      inotify_add_watch(store_events_.get(), options_.state_dir.c_str(),
-                        IN_MODIFY | IN_CREATE | IN_MOVED_TO | IN_CLOSE_WRITE) < 0) {
-    log_warning("the state folder cannot be watched; changes by natrpctl are seen within a quarter second", {});
-    return;
-  }
-  store_op_.kind = OpKind::kPoll;
-  store_op_.fd = store_events_.get();
-  store_op_.len = POLLIN;
-  loop_->submit(store_op_);
-}
-
-void Edge::on_store_op(Op& op) {
-  if (op.cancelled) return;
-  char events[4096];
-  while (::read(store_events_.get(), events, sizeof events) > 0) {
-  }
-  loop_->submit(op);
-  on_store_changed();
-}
-
-// Each tick tries again what failed, and the log hears of the first time only.
-void Edge::on_store_changed() {
-  if (const Status read = read_store(); !read.ok()) {
-    if (std::exchange(store_failing_, true)) return;
-    return log_error("the store cannot be read: what natrpctl changes does not count until it can be",
-                     {{"error", read.error().message}});
-  }
-  if (std::exchange(store_failing_, false)) log_info("the store can be read again", {});
-}
-
-Status Edge::read_store() {
-  auto version = store_->data_version();
-  if (!version.ok()) return version.error();
-  if (version.value() == store_version_) return Done{};
-  // One read for all: where another program has locked readers out, too, that is one wait, and the next tick tries.
-  auto clients = store_->list_clients();
-  if (!clients.ok()) return clients.error();
-  store_version_ = version.value();
-  const std::vector<ClientRecord> changed = with_other_limits(clients.value());
-  client_conns_.update(clients.value());
-  leases_->set_clients(clients.value());
-  auto now_there = by_name(clients.value());
-  tell_changes(now_there);
-  forget_removed_clients(std::move(now_there));
-  for (size_t i = 0; i < registrations_.size(); ++i) {
-    Registration& registration = *registrations_[i];
-    if (!registration.session().valid() || registration.closing()) continue;
-    const auto found = clients_.find(registration.client());
-    if (found != clients_.end() && found->second.id == registration.client_id()) {
-      if (found->second.token_hash == registration.token_hash()) {
-        registration.set_client(found->second);
-        continue;
-      }
-      registration.refuse(wire::Refused::CLIENT_REMOVED,
-                          "the edge's operator gave client '" + registration.client() +
-                              "' a new token: this agent has the old one, ask for the new one",
-                          true);
-      continue;
-    }
-    registration.refuse(wire::Refused::CLIENT_REMOVED,
-                        "client '" + registration.client() +
-                            "' was removed by the edge's operator; ask for a new token",
-                        true);
-  }
-  if (grpc_) grpc_->set_clients(std::move(clients).value());
-  for (const ClientRecord& client : changed) honour_limits(client);
-  return Done{};
-}
-
-std::vector<ClientRecord> Edge::with_other_limits(const std::vector<ClientRecord>& clients) const {
-  std::vector<ClientRecord> found;
-  for (const ClientRecord& client : clients) {
-    const auto before = clients_.find(client.name);
-    if (before == clients_.end() || before->second.id != client.id) continue;
-    if (!have_same_limits(before->second, client)) found.push_back(client);
-  }
-  return found;
-}
-
-// A session that holds what its client may not have any more ends: its agent comes back for what is left to it, and
-// is told by the usual rules of what is not. Visitors that flow are no part of that, they outlive sessions.
-void Edge::honour_limits(const ClientRecord& client) {
-  const auto policy = ports_of(client);
-  if (!policy.ok()) return log_error("a client's ports cannot be read", {{"client", client.name}});
-  const PortSet& ports = policy.value();
-  const std::string ports_text = ports.empty() ? "any" : ports.format_short();
-  log_info("a client may have other things than before", {{"client", client.name},
-                                                          {"ports", ports_text},
-                                                          {"tunnels_max", limit_text(client.tunnels_max)},
-                                                          {"conns_max", limit_text(client.conns_max)}});
-  const std::string changed = "the edge's operator changed what client '" + client.name + "' may have: ";
-  for (Registration* each : holders(client)) {
-    const auto port = ports.empty() ? std::nullopt : each->port_outside(ports);
-    if (!port) continue;
-    each->refuse(wire::Refused::PORT_NOT_ALLOWED,
-                 changed + "port " + std::to_string(*port) + " is not among its ports any more (" + ports_text + ")",
-                 false);
-  }
-  for (Registration* each : holders(client)) {
-    const size_t held = registry_.tunnels_held(client.name);
-    if (client.tunnels_max == 0 || held <= client.tunnels_max) break;
-    each->refuse(wire::Refused::TOO_MANY_TUNNELS,
-                 changed + std::to_string(client.tunnels_max) +
-                     (client.tunnels_max == 1 ? " tunnel" : " tunnels") + " at a time, and it has " +
-                     std::to_string(held),
-                 false);
-  }
-  leases_->take_away(client.name, ports);
-}
-
-std::vector<Registration*> Edge::holders(const ClientRecord& client) {
-  std::vector<Registration*> found;
-  for (auto at = registrations_.rbegin(); at != registrations_.rend(); ++at) {
-    Registration& each = **at;
-    if (each.client_id() == client.id && each.tunnels() != 0) found.push_back(&each);
-  }
-  // What a session that is going anyway gives up, no other has to.
-  std::stable_partition(found.begin(), found.end(), [](const Registration* each) { return each->closing(); });
-  return found;
-}
-
-// Who may connect is changed by another program, and this log is where an operator looks for it.
-void Edge::tell_changes(const ClientsByName& now_there) const {
-  for (const auto& [name, client] : now_there) {
-    const auto before = clients_.find(name);
-    if (before == clients_.end()) {
-      log_info("a client was added", {{"client", name}});
-    } else if (before->second.id != client.id) {
-      log_info("a client was removed and added again", {{"client", name}});
-    } else if (before->second.token_hash != client.token_hash) {
-      log_info("a client has a new token, and the former one opens no session any more", {{"client", name}});
-    }
-  }
-  for (const auto& [name, client] : clients_) {
-    if (now_there.count(name) == 0) log_info("a client was removed", {{"client", name}});
-  }
-}
-
-// Their leases and what they had last: nobody's. One that was added again under its name is another client.
-void Edge::forget_removed_clients(ClientsByName now_there) {
-  for (const std::string& name : leases_->clients()) {
-    const auto now = now_there.find(name);
-    const auto before = clients_.find(name);
-    if (now != now_there.end() && (before == clients_.end() || before->second.id == now->second.id)) continue;
-    leases_->end_with_client(name);
-  }
-  clients_ = std::move(now_there);
-  client_conns_.tidy();
 }
 
 // --- Sessions -----------------------------------------------------------------------------------------------------
@@ -529,8 +358,7 @@ void Edge::lead() {
   leases_->expire();
   for (auto& registration : registrations_) registration->adjust_demand(true);
   if (grpc_) grpc_->tick();
-  // The -wal file is written before a change is visible, so the event of the last write may come too early to see it.
-  on_store_changed();
+  store_watch_->look();
   leases_->write();
 }
 

@@ -30,6 +30,7 @@
 #include "edge/public_port.h"
 #include "edge/registration.h"
 #include "edge/session_ids.h"
+#include "edge/store_watch.h"
 #include "loop/owned.h"
 #include "runtime/crew.h"
 #include "runtime/options.h"
@@ -123,11 +124,10 @@ class Edge final : public EdgeControlPort {
   Status open_state();
   void restore_leases(const std::vector<ClientRecord>& clients, const std::vector<LeaseRecord>& leases,
                       uint64_t listeners_most);
-  void watch_store();
-  void on_store_op(Op& op);
-  void on_store_changed();
-  // Acts on what another program has changed; an error: it could not be read.
-  Status read_store();
+  static ClientsByName by_name(const std::vector<ClientRecord>& clients);
+  void on_clients_changed(std::vector<ClientRecord> clients);
+  // Its client is there still, with the same token, or its session ends.
+  void update_or_refuse(Registration& registration);
   std::vector<ClientRecord> with_other_limits(const std::vector<ClientRecord>& clients) const;
   void forget_removed_clients(ClientsByName now_there);
   void tell_changes(const ClientsByName& now_there) const;
@@ -168,10 +168,7 @@ class Edge final : public EdgeControlPort {
   bool handshakes_due_ = false;
   std::unordered_map<uint64_t, Registration*> by_session_;  // SlotId word
   std::unique_ptr<SignalWatch> signals_;
-  Fd store_events_;
-  OwnedOp<&Edge::on_store_op> store_op_{*this};
-  int64_t store_version_ = 0;
-  bool store_failing_ = false;  // the log has said so
+  std::unique_ptr<StoreWatch> store_watch_;
   ClientsByName clients_;  // as the store had them when it last changed
   OwnedTimer<&Edge::on_tick> tick_{*this};
   std::optional<StartTrim> start_trim_;

@@ -63,10 +63,10 @@ void Edge::make_way() {
   leads_ = false;
   for (auto& registration : registrations_) registration->close("the edge hands over to its successor");
   ports_->close(control_listener_, Backlog::kHandedOn);
-  if (store_op_.in_flight) loop_->cancel(store_op_);
+  store_watch_->stop();
   // Sessions may take longer: an agent that does not answer has its second, and nobody waits for that.
   const uint64_t late_ms = now_ms() + kLandingMs;
-  while ((ports_->closing() > 0 || store_op_.in_flight) && now_ms() < late_ms) loop_->run_once(5);
+  while ((ports_->closing() > 0 || !store_watch_->landed()) && now_ms() < late_ms) loop_->run_once(5);
   leases_->finish();
   handover_->give_up_addresses();
   state_lock_.reset();
