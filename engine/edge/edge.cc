@@ -285,7 +285,7 @@ void Edge::want_channels(SlotId session, uint32_t count) {
     // Behind the letters that are here already: one message asks for the channels of all their visitors.
     mailbox_->post([this] {
       for (const SlotId each : std::exchange(demanding_, {})) {
-        if (Registration* wanting = find_registration(each)) wanting->adjust_demand(false);
+        if (Registration* wanting = find_registration(each)) wanting->adjust_demand();
       }
     });
   });
@@ -356,7 +356,7 @@ void Edge::on_tick() {
 // What only the edge does that has the addresses and the state folder, each tick.
 void Edge::lead() {
   leases_->expire();
-  for (auto& registration : registrations_) registration->adjust_demand(true);
+  for (auto& registration : registrations_) registration->tick();
   if (grpc_) grpc_->tick();
   store_watch_->look();
   leases_->write();

@@ -198,60 +198,65 @@ std::optional<uint32_t> Registration::index_of(const std::string& name) const {
 // True: the tunnel is this session's now. False: refused, or a contest decides later.
 bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   Registry& registry = edge_.registry();
-  const uint64_t now = edge_.now_ms();
   const SlotId holder = registry.holder(client_.name, wanted.name());
-  if (holder.valid() && !(holder == session_->id)) {
-    // No session loses its tunnel to one that could not have the port.
-    const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
-    if (possible.port == 0) {
-      tell_and_refuse(wanted, possible.code, possible.sentence, possible.final);
-      return false;
-    }
-  }
+  if (holder.valid() && !(holder == session_->id) && !may_have_port(wanted)) return false;
+  // nullptr also where the holder cannot be asked: it is an original client.
   Registration* rival = holder.valid() ? edge_.find_registration(holder) : nullptr;
-  if (contest != nullptr && rival != nullptr && !(contest->rival == holder)) {
-    // Another newcomer was faster, and has it now. It was not asked yet.
-    rival->probe();
-    contest->rival = holder;
-    contest->began_ms = now;
-  }
-  if (rival != nullptr) {
-    // A living agent is silent between two heartbeats, so its silence means something only after it was asked.
-    const bool asked = contest != nullptr && now - contest->began_ms >= kSessionSilentMs;
-    registry.heard(holder, rival->closing() || asked ? rival->last_heard_ms() : now);
-  }
+  if (rival != nullptr) hear_rival(*rival, contest);
   const TakeoverAnswer answer =
-      registry.take_tunnel(session_->id, wanted.name(), client_.tunnels_max, wanted.replace(), now);
+      registry.take_tunnel(session_->id, wanted.name(), client_.tunnels_max, wanted.replace(), edge_.now_ms());
   if (answer.ok()) {
-    if (answer.loser.valid() && rival != nullptr) {
-      rival->lose_tunnel(wanted.name(), answer.takeover);
-    }
+    if (answer.loser.valid() && rival != nullptr) rival->lose_tunnel(wanted.name(), answer.takeover);
     return true;
   }
   if (answer.takeover == Takeover::kTooMany) {
     tell_and_refuse(wanted, wire::Refused::TOO_MANY_TUNNELS, answer.sentence, !answer.may_change);
-    return false;
+  } else if (rival == nullptr || !await_rival(wanted, *rival, contest)) {
+    tell_and_refuse(wanted, wire::Refused::CONFLICT, answer.sentence, true);
   }
-  // A holder that cannot be asked (an original client) lives: the registry has just refused.
-  const bool rival_lives = contest != nullptr && (rival == nullptr || rival->last_heard_ms() >= contest->began_ms);
-  if (contest == nullptr && rival != nullptr) {
-    rival->probe();
+  return false;
+}
+
+// No session loses its tunnel to one that could not have the port.
+bool Registration::may_have_port(const wire::Register& wanted) {
+  const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
+  if (possible.port != 0) return true;
+  tell_and_refuse(wanted, possible.code, possible.sentence, possible.final);
+  return false;
+}
+
+// Tells the registry when the rival was last heard. A living agent is silent between two heartbeats, so its silence
+// means something only after it was asked.
+void Registration::hear_rival(Registration& rival, Contest* contest) {
+  const uint64_t now = edge_.now_ms();
+  const SlotId holder = rival.session();
+  if (contest != nullptr && !(contest->rival == holder)) {
+    // Another newcomer was faster, and has it now. It was not asked yet.
+    rival.probe();
+    contest->rival = holder;
+    contest->began_ms = now;
+  }
+  const bool asked = contest != nullptr && now - contest->began_ms >= kSessionSilentMs;
+  edge_.registry().heard(holder, rival.closing() || asked ? rival.last_heard_ms() : now);
+}
+
+// Asks the rival, or goes on waiting for its answer. False: it has answered.
+bool Registration::await_rival(const wire::Register& wanted, Registration& rival, Contest* contest) {
+  if (contest == nullptr) {
+    rival.probe();
     auto made = std::make_unique<Contest>();
     made->self = this;
     made->wanted = wanted;
-    made->rival = holder;
-    made->began_ms = now;
+    made->rival = rival.session();
+    made->began_ms = edge_.now_ms();
     made->timer.handler = on_contest;
-    edge_.loop().timers().arm(made->timer, kContestStepMs);
+    contest = made.get();
     contests_[wanted.tunnel_index()] = std::move(made);
+  } else if (rival.last_heard_ms() >= contest->began_ms) {
     return false;
   }
-  if (contest != nullptr && !rival_lives) {
-    edge_.loop().timers().arm(contest->timer, kContestStepMs);
-    return false;
-  }
-  tell_and_refuse(wanted, wire::Refused::CONFLICT, answer.sentence, true);
-  return false;
+  edge_.loop().timers().arm(contest->timer, kContestStepMs);
+  return true;
 }
 
 void Registration::on_contest(Timer& timer) {
@@ -288,7 +293,7 @@ void Registration::lease_tunnel(const wire::Register& wanted) {
   log_info("lease live", {{"client", client_.name}, {"tunnel", tunnel.name}, {"port", static_cast<int>(tunnel.port)}});
   const auto [at, added] = tunnels_.emplace(wanted.tunnel_index(), std::move(tunnel));
   send_leased(wanted.tunnel_index(), at->second);
-  adjust_demand(false);
+  adjust_demand();
 }
 
 void Registration::send_leased(uint32_t index, const Tunnel& tunnel) {
@@ -362,26 +367,24 @@ void Registration::lose_tunnel(const std::string& name, Takeover how) {
 
 // --- Demand for data channels -------------------------------------------------------------------------------------
 
-void Registration::adjust_demand(bool tick) {
+void Registration::tick() {
+  if (!session_ || channel_.closing()) return;
+  tell_failures();
+  const uint64_t visitors = session_->visitors.load(std::memory_order_relaxed);
+  // Fast up, slow down: a burst is served from what was dialled for the burst before it.
+  const auto sample = static_cast<double>(visitors - visitors_before_);
+  visitors_before_ = visitors;
+  visitors_per_tick_ = sample > visitors_per_tick_ ? sample : visitors_per_tick_ * 0.9 + sample * 0.1;
+  extra_told_ -= (extra_told_ + 9) / 10;
+  share_ready_max();
+  edge_.close_surplus(*session_);
+  adjust_demand();
+}
+
+void Registration::adjust_demand() {
   // Also where no tunnel is left: visitors may wait (a drain), and the agent may hold fewer channels.
   if (!session_ || channel_.closing()) return;
-  if (tick) {
-    tell_failures();
-    const uint64_t visitors = session_->visitors.load(std::memory_order_relaxed);
-    // Fast up, slow down: a burst is served from what was dialled for the burst before it.
-    const auto sample = static_cast<double>(visitors - visitors_before_);
-    visitors_before_ = visitors;
-    visitors_per_tick_ = sample > visitors_per_tick_ ? sample : visitors_per_tick_ * 0.9 + sample * 0.1;
-    extra_told_ -= (extra_told_ + 9) / 10;
-    share_ready_max();
-    edge_.close_surplus(*session_);
-  }
-  // Where slots are few, most of them are for visitors (Rendezvous::may_be_ready).
-  const auto most = static_cast<uint32_t>(std::clamp<uint64_t>(edge_.slots() / 4, 1, kReadyChannelsMax));
-  const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, most));
-  // A quarter of a second's visitors may come while a channel is being dialled on a slow line.
-  const auto wanted = static_cast<uint32_t>(std::ceil(visitors_per_tick_)) + extra_;
-  const uint32_t ready = std::clamp(wanted, floor, most);
+  const uint32_t ready = ready_wanted();
   const bool lower_much = ready + ready / 2 < ready_told_;
   if (extra_ == 0 && (ready == ready_told_ || (ready < ready_told_ && !lower_much))) return;
   wire::Frame frame;
@@ -392,6 +395,14 @@ void Registration::adjust_demand(bool tick) {
   share_ready_max();
   extra_ = 0;
   channel_.send(frame);
+}
+
+uint32_t Registration::ready_wanted() const {
+  // Where slots are few, most of them are for visitors (Rendezvous::may_be_ready).
+  const auto most = static_cast<uint32_t>(std::clamp<uint64_t>(edge_.slots() / 4, 1, kReadyChannelsMax));
+  const auto floor = static_cast<uint32_t>(std::min<size_t>(tunnels_.size() * kReadyChannelsMin, most));
+  // A quarter of a second's visitors may come while a channel is being dialled on a slow line.
+  return std::clamp(static_cast<uint32_t>(std::ceil(visitors_per_tick_)) + extra_, floor, most);
 }
 
 SessionInfo Registration::info() const {

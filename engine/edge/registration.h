@@ -62,8 +62,10 @@ class Registration final : public ControlChannelEvents {
   void probe();
   // count visitors wait for channels: asked of the agent with the next adjust_demand().
   void want_channels(uint32_t count) { extra_ += count; }
-  // Sends a new ChannelDemand when it changed. tick: a sample of the visitors' rate is due (with each Edge::on_tick).
-  void adjust_demand(bool tick);
+  // Sends a new ChannelDemand when it changed.
+  void adjust_demand();
+  // With each Edge::on_tick: takes a sample of the visitors' rate, which the demand follows.
+  void tick();
 
   void on_secure() override {}
   void on_frame(const wire::Frame& frame) override;
@@ -96,6 +98,9 @@ class Registration final : public ControlChannelEvents {
   void end_contests(const std::string& why);
   std::optional<uint32_t> index_of(const std::string& name) const;
   bool take_tunnel(const wire::Register& wanted, Contest* contest);
+  bool may_have_port(const wire::Register& wanted);
+  void hear_rival(Registration& rival, Contest* contest);
+  bool await_rival(const wire::Register& wanted, Registration& rival, Contest* contest);
   void lease_tunnel(const wire::Register& wanted);
   void send_leased(uint32_t index, const Tunnel& tunnel);
   void tell_refusal(const std::string& tunnel, const std::string& sentence);
@@ -106,6 +111,7 @@ class Registration final : public ControlChannelEvents {
   void end_contest(uint32_t index);
   void close_ports(Backlog backlog);
   void give_up_tunnels(Backlog backlog);
+  uint32_t ready_wanted() const;
   void share_ready_max();
   static void on_contest(Timer& timer);
   void protocol_error(const std::string& what);
