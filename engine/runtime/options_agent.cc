@@ -302,21 +302,8 @@ const ProgramText kProgram{
 ParseOutcome<AgentOptions> parse_agent_options(int argc, const char* const* argv) {
   AgentDraft draft;
   const OptionTable table = agent_table(draft);
-  ParseOutcome<AgentOptions> outcome;
-  const Flags flags = read_flags(kProgram, table, with_double_dashes(words_of(argc, argv)));
-  if (flags.ended) {
-    outcome.end = flags.end;
-    return outcome;
-  }
-  if (Status status = read_agent(draft, table, flags); !status.ok()) {
-    outcome.end = refusal(kProgram.name, status.error().message);
-    return outcome;
-  }
-  outcome.run = !flags.check;
-  outcome.checked = flags.check;
-  if (flags.check) outcome.end = ParseEnd{0, "natrp: the configuration is good; nothing was started\n"};
-  outcome.options = std::move(draft.options);
-  return outcome;
+  return parse_daemon(kProgram, table, with_double_dashes(words_of(argc, argv)), draft.options,
+                      [&](const Flags& flags) { return read_agent(draft, table, flags); });
 }
 
 }  // namespace natrp

@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string_view>
 
 #include "base/names.h"
@@ -39,17 +40,50 @@ OptionTable policy_table(CtlOptions& options, bool fallbacks) {
   return table;
 }
 
-// CLI11 throws on words that fit nothing, and says what is missing; a sentence of ours where it does not help.
-ParseEnd wrong_words(const CLI::ParseError& error, const OptionTable& table) {
-  if (const std::string misplaced = misplaced_value(error); !misplaced.empty()) return refusal(kName, misplaced);
-  std::string sentence = error.what();
-  std::replace(sentence.begin(), sentence.end(), '\n', ' ');
-  const std::string stray = "not expected: ";
-  if (const size_t at = sentence.find(stray); at != std::string::npos) {
-    const std::string word = sentence.substr(at + stray.size());
-    return refusal(kName, unexpected_word(kName, table, word.substr(0, word.find(' '))));
+struct Commands {
+  CLI::App* add;
+  CLI::App* set;
+  CLI::App* list;
+  CLI::App* remove;
+  CLI::App* rotate;
+
+  std::optional<CtlAction> given() const {
+    if (add->parsed()) return CtlAction::kClientAdd;
+    if (set->parsed()) return CtlAction::kClientSet;
+    if (list->parsed()) return CtlAction::kClientList;
+    if (remove->parsed()) return CtlAction::kClientRemove;
+    if (rotate->parsed()) return CtlAction::kTokenRotate;
+    return std::nullopt;
   }
-  return refusal(kName, sentence + ": `natrpctl --help` shows the commands");
+};
+
+Commands add_commands(CLI::App& app, CtlOptions& options) {
+  CLI::App* client = app.add_subcommand("client", "Add, change, list and remove clients.");
+  CLI::App* token = app.add_subcommand("token", "Tokens of clients.");
+  const Commands commands{
+      .add = client->add_subcommand("add", "Add a client and print its join token, as the last word."),
+      .set = client->add_subcommand("set", "Change what a client may have; its token stays as it is."),
+      .list = client->add_subcommand("list", "Show all clients, what they may have and the ports they had last."),
+      .remove = client->add_subcommand("remove", "Remove a client: its sessions end, its ports close."),
+      .rotate = token->add_subcommand("rotate", "Print a token that replaces the client's, as the last word."),
+  };
+  const auto& [add, set, list, remove, rotate] = commands;
+  for (CLI::App* command : {client, add, set, list, remove, token, rotate}) command->fallthrough();
+  for (CLI::App* command : {add, set, remove, rotate}) {
+    command->add_option("NAME", options.name, "The client's name.")->required();
+  }
+  return commands;
+}
+
+// What CLI11 says of words that fit nothing, and of what is missing; a sentence of ours where it does not help.
+std::string sentence_for(std::string said, const OptionTable& table) {
+  std::replace(said.begin(), said.end(), '\n', ' ');
+  const std::string stray = "not expected: ";
+  if (const size_t at = said.find(stray); at != std::string::npos) {
+    const std::string word = said.substr(at + stray.size());
+    return unexpected_word(kName, table, word.substr(0, word.find(' ')));
+  }
+  return said + ": `natrpctl --help` shows the commands";
 }
 
 }  // namespace
@@ -75,67 +109,38 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   app.set_help_flag("-h,--help", "Print this help and exit.");  // each command inherits it, for itself
   app.set_version_flag("--version", version_text(kName), "Print the version and exit.");
   const BoundFlags shared_flags(app, shared);
-
-  CLI::App* client = app.add_subcommand("client", "Add, change, list and remove clients.");
-  CLI::App* add = client->add_subcommand("add", "Add a client and print its join token, as the last word.");
-  CLI::App* set = client->add_subcommand("set", "Change what a client may have; its token stays as it is.");
-  CLI::App* list =
-      client->add_subcommand("list", "Show all clients, what they may have and the ports they had last.");
-  CLI::App* remove = client->add_subcommand("remove", "Remove a client: its sessions end, its ports close.");
-  CLI::App* token = app.add_subcommand("token", "Tokens of clients.");
-  CLI::App* rotate =
-      token->add_subcommand("rotate", "Print a token that replaces the client's, as the last word.");
-  for (CLI::App* command : {client, add, set, list, remove, token, rotate}) command->fallthrough();
-  for (CLI::App* command : {add, set, remove, rotate}) {
-    command->add_option("NAME", options.name, "The client's name.")->required();
-  }
-  const BoundFlags policy_flags(*add, policy);
-  const BoundFlags change_flags(*set, change);
-  for (CLI::App* command : {add, rotate}) {
+  const Commands commands = add_commands(app, options);
+  const BoundFlags policy_flags(*commands.add, policy);
+  const BoundFlags change_flags(*commands.set, change);
+  for (CLI::App* command : {commands.add, commands.rotate}) {
     command->add_flag("--plain-token", options.plain_token,
                       "Also make a plain token, for agents of the original natrp only.");
   }
 
-  std::vector<std::string> words = words_of(argc, argv);
-  if (const std::string sentence = flag_without_value(words); !sentence.empty()) {
-    outcome.end = refusal(kName, sentence);
+  const auto end = parse_words(app, words_of(argc, argv),
+                               [&](const std::string& said) { return sentence_for(said, policy); });
+  if (end) {
+    outcome.end = *end;
     return outcome;
   }
-  std::reverse(words.begin(), words.end());
-  try {
-    app.parse(std::move(words));
-  } catch (const CLI::CallForHelp&) {
-    outcome.end = ParseEnd{0, app.help()};
-    return outcome;
-  } catch (const CLI::CallForVersion& version) {
-    outcome.end = ParseEnd{0, std::string(version.what()) + "\n"};
-    return outcome;
-  } catch (const CLI::ParseError& error) {
-    outcome.end = wrong_words(error, policy);
-    return outcome;
-  }
-
   // Checked here and not by CLI11, which would say "a subcommand is required" to whoever mistyped one.
-  if (!add->parsed() && !set->parsed() && !list->parsed() && !remove->parsed() && !rotate->parsed()) {
+  const auto action = commands.given();
+  if (!action) {
     outcome.end = refusal(kName, "no command is given: `natrpctl --help` shows the commands");
     return outcome;
   }
+  options.action = *action;
   Status status = shared_flags.apply();
   if (status.ok()) status = policy_flags.apply();
   if (status.ok()) status = change_flags.apply();
-  if (status.ok() && !list->parsed()) status = check_name("client", options.name);
-  if (status.ok() && set->parsed() && !options.ports && !options.tunnels_max && !options.conns_max) {
+  if (status.ok() && action != CtlAction::kClientList) status = check_name("client", options.name);
+  if (status.ok() && action == CtlAction::kClientSet && !options.ports && !options.tunnels_max && !options.conns_max) {
     status = Error{"client set changes what it is given, and nothing is: give --ports, --tunnels-max or --conns-max"};
   }
   if (!status.ok()) {
     outcome.end = refusal(kName, status.error().message);
     return outcome;
   }
-  if (add->parsed()) options.action = CtlAction::kClientAdd;
-  if (set->parsed()) options.action = CtlAction::kClientSet;
-  if (list->parsed()) options.action = CtlAction::kClientList;
-  if (remove->parsed()) options.action = CtlAction::kClientRemove;
-  if (rotate->parsed()) options.action = CtlAction::kTokenRotate;
   outcome.run = true;
   return outcome;
 }

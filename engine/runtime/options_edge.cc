@@ -92,26 +92,14 @@ ParseOutcome<EdgeOptions> parse_edge_options(int argc, const char* const* argv) 
   draft.options.bind = Address::parse(kDefaultBind).value();
   draft.options.ports = PortSet::parse(kDefaultPorts).value();
   const OptionTable table = edge_table(draft);
-
-  ParseOutcome<EdgeOptions> outcome;
-  const Flags flags = read_flags(kProgram, table, words_of(argc, argv));
-  if (flags.ended) {
-    outcome.end = flags.end;
-    return outcome;
-  }
-  Status status = flags.config.empty() ? Status(Done{}) : read_toml(flags.config, table, nullptr);
-  if (status.ok()) status = apply_flags(flags);
-  if (!status.ok()) {
-    outcome.end = refusal(kProgram.name, status.error().message);
-    return outcome;
-  }
-  if (!draft.public_bind_given) draft.options.public_bind = draft.options.bind.with_port(0);
-  outcome.run = !flags.check;
-  outcome.checked = flags.check;
-  if (flags.check)
-    outcome.end = ParseEnd{0, "natrp-engine: the configuration is good; nothing was started\n"};
-  outcome.options = std::move(draft.options);
-  return outcome;
+  return parse_daemon(kProgram, table, words_of(argc, argv), draft.options, [&](const Flags& flags) -> Status {
+    if (!flags.config.empty()) {
+      if (Status status = read_toml(flags.config, table, nullptr); !status.ok()) return status;
+    }
+    if (Status status = apply_flags(flags); !status.ok()) return status;
+    if (!draft.public_bind_given) draft.options.public_bind = draft.options.bind.with_port(0);
+    return Done{};
+  });
 }
 
 }  // namespace natrp

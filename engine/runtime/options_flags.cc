@@ -65,6 +65,42 @@ Status apply_one(const Knob& knob, const std::string& value) {
   return Error{"--" + knob.flag + ": " + status.error().message};
 }
 
+// What is wrong with a word like "--config=", or nothing. CLI11 would take the next word as its value, and with it a
+// --check or another flag.
+std::string flag_without_value(const std::vector<std::string>& words) {
+  for (const std::string& word : words) {
+    if (word.rfind("--", 0) != 0 || word.find('=') != word.size() - 1) continue;
+    const std::string flag = word.substr(0, word.size() - 1);
+    return flag + ": nothing is behind the '=': write " + flag + "=VALUE, or leave the flag away";
+  }
+  return "";
+}
+
+// CLI11's complaint about a flag with too few, too many or unwanted values, as a sentence; empty: it is about something
+// else.
+std::string misplaced_value(const CLI::ParseError& error) {
+  const std::string what = error.what();
+  const std::string flag = what.substr(0, what.find(':'));
+  if (what.find("At Most 1 required") != std::string::npos) return flag + " is given more than once: keep one of them";
+  const std::string missing = ": 1 required ";
+  if (const size_t at = what.find(missing); at != std::string::npos) {
+    const size_t name = at + missing.size();
+    return flag + " needs a value: write " + flag + " " + what.substr(name, what.find(' ', name) - name);
+  }
+  // "Could not convert: --check = yes"
+  if (const size_t at = what.find("--"); dynamic_cast<const CLI::ConversionError*>(&error) != nullptr &&
+                                         at != std::string::npos) {
+    return what.substr(at, what.find(' ', at) - at) + " takes no value: leave what is behind the '=' away";
+  }
+  return "";
+}
+
+Flags ended_by(ParseEnd end) {
+  Flags flags;
+  flags.end = std::move(end);
+  return flags;
+}
+
 }  // namespace
 
 int ParseEnd::say() const {
@@ -97,30 +133,23 @@ std::string unexpected_word(const std::string& program, const OptionTable& table
   return "unknown flag " + flag + see + table.nearest_flag(word);
 }
 
-std::string flag_without_value(const std::vector<std::string>& words) {
-  for (const std::string& word : words) {
-    if (word.rfind("--", 0) != 0 || word.find('=') != word.size() - 1) continue;
-    const std::string flag = word.substr(0, word.size() - 1);
-    return flag + ": nothing is behind the '=': write " + flag + "=VALUE, or leave the flag away";
+std::optional<ParseEnd> parse_words(CLI::App& app, std::vector<std::string> words,
+                                    const std::function<std::string(const std::string& said)>& sentence_for) {
+  if (const std::string sentence = flag_without_value(words); !sentence.empty()) {
+    return refusal(app.get_name(), sentence);
   }
-  return "";
-}
-
-std::string misplaced_value(const CLI::ParseError& error) {
-  const std::string what = error.what();
-  const std::string flag = what.substr(0, what.find(':'));
-  if (what.find("At Most 1 required") != std::string::npos) return flag + " is given more than once: keep one of them";
-  const std::string missing = ": 1 required ";
-  if (const size_t at = what.find(missing); at != std::string::npos) {
-    const size_t name = at + missing.size();
-    return flag + " needs a value: write " + flag + " " + what.substr(name, what.find(' ', name) - name);
+  std::reverse(words.begin(), words.end());  // as CLI11 wants them
+  try {
+    app.parse(std::move(words));
+  } catch (const CLI::CallForHelp&) {
+    return ParseEnd{0, app.help()};
+  } catch (const CLI::CallForVersion& version) {
+    return ParseEnd{0, std::string(version.what()) + "\n"};
+  } catch (const CLI::ParseError& error) {
+    const std::string sentence = misplaced_value(error);
+    return refusal(app.get_name(), sentence.empty() ? sentence_for(error.what()) : sentence);
   }
-  // "Could not convert: --check = yes"
-  if (const size_t at = what.find("--"); dynamic_cast<const CLI::ConversionError*>(&error) != nullptr &&
-                                         at != std::string::npos) {
-    return what.substr(at, what.find(' ', at) - at) + " takes no value: leave what is behind the '=' away";
-  }
-  return "";
+  return std::nullopt;
 }
 
 BoundFlags::BoundFlags(CLI::App& app, const OptionTable& table) {
@@ -153,39 +182,15 @@ Flags read_flags(const ProgramText& program, const OptionTable& table, std::vect
   std::vector<CLI::Option*> options;
   for (const Knob& knob : table.knobs()) options.push_back(add_flag_of(app, knob));
 
-  if (const std::string sentence = flag_without_value(words); !sentence.empty()) {
-    flags.ended = true;
-    flags.end = refusal(program.name, sentence);
-    return flags;
-  }
-  std::reverse(words.begin(), words.end());  // as CLI11 wants them
-  try {
-    app.parse(std::move(words));
-  } catch (const CLI::CallForHelp&) {
-    flags.ended = true;
-    flags.end = ParseEnd{0, app.help()};
-    return flags;
-  } catch (const CLI::CallForVersion& version) {
-    flags.ended = true;
-    flags.end = ParseEnd{0, std::string(version.what()) + "\n"};
-    return flags;
-  } catch (const CLI::ParseError& error) {
-    flags.ended = true;
-    std::string sentence = misplaced_value(error);
-    if (sentence.empty()) sentence = std::string(error.what()) + ": `" + program.name + " --help` lists what there is";
-    flags.end = refusal(program.name, sentence);
-    return flags;
-  }
+  const std::string see = ": `" + program.name + " --help` lists what there is";
+  const auto sentence_for = [&see](const std::string& said) { return said + see; };
+  if (auto end = parse_words(app, std::move(words), sentence_for)) return ended_by(std::move(*end));
   if (const auto extras = app.remaining(); !extras.empty()) {
-    flags.ended = true;
-    flags.end = refusal(program.name, unexpected_word(program.name, table, extras.front()));
-    return flags;
+    return ended_by(refusal(program.name, unexpected_word(program.name, table, extras.front())));
   }
   if (config->count() > 0 && flags.config.empty()) {
-    flags.ended = true;
-    flags.end = refusal(program.name,
-                        "--config: the name of the configuration file is empty: name a file, or leave the flag away");
-    return flags;
+    return ended_by(refusal(program.name, "--config: the name of the configuration file is empty: name a file, or "
+                                          "leave the flag away"));
   }
   for (size_t i = 0; i < options.size(); ++i) {
     if (options[i]->count() > 0) flags.given.push_back({&table.knobs()[i], options[i]->results().front()});

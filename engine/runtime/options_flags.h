@@ -4,7 +4,10 @@
 // options_ctl.cc includes it.
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -14,7 +17,6 @@
 namespace CLI {
 class App;
 class Option;
-class ParseError;
 }  // namespace CLI
 
 namespace natrp {
@@ -40,12 +42,14 @@ class BoundFlags {
   std::vector<Bound> bound_;
 };
 
+// "natrp: …" on standard error, exit code 2. Whatever looks like a token is taken out.
+ParseEnd refusal(const std::string& program, const std::string& sentence);
+
 // What a daemon's command line says before its values are looked at.
 struct Flags {
-  ParseEnd end;        // of --help, --version and words that make no sense: done
-  bool ended = false;  // end holds
-  bool check = false;  // --check
-  std::string config;  // --config FILE; empty: none
+  std::optional<ParseEnd> end;  // by --help, --version and words that make no sense: all that holds
+  bool check = false;           // --check
+  std::string config;           // --config FILE; empty: none
   struct Given {
     const Knob* knob;
     std::string value;
@@ -56,17 +60,34 @@ Flags read_flags(const ProgramText& program, const OptionTable& table, std::vect
 // An error names the flag.
 Status apply_flags(const Flags& flags);
 
-// "natrp: …" on standard error, exit code 2. Whatever looks like a token is taken out.
-ParseEnd refusal(const std::string& program, const std::string& sentence);
+// A daemon's options. read: Status(const Flags&), sets options by all that the operator said.
+template <typename Options, typename Read>
+ParseOutcome<Options> parse_daemon(const ProgramText& program, const OptionTable& table, std::vector<std::string> words,
+                                   Options& options, const Read& read) {
+  ParseOutcome<Options> outcome;
+  const Flags flags = read_flags(program, table, std::move(words));
+  if (flags.end) {
+    outcome.end = *flags.end;
+    return outcome;
+  }
+  if (Status status = read(flags); !status.ok()) {
+    outcome.end = refusal(program.name, status.error().message);
+    return outcome;
+  }
+  outcome.run = !flags.check;
+  outcome.checked = flags.check;
+  if (flags.check) outcome.end = ParseEnd{0, program.name + ": the configuration is good; nothing was started\n"};
+  outcome.options = std::move(options);
+  return outcome;
+}
+
 std::string version_text(const std::string& program);
 // argv without the program's name.
 std::vector<std::string> words_of(int argc, const char* const* argv);
-// What is wrong with a word like "--config=", or nothing. CLI11 would take the next word as its value, and with it a
-// --check or another flag.
-std::string flag_without_value(const std::vector<std::string>& words);
-// CLI11's complaint about a flag with too few, too many or unwanted values, as a sentence; empty: it is about something
-// else.
-std::string misplaced_value(const CLI::ParseError& error);
+// Lets CLI11 read the words. Gives the program's end where they ask for one, or make no sense: then sentence_for()
+// makes a sentence of what CLI11 says, where there is no better one.
+std::optional<ParseEnd> parse_words(CLI::App& app, std::vector<std::string> words,
+                                    const std::function<std::string(const std::string& said)>& sentence_for);
 // A word of the command line that belongs nowhere.
 std::string unexpected_word(const std::string& program, const OptionTable& table, const std::string& word);
 

@@ -78,81 +78,58 @@ Knob& OptionTable::add(Knob knob) {
 
 Knob& OptionTable::integer(std::string flag, int64_t min, int64_t max, std::string fallback, std::string help,
                            std::function<void(int64_t)> set) {
-  Knob knob{std::move(flag),
-            "N",
-            std::move(fallback),
-            std::move(help),
-            ValueType::kInteger,
-            min,
-            max,
-            {},
-            {},
-            true,
-            {}};
-  knob.set = [set = std::move(set)](const std::string& text) -> Status {
-    int64_t value = 0;
-    std::from_chars(text.data(), text.data() + text.size(), value);
-    set(value);
-    return Done{};
-  };
-  return add(std::move(knob));
+  return add({.flag = std::move(flag),
+              .value_name = "N",
+              .fallback = std::move(fallback),
+              .help = std::move(help),
+              .type = ValueType::kInteger,
+              .min = min,
+              .max = max,
+              .set = [set = std::move(set)](const std::string& text) -> Status {
+                int64_t value = 0;
+                std::from_chars(text.data(), text.data() + text.size(), value);
+                set(value);
+                return Done{};
+              }});
 }
 
 Knob& OptionTable::choice(std::string flag, std::vector<std::string> choices, std::string fallback,
                           std::string help, std::function<void(size_t)> set) {
   std::string value_name;
   for (const std::string& one : choices) value_name += (value_name.empty() ? "" : "|") + one;
-  Knob knob{std::move(flag),
-            std::move(value_name),
-            std::move(fallback),
-            std::move(help),
-            ValueType::kChoice,
-            0,
-            0,
-            choices,
-            {},
-            true,
-            {}};
-  knob.set = [set = std::move(set), choices = std::move(choices)](const std::string& text) -> Status {
-    set(static_cast<size_t>(std::find(choices.begin(), choices.end(), text) - choices.begin()));
-    return Done{};
-  };
-  return add(std::move(knob));
+  return add({.flag = std::move(flag),
+              .value_name = std::move(value_name),
+              .fallback = std::move(fallback),
+              .help = std::move(help),
+              .type = ValueType::kChoice,
+              .choices = choices,
+              .set = [set = std::move(set), choices](const std::string& text) -> Status {
+                set(static_cast<size_t>(std::find(choices.begin(), choices.end(), text) - choices.begin()));
+                return Done{};
+              }});
 }
 
 Knob& OptionTable::on_off(std::string flag, std::string fallback, std::string help,
                           std::function<void(bool)> set) {
-  Knob knob{std::move(flag),
-            "on|off",
-            std::move(fallback),
-            std::move(help),
-            ValueType::kSwitch,
-            0,
-            0,
-            {},
-            {},
-            true,
-            {}};
-  knob.set = [set = std::move(set)](const std::string& text) -> Status {
-    set(text == "on");
-    return Done{};
-  };
-  return add(std::move(knob));
+  return add({.flag = std::move(flag),
+              .value_name = "on|off",
+              .fallback = std::move(fallback),
+              .help = std::move(help),
+              .type = ValueType::kSwitch,
+              .set = [set = std::move(set)](const std::string& text) -> Status {
+                set(text == "on");
+                return Done{};
+              }});
 }
 
 Knob& OptionTable::text(std::string flag, std::string value_name, std::string fallback, std::string help,
                         std::function<Status(const std::string&)> set) {
-  return add(Knob{std::move(flag),
-                  std::move(value_name),
-                  std::move(fallback),
-                  std::move(help),
-                  ValueType::kText,
-                  0,
-                  0,
-                  {},
-                  {},
-                  true,
-                  std::move(set)});
+  return add({.flag = std::move(flag),
+              .value_name = std::move(value_name),
+              .fallback = std::move(fallback),
+              .help = std::move(help),
+              .type = ValueType::kText,
+              .set = std::move(set)});
 }
 
 const Knob* OptionTable::find_key(std::string_view section, std::string_view key) const {

@@ -22,17 +22,17 @@ namespace natrp {
 enum class ValueType : uint8_t { kInteger, kChoice, kSwitch, kText };
 
 struct Knob {
-  std::string flag;        // "drain-seconds": --drain-seconds on the command line, drain_seconds in the file
-  std::string value_name;  // "N"
-  std::string fallback;    // the default as --help shows it; empty: none
-  std::string help;
+  std::string flag{};        // "drain-seconds": --drain-seconds on the command line, drain_seconds in the file
+  std::string value_name{};  // "N"
+  std::string fallback{};    // the default as --help shows it; empty: none
+  std::string help{};
   ValueType type = ValueType::kText;
   int64_t min = 0;  // of a kInteger
   int64_t max = 0;
-  std::vector<std::string> choices;  // of a kChoice
-  std::string section;               // of the file; empty: its top
+  std::vector<std::string> choices{};  // of a kChoice
+  std::string section{};               // of the file; empty: its top
   bool in_file = true;
-  std::function<Status(const std::string&)> set;  // gets text that fits the type
+  std::function<Status(const std::string&)> set{};  // gets text that fits the type
 
   std::string key() const;       // "natrp_grpc"
   std::string expected() const;  // "a whole number from 1 to 64"
