@@ -7,8 +7,8 @@
 #include <iostream>
 #include <system_error>
 
+#include "base/join_token.h"
 #include "control/auth.h"
-#include "control/join_token.h"
 #include "control/tls_identity.h"
 #include "runtime/options.h"
 #include "store/state_dir.h"

@@ -36,9 +36,6 @@ Agent::~Agent() {
 }
 
 Status Agent::start() {
-  auto token = parse_join_token(options_.token);
-  if (!token.ok()) return token.error();
-  token_ = token.value();
   if (!options_.ca_file.empty()) {
     auto ca = load_ca(options_.ca_file);
     if (!ca.ok()) return ca.error();
@@ -111,7 +108,7 @@ void Agent::on_connected(int fd) {
     verify.pin = *options_.pin;
     verify.pin_source = "--pin";
   } else if (!ca_) {
-    verify.pin = token_.pin;
+    verify.pin = options_.token.pin;
   }
   auto tls = TlsStream::client(verify);
   if (!tls.ok()) return retry(Backoff::Cause::kTurnedAway, tls.error().message);
@@ -127,7 +124,7 @@ void Agent::on_secure() {
   hello.mutable_hello()->set_chunks(options_.pump != PumpKind::kSplice);
   channel_->send(hello);
   wire::Frame auth;
-  auth.mutable_auth()->set_secret(token_.secret.data(), token_.secret.size());
+  auth.mutable_auth()->set_secret(options_.token.secret.data(), options_.token.secret.size());
   channel_->send(auth);
 }
 

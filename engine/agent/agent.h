@@ -25,7 +25,6 @@
 #include "base/line_out.h"
 #include "base/pace.h"
 #include "control/control_channel.h"
-#include "control/join_token.h"
 #include "control/status_info.h"
 #include "loop/owned.h"
 #include "net/dialer.h"
@@ -103,7 +102,6 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   void on_edge_silent();
 
   AgentOptions options_;
-  JoinToken token_{};
   std::optional<TrustedCa> ca_;  // of --ca
   std::array<uint8_t, 16> instance_{};
   std::unique_ptr<Loop> loop_;

@@ -16,8 +16,8 @@
 #include <optional>
 #include <string>
 
+#include "base/join_token.h"
 #include "base/result.h"
-#include "control/join_token.h"
 
 namespace natrp {
 

@@ -20,8 +20,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/join_token.h"
 #include "base/result.h"
-#include "control/join_token.h"
 
 namespace natrp {
 

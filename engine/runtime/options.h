@@ -7,12 +7,12 @@
 // Never    starts anything, makes a file or asks the network.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/join_token.h"
 #include "base/log.h"
 #include "base/port_set.h"
 #include "loop/loop.h"
@@ -52,10 +52,10 @@ struct TunnelOptions {
 
 struct AgentOptions : EngineOptions {
   HostPort server;
-  std::string server_text;                     // as the operator wrote it
-  std::string token;                           // a secret: not for any log
-  std::optional<std::array<uint8_t, 32>> pin;  // instead of the token's
-  std::string ca_file;                         // empty: verify by pin. Readable, holds a PEM certificate
+  std::string server_text;  // as the operator wrote it
+  JoinToken token{};       // a secret: not for any log
+  std::optional<Pin> pin;  // instead of the token's
+  std::string ca_file;     // empty: verify by pin. Readable, holds a PEM certificate
   bool on_conflict_replace = false;
   bool on_refusal_retry = false;
   std::vector<TunnelOptions> tunnels;  // at least one, each name once

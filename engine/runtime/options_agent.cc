@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/join_token.h"
 #include "base/limits.h"
 #include "base/names.h"
 #include "runtime/options.h"
@@ -15,9 +16,9 @@ namespace {
 // source replaces an earlier one as a whole: a --token-file is not in conflict with the file's token. Files are
 // read when the last source has spoken, and only those that won: a flag wins over a file that cannot be read.
 struct Credentials {
-  std::string token;
+  std::optional<JoinToken> token;
   std::string token_file;
-  std::optional<std::array<uint8_t, 32>> pin;
+  std::optional<Pin> pin;
   std::string ca_file;
 };
 
@@ -29,56 +30,10 @@ struct AgentDraft {
   bool tunnel_flags = false;  // --name or --remote-port was given
 };
 
-Result<std::array<uint8_t, 32>> parse_pin_text(const std::string& text) {
-  const Error wrong{"'" + text +
-                    "' is not a pin: write sha256: and 64 hexadecimal digits, as the edge logs it"};
-  const std::string prefix = "sha256:";
-  if (text.rfind(prefix, 0) != 0 || text.size() != prefix.size() + 64) return wrong;
-  std::array<uint8_t, 32> pin{};
-  for (size_t i = 0; i < 64; ++i) {
-    const char c = text[prefix.size() + i];
-    int digit = -1;
-    if (c >= '0' && c <= '9') digit = c - '0';
-    if (c >= 'a' && c <= 'f') digit = c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') digit = c - 'A' + 10;
-    if (digit < 0) return wrong;
-    pin[i / 2] = static_cast<uint8_t>(pin[i / 2] << 4 | digit);
-  }
-  return pin;
-}
-
-// All that can be known without the edge, so that --check sees a word that was cut or mistyped; control/join_token
-// reads it.
-Status check_token(const std::string& token) {
-  const std::string prefix = "ntrp1_";
-  bool good = token.rfind(prefix, 0) == 0 && token.size() == prefix.size() + 86;
-  for (const char c : token) {
-    good = good && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-                    c == '_');
-  }
-  // 86 digits of base64 are 516 bits, a token is 512: the last digit has four that are zero.
-  if (good && std::string("AQgw").find(token.back()) == std::string::npos) {
-    return Error{"the last character of the join token is not the one that was printed: copy it again"};
-  }
-  if (good) return Done{};
-  return Error{"this is no join token: a token begins with ntrp1_ and has " +
-               std::to_string(prefix.size() + 86) + " characters, this one has " +
-               std::to_string(token.size()) +
-               "; copy it whole from `natrpctl client add`, or make another with `natrpctl token rotate`"};
-}
-
-std::string trimmed(const std::string& text) {
-  const char* const space = " \t\r\n";
-  const size_t first = text.find_first_not_of(space);
-  if (first == std::string::npos) return "";
-  return text.substr(first, text.find_last_not_of(space) - first + 1);
-}
-
-Status set_token(std::string& to, const std::string& text) {
-  const std::string token = trimmed(text);
-  if (token.empty()) return Error{"the token is empty: make one with `natrpctl client add NAME` on the edge"};
-  if (Status status = check_token(token); !status.ok()) return status;
-  to = token;
+Status set_token(std::optional<JoinToken>& to, const std::string& text) {
+  const auto token = parse_join_token(text);
+  if (!token.ok()) return token.error();
+  to = token.value();
   return Done{};
 }
 
@@ -86,19 +41,19 @@ Status set_token(std::string& to, const std::string& text) {
 Status take_credentials(AgentDraft& draft, const std::string& source) {
   Credentials given = std::move(draft.credentials);
   draft.credentials = {};
-  if (!given.token.empty() && !given.token_file.empty()) {
+  if (given.token && !given.token_file.empty()) {
     return Error{source + " give both a token and a token file: leave one of them away"};
   }
-  if (given.pin.has_value() && !given.ca_file.empty()) {
+  if (given.pin && !given.ca_file.empty()) {
     return Error{source +
                  " give both a pin and a CA file: the edge is verified by one of them, leave one away"};
   }
   Credentials& taken = draft.taken;
-  if (!given.token.empty() || !given.token_file.empty()) {
-    taken.token = std::move(given.token);
+  if (given.token || !given.token_file.empty()) {
+    taken.token = given.token;
     taken.token_file = std::move(given.token_file);
   }
-  if (given.pin.has_value() || !given.ca_file.empty()) {
+  if (given.pin || !given.ca_file.empty()) {
     taken.pin = given.pin;
     taken.ca_file = std::move(given.ca_file);
   }
@@ -121,7 +76,7 @@ Status read_credentials(AgentDraft& draft) {
       return Error{"the CA file " + taken.ca_file + " holds no certificate: it has to be in PEM form"};
     }
   }
-  draft.options.token = taken.token;
+  if (taken.token) draft.options.token = *taken.token;
   draft.options.pin = taken.pin;
   draft.options.ca_file = taken.ca_file;
   return Done{};
@@ -184,7 +139,7 @@ OptionTable agent_table(AgentDraft& draft) {
   add_tunnel_options(table, draft, false);
   table.text("pin", "sha256:HEX", "the pin inside the token", "The edge's key, by its SHA-256.",
              [&](const std::string& text) -> Status {
-               auto pin = parse_pin_text(text);
+               auto pin = parse_pin(text);
                if (!pin.ok()) return pin.error();
                credentials.pin = pin.value();
                return Done{};
@@ -257,7 +212,7 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
   draft.tunnel = {};
   draft.tunnel_flags = false;
   if (Status status = apply_flags(flags); !status.ok()) return status;
-  const bool by_flag = !draft.credentials.token.empty() || !draft.credentials.token_file.empty();
+  const bool by_flag = draft.credentials.token || !draft.credentials.token_file.empty();
   const char* token = std::getenv("NATRP_TOKEN");
   if (!by_flag && token != nullptr && token[0] != '\0') {
     if (Status status = set_token(draft.taken.token, token); !status.ok()) {
@@ -275,7 +230,7 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
     return Error{"--name and --remote-port need --local: the tunnels of the file have their own"};
   }
   if (options.server_text.empty()) return Error{"no edge is named: give it with --server HOST:PORT"};
-  if (options.token.empty()) {
+  if (!draft.taken.token) {
     return Error{
         "there is no token: give one with --token-file FILE, --token or the environment's NATRP_TOKEN; "
         "`natrpctl client add NAME` on the edge makes one"};

@@ -4,9 +4,9 @@
 #include <span>
 #include <string>
 
+#include "base/join_token.h"
 #include "base/port_set.h"
 #include "control/frame_codec.h"
-#include "control/join_token.h"
 #include "control/start_message.h"
 #include "control/ticket.h"
 #include "net/address.h"

@@ -11,8 +11,8 @@
 #include <list>
 #include <thread>
 
+#include "base/join_token.h"
 #include "control/auth.h"
-#include "control/join_token.h"
 #include "control/temp_dir.h"
 #include "edge/edge_thread.h"
 #include "edge/grpc_socket.h"

@@ -1,4 +1,4 @@
-#include "control/join_token.h"
+#include "base/join_token.h"
 
 #include <algorithm>
 #include <cstring>
