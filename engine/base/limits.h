@@ -72,11 +72,11 @@ static_assert(kBuffersMax <= 65536, "a buffer id has 16 bits");
 inline constexpr uint32_t kStartTrimMs = 1000;  // the handshake of the first session is over by then
 inline constexpr unsigned kStartTrims = 2;      // the start itself, and the first session
 
-// --- COPY ↔ BULK ---------------------------------------------------------------------------------------------------
+// --- COPY, URING ↔ SPLICE ------------------------------------------------------------------------------------------
 inline constexpr size_t kBulkReadBytes = 16u << 10;  // three such reads in a row …
 inline constexpr unsigned kBulkReads = 3;
 inline constexpr size_t kBulkFillBytes = kBufferRoomBytes;  // … or one that filled a buffer
-inline constexpr size_t kSmallMoveBytes = 4u << 10;  // three such moves in a row end BULK
+inline constexpr size_t kSmallMoveBytes = 4u << 10;  // three such moves in a row end SPLICE
 inline constexpr unsigned kSmallMoves = 3;
 inline constexpr uint32_t kBulkIdleMs = 1000;
 inline constexpr uint32_t kStallMs = 1000;           // no progress while the source has bytes → COPY for good

@@ -164,7 +164,7 @@ void PairTable::on_op(Op& op) {
   if (pair.state == PairState::kReturning) return table.on_returning(pair, pump);
   if (pump.status == PumpStatus::kEof) return pump.sending ? table.on_end_sent(pair, pump) : table.on_watch(pair, pump);
   if (pump.demote) {
-    // Its poll was cancelled to leave BULK; if readiness was faster, the next mode will see the bytes.
+    // Its poll was cancelled to leave SPLICE; if readiness was faster, the next mode will see the bytes.
     pump.demote = false;
     pump_demote(table.context_, pump);
     pump_wait(table.context_, pump, pair.source(pump));

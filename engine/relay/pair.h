@@ -86,7 +86,7 @@ struct PairList {
   uint32_t size = 0;
 };
 
-// PairTable: the pairs of one worker: slots, the sweep that looks at pairs in BULK and at pairs that wait to reset,
+// PairTable: the pairs of one worker: slots, the sweep that looks at pairs in SPLICE and at pairs that wait to reset,
 // and the state machine that reacts to what the pumps report.
 class PairTable {
  public:
@@ -132,7 +132,7 @@ class PairTable {
   void push(PairList& list, Pair& pair);
   void remove(PairList& list, Pair& pair);
 
-  // Called by the splice pump: the pair is in BULK and wants to be looked at.
+  // Called by the splice pump: the pair is in SPLICE and wants to be looked at.
   void watch_bulk(Pump& pump);
   static Pair& pair_of(Pump& pump);
 

@@ -11,6 +11,26 @@
 #include "relay/pair.h"
 
 namespace natrp {
+namespace {
+
+// The kernel tells of a reset once. A send of the ring to this socket may have been told already, while its completion
+// is still behind the readiness that made us read: the read has found no error then, and a clean end. After a FIN the
+// socket is not in TCP_CLOSE, since ours is not sent while the other direction sends.
+bool a_send_was_told_of_a_reset(Pump& pump, const Conn& source) {
+  if (pump.mode == PumpMode::kUring) return false;  // its receive came behind that send
+  Pair& pair = PairTable::pair_of(pump);
+  const Pump& other = pair.other(pump);
+  return other.sending && other.op.in_flight && pair.context->loop.is_tcp_closed(source.fd);
+}
+
+bool enter_splice(RelayContext& context, Pump& pump) {
+  pump.mode = PumpMode::kSplice;
+  pump.op.result = 0;  // a readiness that came was for the read before
+  context.pairs->watch_bulk(pump);
+  return true;
+}
+
+}  // namespace
 
 PumpMode pump_copy_mode(const RelayContext& context, const Pump& pump) {
   switch (context.kind) {
@@ -142,37 +162,12 @@ void pump_write_failed(Pump& pump, Conn& sink, int error) {
   pump.status = PumpStatus::kSinkBroken;
 }
 
-namespace {
-
-// The kernel tells of a reset once. A send of the ring to this socket may have been told already, while its completion
-// is still behind the readiness that made us read: the read has found no error then, and a clean end. After a FIN the
-// socket is not in TCP_CLOSE, since ours is not sent while the other direction sends.
-bool a_send_was_told_of_a_reset(Pump& pump, const Conn& source) {
-  if (pump.mode == PumpMode::kUring) return false;  // its receive came behind that send
-  Pair& pair = PairTable::pair_of(pump);
-  const Pump& other = pair.other(pump);
-  return other.sending && other.op.in_flight && pair.context->loop.is_tcp_closed(source.fd);
-}
-
-}  // namespace
-
 void pump_eof(Pump& pump, const Conn& source) {
   // A FIN where END was due: what came is not all.
   const bool cut = pump.unwraps && !pump.end_came;
   const bool reset = source.peer_reset || cut || a_send_was_told_of_a_reset(pump, source);
   pump.status = reset ? PumpStatus::kSourceReset : PumpStatus::kEof;
 }
-
-namespace {
-
-bool enter_splice(RelayContext& context, Pump& pump) {
-  pump.mode = PumpMode::kSplice;
-  pump.op.result = 0;  // a readiness that came was for the read before
-  context.pairs->watch_bulk(pump);
-  return true;
-}
-
-}  // namespace
 
 bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes) {
   if (pump.wraps || pump.unwraps) return false;

@@ -124,7 +124,7 @@ void pump_drop_buffer(RelayContext& context, Pump& pump);
 void pump_read_failed(Pump& pump);
 void pump_write_failed(Pump& pump, Conn& sink, int error);
 void pump_eof(Pump& pump, const Conn& source);  // by a FIN or by END
-// COPY → BULK after reads that look like a stream. True: the mode is SPLICE now.
+// COPY, URING → SPLICE after reads that look like a stream. True: the mode is SPLICE now.
 bool pump_promote(RelayContext& context, Pump& pump, size_t read_bytes);
 void pump_demote(RelayContext& context, Pump& pump);
 PumpMode pump_copy_mode(const RelayContext& context, const Pump& pump);

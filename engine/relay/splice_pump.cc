@@ -58,7 +58,7 @@ bool flush(RelayContext& context, Pump& pump, Conn& source, Conn& sink) {
 
 bool unsupported(ssize_t n) { return n == -EINVAL || n == -ENOSYS || n == -EBADF || n == -EPERM; }
 
-// Small moves end BULK. True: the mode changed and the pump waits in it.
+// Small moves end SPLICE. True: the mode changed and the pump waits in it.
 bool demoted(RelayContext& context, Pump& pump, Conn& source, size_t moved) {
   if (context.kind != PumpKind::kAuto) return false;
   if (moved >= kSmallMoveBytes) {

@@ -151,7 +151,7 @@ TEST_P(PairTest, WhenTheSinkBreaksTheSourceIsResetThoughItStillHasBytes) {
   }
 }
 
-// --- COPY and BULK ------------------------------------------------------------------------------------------------
+// --- COPY and SPLICE ----------------------------------------------------------------------------------------------
 
 TEST_P(PairTest, PromotionAndDemotionAtOddOffsetsLoseNothing) {
   Peer visitor;
