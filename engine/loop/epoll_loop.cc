@@ -59,10 +59,9 @@ EpollLoop::Waiting& EpollLoop::waiting(int fd) {
 
 Op*& EpollLoop::place(Waiting& at, const Op& op) { return is_writer(op) ? at.writer : at.reader; }
 
-bool EpollLoop::watch(int fd, Waiting& at) {
-  if (at.registered) return true;
+bool EpollLoop::watch(int fd, Waiting& at, uint32_t events) {
   epoll_event interest{};
-  interest.events = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  interest.events = events;
   interest.data.u64 = (static_cast<uint64_t>(at.generation) << 32) | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &interest) != 0) return false;
   at.registered = true;
@@ -81,15 +80,9 @@ void EpollLoop::submit(Op& op) {
   slot = &op;
   // A listener shared by several workers must be watched with EPOLLEXCLUSIVE and level-triggered: an edge that
   // one worker slept through would be lost to all, and without the flag every worker wakes for each visitor.
-  if (op.kind == OpKind::kAccept && !at.registered) {
-    epoll_event interest{};
-    interest.events = EPOLLIN | EPOLLEXCLUSIVE;
-    interest.data.u64 = (static_cast<uint64_t>(at.generation) << 32) | static_cast<uint32_t>(op.fd);
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, op.fd, &interest) == 0) at.registered = true;
-    // Connections that wait already are reported by the next epoll_wait(): other workers, awake by now, may have taken
-    // them by then.
-    if (at.registered) return;
-  }
+  // Connections that wait already are reported by the next epoll_wait(): other workers, awake by now, may have taken
+  // them by then.
+  if (op.kind == OpKind::kAccept && !at.registered && watch(op.fd, at, EPOLLIN | EPOLLEXCLUSIVE)) return;
   // The submitter has just seen EAGAIN: only an edge can change that, and an edge is never lost, because the
   // descriptor is registered already. Unless its last edge has come: after a hang-up there is no other, and a read
   // that stopped at an urgent mark left bytes behind whose edge has been.
@@ -115,6 +108,18 @@ void EpollLoop::wake() {
   [[maybe_unused]] const ssize_t n = ::write(event_.get(), &one, sizeof one);
 }
 
+// Sends what earlier attempts did not: op.result counts what they did. -EAGAIN: some is left.
+int32_t EpollLoop::send_rest(Op& op) {
+  const ssize_t n = ::send(op.fd, static_cast<char*>(op.data) + op.result, op.len - static_cast<size_t>(op.result),
+                           MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (n >= 0) {
+    op.result += static_cast<int32_t>(n);
+    return static_cast<uint32_t>(op.result) < op.len ? -EAGAIN : op.result;
+  }
+  // Short where an error follows: it comes with the next call.
+  return errno != EAGAIN && op.result > 0 ? op.result : -errno;
+}
+
 // Tries op once. True: it is over, with result. False: it would block.
 bool EpollLoop::perform(Op& op, int32_t& result) {
   switch (op.kind) {
@@ -136,20 +141,7 @@ bool EpollLoop::perform(Op& op, int32_t& result) {
       if (n <= 0) buffers_.release(id);
       break;
     }
-    case OpKind::kSend: {
-      // op.result counts what earlier attempts sent.
-      const ssize_t n = ::send(op.fd, static_cast<char*>(op.data) + op.result, op.len - static_cast<size_t>(op.result),
-                               MSG_DONTWAIT | MSG_NOSIGNAL);
-      if (n >= 0) {
-        op.result += static_cast<int32_t>(n);
-        if (static_cast<uint32_t>(op.result) < op.len) return false;
-        result = op.result;
-        return true;
-      }
-      result = -errno;
-      if (result != -EAGAIN && op.result > 0) result = op.result;  // short, the error comes with the next call
-      break;
-    }
+    case OpKind::kSend: result = send_rest(op); break;
     case OpKind::kPoll:
     case OpKind::kHangUp:
     case OpKind::kPollMulti: {
@@ -217,10 +209,9 @@ void EpollLoop::attempt(Op& op) {
     return finish(op, result, more);
   }
   Waiting& at = waiting(op.fd);
-  if (!at.registered) {
-    if (!watch(op.fd, at)) return finish(op, -errno, false);
-    // EPOLL_CTL_ADD reports what is ready already, so nothing is lost between the attempt and here.
-  }
+  // EPOLL_CTL_ADD reports what is ready already, so nothing is lost between the attempt and here.
+  constexpr uint32_t kAll = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  if (!at.registered && !watch(op.fd, at, kAll)) finish(op, -errno, false);
 }
 
 void EpollLoop::on_event(const epoll_event& event) {

@@ -47,11 +47,12 @@ class EpollLoop final : public SystemCallLoop {
   EpollLoop(Fd epoll, Fd event);
   Waiting& waiting(int fd);
   Op*& place(Waiting& at, const Op& op);
-  bool watch(int fd, Waiting& at);
+  bool watch(int fd, Waiting& at, uint32_t events);
   void enqueue(Op& op);
   void try_ready();
   void attempt_queued(Op& op);
   void attempt(Op& op);
+  static int32_t send_rest(Op& op);
   bool perform(Op& op, int32_t& result);
   void finish(Op& op, int32_t result, bool more);
   void accept_some(Op& op);

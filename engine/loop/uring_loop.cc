@@ -321,6 +321,37 @@ bool UringLoop::has_come() const {
   return io_uring_cq_ready(&ring_) > 0 || (IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_TASKRUN) != 0;
 }
 
+void UringLoop::submit_and_wait(int timeout_ms) {
+  if (timeout_ms == 0) {
+    io_uring_submit_and_get_events(&ring_);
+  } else if (timeout_ms < 0) {
+    io_uring_submit_and_wait(&ring_, 1);
+  } else {
+    io_uring_cqe* first = nullptr;
+    __kernel_timespec ts{timeout_ms / 1000, static_cast<long long>(timeout_ms % 1000) * 1'000'000};
+    io_uring_submit_and_wait_timeout(&ring_, &first, 1, &ts, nullptr);
+  }
+}
+
+// All that is there now, in batches; what the handlers cause comes in the next turn.
+void UringLoop::run_completions() {
+  struct Completion {
+    uint64_t user_data;
+    int32_t result;
+    uint32_t flags;
+  } batch[kBatch];
+  completions_ = io_uring_cq_ready(&ring_);
+  for (unsigned left = completions_; left > 0;) {
+    io_uring_cqe* cqes[kBatch];
+    const unsigned n = io_uring_peek_batch_cqe(&ring_, cqes, left < kBatch ? left : kBatch);
+    if (n == 0) break;
+    for (unsigned i = 0; i < n; ++i) batch[i] = {cqes[i]->user_data, cqes[i]->res, cqes[i]->flags};
+    io_uring_cq_advance(&ring_, n);
+    for (unsigned i = 0; i < n; ++i) complete(batch[i].user_data, batch[i].result, batch[i].flags);
+    left -= n;
+  }
+}
+
 void UringLoop::run_once(int timeout_ms) {
   if (!postponed_.empty() || !postponed_cancels_.empty()) {
     retry_postponed();
@@ -334,33 +365,10 @@ void UringLoop::run_once(int timeout_ms) {
     if (brief_wait_.wait([this] { return has_come(); })) timeout_ms = 0;
   }
   let_others_go_first();
-  io_uring_cqe* first = nullptr;
-  if (timeout_ms == 0) {
-    io_uring_submit_and_get_events(&ring_);
-  } else if (timeout_ms < 0) {
-    io_uring_submit_and_wait(&ring_, 1);
-  } else {
-    __kernel_timespec ts{timeout_ms / 1000, static_cast<long long>(timeout_ms % 1000) * 1'000'000};
-    io_uring_submit_and_wait_timeout(&ring_, &first, 1, &ts, nullptr);
-  }
+  submit_and_wait(timeout_ms);
   turn_ms_ = now_ms();
   timers_.begin_turn(turn_ms_);
-  struct Completion {
-    uint64_t user_data;
-    int32_t result;
-    uint32_t flags;
-  } batch[kBatch];
-  // All that is there now, in batches; what the handlers cause comes in the next turn.
-  completions_ = io_uring_cq_ready(&ring_);
-  for (unsigned left = completions_; left > 0;) {
-    io_uring_cqe* cqes[kBatch];
-    const unsigned n = io_uring_peek_batch_cqe(&ring_, cqes, left < kBatch ? left : kBatch);
-    if (n == 0) break;
-    for (unsigned i = 0; i < n; ++i) batch[i] = {cqes[i]->user_data, cqes[i]->res, cqes[i]->flags};
-    io_uring_cq_advance(&ring_, n);
-    for (unsigned i = 0; i < n; ++i) complete(batch[i].user_data, batch[i].result, batch[i].flags);
-    left -= n;
-  }
+  run_completions();
   if (!cancelled_aside_.empty()) {
     // Their handlers may cancel others, which are for the next turn.
     finishing_.swap(cancelled_aside_);

@@ -53,6 +53,8 @@ class UringLoop final : public SystemCallLoop {
   void complete(uint64_t user_data, int32_t result, uint32_t flags);
   void on_wake(Op& op);
   bool has_come() const;
+  void submit_and_wait(int timeout_ms);
+  void run_completions();
 
   // A turn of more completions than this is worth batching: one conn alone has one, seldom two.
   static constexpr unsigned kSparseTurn = 2;
