@@ -234,14 +234,6 @@ std::vector<uint16_t> PortLeases::session_lost(SlotId session, uint64_t now_ms) 
   return ports;
 }
 
-uint16_t PortLeases::release(const std::string& client, const std::string& tunnel, SlotId session) {
-  const auto own = port_of_.find({client, tunnel});
-  if (own == port_of_.end() || !(leases_.at(own->second).session == session)) return 0;
-  const uint16_t port = own->second;
-  drop(port);
-  return port;
-}
-
 std::vector<uint16_t> PortLeases::remove_client(const std::string& client) {
   std::vector<uint16_t> ports;
   for (const auto& [port, lease] : leases_) {

@@ -87,8 +87,6 @@ class PortLeases {
   // The session's leases go into grace. Gives their ports: their listeners close. Leases taken over by a
   // newer session are left alone.
   std::vector<uint16_t> session_lost(SlotId session, uint64_t now_ms);
-  // The tunnel is given up by its own session: free at once, sticky still. Gives the port, 0: it has none.
-  uint16_t release(const std::string& client, const std::string& tunnel, SlotId session);
   // The client was removed: frees all it has and forgets what it had. Gives the ports of its leases.
   std::vector<uint16_t> remove_client(const std::string& client);
   // The client may have no other ports than those of policy any more; empty: any. Frees its leases of other ports,

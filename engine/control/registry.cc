@@ -26,18 +26,9 @@ void Registry::heard(SlotId session, uint64_t now_ms) {
     found->second.heard_ms = now_ms;
 }
 
-std::vector<std::string> Registry::close_session(SlotId session) {
-  std::vector<std::string> tunnels;
-  for (auto at = holders_.begin(); at != holders_.end();) {
-    if (at->second == session) {
-      tunnels.push_back(at->first.second);
-      at = holders_.erase(at);
-    } else {
-      ++at;
-    }
-  }
+void Registry::close_session(SlotId session) {
+  std::erase_if(holders_, [&](const auto& held) { return held.second == session; });
   sessions_.erase(session.word);
-  return tunnels;
 }
 
 TakeoverAnswer Registry::take_tunnel(SlotId session, const std::string& tunnel, uint32_t most, bool replace,

@@ -54,8 +54,8 @@ class Registry {
   void open_session(SlotId session, std::string client, std::string instance, uint64_t now_ms);
   // Any frame came from its agent.
   void heard(SlotId session, uint64_t now_ms);
-  // Nobody holds the session's tunnels any more. Returns the names of those that it still held.
-  std::vector<std::string> close_session(SlotId session);
+  // Nobody holds the session's tunnels any more.
+  void close_session(SlotId session);
 
   // Gives the tunnel to the session, if the rule allows it and the client has fewer than `most` tunnels (0: no limit).
   TakeoverAnswer take_tunnel(SlotId session, const std::string& tunnel, uint32_t most, bool replace, uint64_t now_ms);

@@ -70,7 +70,6 @@ class ConnTable {
   // Called before the workers start, and never after.
   ConnShard& add_shard(uint32_t capacity);
   ConnShard& shard(size_t index) { return *shards_[index]; }
-  size_t shards() const { return shards_.size(); }
 
   // f(const ConnView&) for each conn that was live when its slot was looked at.
   template <typename F>

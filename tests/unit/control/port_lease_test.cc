@@ -275,11 +275,10 @@ TEST(PortLeases, TheEndOfAnOldSessionDoesNotTouchWhatANewOneTookOver) {
   const uint16_t port = lease(leases, request("a", "web", 1));
   EXPECT_EQ(lease(leases, request("a", "web", 2)), port);
   EXPECT_TRUE(leases.session_lost(session(1), 5).empty());
-  EXPECT_EQ(leases.release("a", "web", session(1)), 0);
+  leases.suspend(port, session(1), 5);
   EXPECT_FALSE(leases.mark_live(port, session(1)));
   EXPECT_EQ(leases.find(port)->state, LeaseState::kLive);
-  EXPECT_EQ(leases.release("a", "web", session(2)), port);
-  EXPECT_EQ(leases.find(port), nullptr);
+  EXPECT_EQ(leases.session_lost(session(2), 5), std::vector<uint16_t>{port});
 }
 
 TEST(PortLeases, ARemovedClientLeavesNothingBehind) {
@@ -373,11 +372,12 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
           break;
         }
         case 5: {
+          const uint16_t port = range.nth(random() % range.size());
           leases.expire(now_ms);
-          const uint16_t port = leases.release(client, tunnel, session(number));
-          if (port != 0) {
-            ASSERT_EQ(model.held.at(port).owner, owner);
-            model.held.erase(port);
+          leases.suspend(port, session(number), now_ms);
+          if (const auto at = model.held.find(port); at != model.held.end() && at->second.session == session(number)) {
+            at->second.grace = true;
+            at->second.grace_ends_ms = now_ms + 500;
           }
           break;
         }

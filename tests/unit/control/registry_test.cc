@@ -36,9 +36,8 @@ TEST(Registry, ANewInstanceOfTheSameAgentTakesOverAtOnce) {
   EXPECT_EQ(answer.takeover, Takeover::kSameInstance);
   EXPECT_EQ(answer.loser, session(1));
   EXPECT_EQ(registry.holder("a", "web"), session(2));
-  EXPECT_TRUE(registry.close_session(session(1)).empty())
-      << "what was taken over is not the loser's to give up";
-  EXPECT_EQ(registry.holder("a", "web"), session(2));
+  registry.close_session(session(1));
+  EXPECT_EQ(registry.holder("a", "web"), session(2)) << "what was taken over is not the loser's to give up";
 }
 
 TEST(Registry, ASecondLivingAgentIsRefusedInASentence) {
@@ -117,7 +116,8 @@ TEST(Registry, ATunnelIsGivenUpByItsOwnSessionAlone) {
   EXPECT_FALSE(registry.give_up_tunnel(session(2), "web")) << "it is the other session's";
   EXPECT_TRUE(registry.give_up_tunnel(session(1), "web"));
   EXPECT_FALSE(registry.holder("a", "web").valid());
-  EXPECT_EQ(registry.close_session(session(2)), std::vector<std::string>{"ssh"});
+  EXPECT_EQ(registry.holder("a", "ssh"), session(2));
+  registry.close_session(session(2));
   EXPECT_FALSE(registry.holder("a", "ssh").valid());
   EXPECT_EQ(registry.sessions(), 1u);
 }
