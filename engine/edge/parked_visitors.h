@@ -7,8 +7,9 @@
 //                                    ├──it has left: looked at once a second──▶ closed, counted
 //                                    └──its deadline──▶ reset, counted
 // Thread   its worker's.
-// Memory   a record from a pool for each visitor that waits. One that waits for less than a second costs no system
-// call. Bounds   kParkedVisitorsMax in a queue; one more is reset. Never    reads a byte of a visitor.
+// Memory   a record from a pool for each visitor that waits; for less than a second, without a system call.
+// Bounds   kParkedVisitorsMax in a queue; one more is reset.
+// Never    takes a byte of a visitor out of its socket.
 #pragma once
 
 #include <atomic>

@@ -13,6 +13,15 @@ namespace natrp {
 namespace {
 
 constexpr const char* kName = "natrpctl";
+constexpr const char* kFooter =
+    "client add NAME [--ports PORTS] [--tunnels-max N] [--conns-max N] [--plain-token]\n"
+    "client set NAME [--ports PORTS] [--tunnels-max N] [--conns-max N]\n"
+    "client list\n"
+    "client remove NAME\n"
+    "token rotate NAME [--plain-token]\n\n"
+    "Works beside a running edge, which honours a change at once, and beside a stopped one.\n"
+    "A token is printed once: the edge keeps only its SHA-256.\n"
+    "--ports any is all ports of the edge; 0 of --tunnels-max and --conns-max is no limit.";
 // No set of ports looks like it, and `client list` prints it.
 constexpr std::string_view kAnyPort = "any";
 
@@ -97,15 +106,7 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   const OptionTable change = policy_table(options, false);
 
   CLI::App app("Who may open sessions at an edge: clients and their tokens.", kName);
-  app.footer(
-      "client add NAME [--ports PORTS] [--tunnels-max N] [--conns-max N] [--plain-token]\n"
-      "client set NAME [--ports PORTS] [--tunnels-max N] [--conns-max N]\n"
-      "client list\n"
-      "client remove NAME\n"
-      "token rotate NAME [--plain-token]\n\n"
-      "Works beside a running edge, which honours a change at once, and beside a stopped one.\n"
-      "A token is printed once: the edge keeps only its SHA-256.\n"
-      "--ports any is all ports of the edge; 0 of --tunnels-max and --conns-max is no limit.");
+  app.footer(kFooter);
   app.set_help_flag("-h,--help", "Print this help and exit.");  // each command inherits it, for itself
   app.set_version_flag("--version", version_text(kName), "Print the version and exit.");
   const BoundFlags shared_flags(app, shared);
