@@ -9,7 +9,7 @@
 
 #include <atomic>
 #include <memory>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/limits.h"
@@ -20,20 +20,14 @@
 namespace natrp {
 
 struct EdgeSession {
-  EdgeSession(SlotId session_id, std::string client_name, const TicketKey& key, size_t workers,
-              std::shared_ptr<ClientConns> client_conns = std::make_shared<ClientConns>(), bool in_chunks = false)
-      : id(session_id),
-        client(std::move(client_name)),
-        checker(key),
-        conns(std::move(client_conns)),
-        chunks(in_chunks),
-        places(workers) {}
+  EdgeSession(SlotId session_id, const TicketKey& key, size_t workers, std::shared_ptr<ClientConns> client_conns,
+              bool in_chunks)
+      : id(session_id), checker(key), conns(std::move(client_conns)), chunks(in_chunks), places(workers) {}
 
   const SlotId id;
-  const std::string client;
   const TicketChecker checker;
   TicketWindow window;
-  const std::shared_ptr<ClientConns> conns;
+  const std::shared_ptr<ClientConns> conns;  // of its client
   const bool chunks;  // its agent understands relay/chunks
   std::atomic<uint32_t>& conns_live{conns->live};
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate

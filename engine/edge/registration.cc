@@ -91,8 +91,8 @@ void Registration::on_auth(const wire::Auth& auth) {
     log_warning("agent refused: " + why, {{"client", client_.name}, {"peer", peer_}, {"software", software_}});
     return refuse(wire::Refused::TOO_MANY_SESSIONS, why, false);
   }
-  session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), client_.name, channel_.ticket_key(),
-                                           edge_.workers(), edge_.client_conns().of(client_), chunks_);
+  session_ = std::make_shared<EdgeSession>(edge_.next_session_id(), channel_.ticket_key(), edge_.workers(),
+                                           edge_.client_conns().of(client_), chunks_);
   edge_.registry().open_session(session_->id, client_.name, instance_, edge_.now_ms());
   edge_.open_session(session_, *this);
   wire::Frame frame;

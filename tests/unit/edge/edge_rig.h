@@ -108,8 +108,7 @@ class EdgeRig final : public EdgeControlPort {
     const auto conns = std::make_shared<ClientConns>();
     conns->max.store(conns_max);
     const auto session =
-        std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), "native", TicketKey{}, crew_.size(), conns,
-                                      in_chunks);
+        std::make_shared<EdgeSession>(SlotId::make(0, 1, 1), TicketKey{}, crew_.size(), conns, in_chunks);
     for (unsigned i = 0; i < crew_.size(); ++i) {
       in_worker(i, [&] { role(i).open_session(session); });
     }
