@@ -82,10 +82,6 @@ class Edge final : public EdgeControlPort {
   std::string why_no_session(const ClientRecord& client) const;
   void open_session(const std::shared_ptr<EdgeSession>& session, Registration& registration);
   Registration* find_registration(SlotId session);
-  LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
-                        const EdgeTunnel& shared) {
-    return lease_port(client, tunnel, wanted, shared.session->id, shared);
-  }
   LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
                         const EdgeTunnel& shared);
   // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
@@ -100,11 +96,10 @@ class Edge final : public EdgeControlPort {
   // A session has begun or ended.
   void count_sessions();
   void forget(Registration& registration);
-  void count(Counter counter) { control_counters_.add(counter); }
+  void count(Counter counter, uint64_t by = 1) { control_counters_.add(counter, by); }
   ClientConnsTable& client_conns() { return client_conns_; }
   // One line a second, however many strangers try.
   void tell_unknown_token(const std::string& peer, const std::string& software);
-  void count_service_failures(uint32_t count) { control_counters_.add(Counter::kServiceFailures, count); }
 
   // For the tunnels of original natrp clients.
   const Crew<EdgeWorker>& crew() const { return crew_; }

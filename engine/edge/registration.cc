@@ -119,7 +119,7 @@ void Registration::on_service_failed(const wire::ServiceFailed& failed) {
   const auto count = static_cast<uint32_t>(std::min<uint64_t>(failed.count(), came - failures_));
   if (count == 0) return;
   failures_ += count;
-  edge_.count_service_failures(count);
+  edge_.count(Counter::kServiceFailures, count);
   at->second.failures_untold += count;
   at->second.failure = cut_text(failed.reason(), 200);
   tell_failures();
@@ -282,7 +282,8 @@ void Registration::lease_tunnel(const wire::Register& wanted) {
   tunnel.name = wanted.name();
   tunnel.id = edge_.next_tunnel_id();
   const EdgeTunnel shared{tunnel.id, wanted.tunnel_index(), session_};
-  const auto leased = edge_.lease_port(client_, tunnel.name, static_cast<uint16_t>(wanted.wanted_port()), shared);
+  const auto leased =
+      edge_.lease_port(client_, tunnel.name, static_cast<uint16_t>(wanted.wanted_port()), session_->id, shared);
   if (leased.port == 0) {
     edge_.registry().give_up_tunnel(session_->id, tunnel.name);
     return tell_and_refuse(wanted, leased.code, leased.sentence, leased.final);
