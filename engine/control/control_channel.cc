@@ -211,29 +211,31 @@ void ControlChannel::arm_heartbeat() {
 
 // The one deadline of the channel's state: the session's opening, the next heartbeat or the peer's death, the end.
 void ControlChannel::on_deadline() {
-  const uint64_t now_ms = loop_.turn_ms();
   if (state_ != State::kOpen) {
     land();
-  } else if (!heartbeats_) {
+  } else if (heartbeats_) {
+    beat();
+  } else {
     late_ = true;
     lose(secure_ ? "no session with " + who() + " was opened within " + seconds(times_.hello_timeout_ms)
-                 : "the TLS handshake with " + who() + " was not done within " +
-                       seconds(times_.hello_timeout_ms));
-  } else {
-    const uint64_t silence_max_ms = uint64_t{times_.heartbeat_ms} * times_.heartbeat_misses;
-    if (now_ms - last_heard_ms_ >= silence_max_ms) {
-      lose(who() + " was silent for " + seconds(silence_max_ms));
-    } else {
-      if (now_ms >= next_heartbeat_ms_) {
-        next_heartbeat_ms_ = now_ms + times_.heartbeat_ms;
-        wire::Frame frame;
-        frame.mutable_heartbeat()->set_sequence(++heartbeat_sequence_);
-        send(frame);
-      }
-      if (state_ == State::kOpen) arm_heartbeat();
-    }
+                 : "the TLS handshake with " + who() + " was not done within " + seconds(times_.hello_timeout_ms));
   }
   finish_if_landed();
+}
+
+void ControlChannel::beat() {
+  const uint64_t now_ms = loop_.turn_ms();
+  const uint64_t silence_max_ms = uint64_t{times_.heartbeat_ms} * times_.heartbeat_misses;
+  if (now_ms - last_heard_ms_ >= silence_max_ms) {
+    return lose(who() + " was silent for " + seconds(silence_max_ms));
+  }
+  if (now_ms >= next_heartbeat_ms_) {
+    next_heartbeat_ms_ = now_ms + times_.heartbeat_ms;
+    wire::Frame frame;
+    frame.mutable_heartbeat()->set_sequence(++heartbeat_sequence_);
+    send(frame);
+  }
+  if (state_ == State::kOpen) arm_heartbeat();
 }
 
 void ControlChannel::end(std::string why, bool fatal) {

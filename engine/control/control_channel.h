@@ -97,6 +97,7 @@ class ControlChannel {
   void submit_receive();
   void flush();
   void arm_heartbeat();
+  void beat();
   void end(std::string why, bool fatal);
   void lose(std::string why);
   void land();
