@@ -6,7 +6,6 @@
 namespace natrp {
 namespace {
 
-constexpr std::string_view kTokenPrefix = "ntrp1_";
 constexpr std::string_view kPinPrefix = "sha256:";
 constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 constexpr size_t kTokenBytes = 64;

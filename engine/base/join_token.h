@@ -20,6 +20,9 @@ namespace natrp {
 // certificate may be renewed for the same key without a new token for every agent.
 using Pin = std::array<uint8_t, 32>;
 
+// What every token's text begins with.
+inline constexpr std::string_view kTokenPrefix = "ntrp1_";
+
 struct JoinToken {
   std::array<uint8_t, 32> secret;
   Pin pin;

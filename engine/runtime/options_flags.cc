@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/join_token.h"
 #include "base/log.h"
 #include "runtime/version.h"
 
@@ -49,11 +50,10 @@ CLI::Option* add_flag_of(CLI::App& app, const Knob& knob) {
 
 // A token in the wrong place, like --check=ntrp1_…, is not repeated by whoever complains about the place.
 std::string without_tokens(const std::string& text) {
-  const std::string prefix = "ntrp1_";
   std::string out;
   size_t at = 0;
-  for (size_t found; (found = text.find(prefix, at)) != std::string::npos;) {
-    out.append(text, at, found + prefix.size() - at).append("...");
+  for (size_t found; (found = text.find(kTokenPrefix, at)) != std::string::npos;) {
+    out.append(text, at, found + kTokenPrefix.size() - at).append("...");
     at = std::min(text.find_first_of(" \t\n'\":,;", found), text.size());
   }
   return out.append(text, at);
