@@ -28,8 +28,7 @@ struct ClientConns {
   std::atomic<uint32_t> max{0};      // 0: no limit
   std::atomic<uint32_t> refused{0};  // by max, and not told yet
 
-  // Counts one more visitor. The caller takes it out of live when the visitor goes, or at once where this is false: one
-  // too many.
+  // Counts one more visitor, who leaves in the end. False: one too many, who leaves at once.
   bool enter() {
     const uint32_t before = live.fetch_add(1, std::memory_order_relaxed);
     const uint32_t most = max.load(std::memory_order_relaxed);
@@ -37,6 +36,7 @@ struct ClientConns {
     refused.fetch_add(1, std::memory_order_relaxed);
     return false;
   }
+  void leave() { live.fetch_sub(1, std::memory_order_relaxed); }
 };
 
 class ClientConnsTable {

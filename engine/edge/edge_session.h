@@ -29,7 +29,6 @@ struct EdgeSession {
   TicketWindow window;
   const std::shared_ptr<ClientConns> conns;  // of its client
   const bool chunks;  // its agent understands relay/chunks
-  std::atomic<uint32_t>& conns_live{conns->live};
   std::atomic<uint64_t> visitors{0};      // since the session began; the demand for channels follows its rate
   std::atomic<uint32_t> ready_max{kReadyChannelsHeld};  // one more ready channel is closed
 
@@ -49,7 +48,7 @@ struct EdgeSession {
     for (const Place& place : places) count += (place.*cell).load(std::memory_order_relaxed);
     return count;
   }
-  // Of this session; conns_live counts those of all of the client's sessions.
+  // Of this session; conns->live counts those of all of the client's sessions.
   uint32_t visitors_live() const { return sum(&Place::parked) + sum(&Place::flowing); }
 };
 

@@ -86,7 +86,7 @@ void EdgeWorker::share_what_comes(Port& port) {
 
 void EdgeWorker::take_visitor(int fd, const EdgeTunnel& tunnel) {
   if (tunnel.session) return rendezvous_.take_visitor(fd, tunnel);
-  if (grpc_) return grpc_->visitor(fd, tunnel.grpc);
+  if (grpc_) return grpc_->take_visitor(fd, tunnel.grpc);
   worker_.loop().close(fd, CloseWith::kReset);
 }
 
@@ -97,7 +97,7 @@ void EdgeWorker::on_control_conn(Conn& conn, std::string prefix, uint64_t deadli
 }
 
 void EdgeWorker::on_grpc_conn(Conn& conn, std::string_view prefix) {
-  if (grpc_) return grpc_->agent(conn, prefix);
+  if (grpc_) return grpc_->take_agent(conn, prefix);
   worker_.close(conn, CloseWith::kReset);
 }
 

@@ -79,9 +79,6 @@ class EdgeWorker final : public WorkerRole {
   void check_idle();
   // All workers, this one among them.
   const Crew<EdgeWorker>& crew() const { return crew_; }
-  EdgeWorker* peer(unsigned index) { return &crew_.role(index); }
-  Worker& peer_worker(unsigned index) { return crew_.worker(index); }
-  unsigned workers() const { return crew_.size(); }
 
  private:
   struct Port {

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "base/fd.h"
+#include "base/join_token.h"
 #include "base/limits.h"
 #include "control/auth.h"
-#include "control/join_token.h"
 #include "edge/edge_worker.h"
 #include "net/socket.h"
 
@@ -39,7 +39,7 @@ Worker& GrpcAgents::worker() { return edge_.worker(); }
 
 // --- Connections --------------------------------------------------------------------------------------------------
 
-void GrpcAgents::agent(Conn& conn, std::string_view first_bytes) {
+void GrpcAgents::take_agent(Conn& conn, std::string_view first_bytes) {
   // Before our SETTINGS, which a client of its library takes for a success, and tries again at once after it.
   if (draining_ || agents_live_ >= kGrpcAgentsMax) {
     if (!draining_) worker().counters().add(Counter::kConnsRefused);
@@ -237,12 +237,11 @@ void GrpcAgents::offer(GrpcChannel& channel) {
   publish(client);
   if (!client.shared->leased.load()) edge_.control().want_grpc_port(static_cast<uint64_t>(client.shared->id));
   const unsigned self = worker().index();
-  for (unsigned other = 0; other < edge_.workers(); ++other) {
+  for (unsigned other = 0; other < edge_.crew().size(); ++other) {
     if (other == self || client.shared->places[other].parked.load() == 0) continue;
-    edge_.peer_worker(other).mailbox().post([role = edge_.peer(other), shared = client.shared, self] {
-      if (role->grpc() != nullptr) role->grpc()->give_visitor(shared, self);
+    return edge_.crew().post(other, [shared = client.shared, self](EdgeWorker& role) {
+      if (role.grpc() != nullptr) role.grpc()->give_visitor(shared, self);
     });
-    return;
   }
 }
 
@@ -256,12 +255,12 @@ void GrpcAgents::unready(GrpcChannel& channel) {
 
 // --- Visitors -----------------------------------------------------------------------------------------------------
 
-void GrpcAgents::visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
+void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
   worker().counters().add(Counter::kVisitors);
   const bool allowed = client->conns->enter();
   client->visitors.fetch_add(1, std::memory_order_relaxed);
   if (!allowed || draining_ || client->removed.load()) {
-    client->conns_live.fetch_sub(1, std::memory_order_relaxed);
+    client->conns->leave();
     worker().counters().add(Counter::kVisitorsRefused);
     return worker().loop().close(fd, CloseWith::kReset);
   }
@@ -277,7 +276,7 @@ Conn* GrpcAgents::claim(int fd, const std::shared_ptr<GrpcClient>& client) {
     conn->tunnel.store(client->tunnel, std::memory_order_relaxed);
     return conn;
   }
-  client->conns_live.fetch_sub(1, std::memory_order_relaxed);
+  client->conns->leave();
   worker().counters().add(Counter::kVisitorsRefused);
   worker().loop().close(fd, CloseWith::kReset);
   return nullptr;
@@ -293,7 +292,7 @@ void GrpcAgents::meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadl
 void GrpcAgents::park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms) {
   ParkedVisitor* parked = parked_.park(client.parked, conn, deadline_ms);
   if (parked == nullptr) return;
-  for (unsigned other = 0; other < edge_.workers(); ++other) {
+  for (unsigned other = 0; other < edge_.crew().size(); ++other) {
     if (other == worker().index() || client.shared->places[other].ready.load() == 0) continue;
     return move(client, *parked, other);
   }
@@ -304,13 +303,13 @@ void GrpcAgents::move(GrpcClientHere& client, ParkedVisitor& parked, unsigned to
   Conn& conn = parked_.unpark(parked);
   const int fd = conn.fd;
   worker().conns().release(conn);
-  edge_.peer_worker(to_worker).mailbox().post([role = edge_.peer(to_worker), fd, shared = client.shared, deadline_ms] {
-    if (role->grpc() != nullptr) return role->grpc()->take_visitor(fd, shared, deadline_ms);
+  edge_.crew().post(to_worker, [fd, shared = client.shared, deadline_ms](EdgeWorker& role) {
+    if (role.grpc() != nullptr) return role.grpc()->take_waiting_visitor(fd, shared, deadline_ms);
     const Fd lost(fd);  // that worker ends
   });
 }
 
-void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms) {
+void GrpcAgents::take_waiting_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms) {
   Conn* conn = claim(fd, client);
   if (conn == nullptr) return;
   GrpcClientHere& its = here(client);
@@ -332,7 +331,7 @@ void GrpcAgents::visitor_came(GrpcClientHere& client) {
 void GrpcAgents::visitor_gone(GrpcClientHere& client) {
   --client.flowing;
   publish(client);
-  client.shared->conns_live.fetch_sub(1, std::memory_order_relaxed);
+  client.shared->conns->leave();
 }
 
 }  // namespace natrp

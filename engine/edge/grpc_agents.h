@@ -38,7 +38,7 @@ class EdgeWorker;
 // What this worker knows of a client. Stays until nothing of a removed client is left.
 struct GrpcClientHere {
   GrpcClientHere(std::shared_ptr<GrpcClient> its, unsigned worker)
-      : shared(std::move(its)), parked(shared->conns_live, shared->places[worker].parked) {}
+      : shared(std::move(its)), parked(*shared->conns, shared->places[worker].parked) {}
   const std::shared_ptr<GrpcClient> shared;
   ParkedQueue parked;
   List<GrpcChannel, &GrpcChannel::ready_link> ready;
@@ -58,9 +58,9 @@ class GrpcAgents {
   GrpcAgents& operator=(const GrpcAgents&) = delete;
 
   // A conn whose first bytes are HTTP/2's; owned here.
-  void agent(Conn& conn, std::string_view first_bytes);
+  void take_agent(Conn& conn, std::string_view first_bytes);
   // fd: a visitor of the client's port, just accepted; owned here.
-  void visitor(int fd, const std::shared_ptr<GrpcClient>& client);
+  void take_visitor(int fd, const std::shared_ptr<GrpcClient>& client);
 
   // Letters of the control thread.
   void set_tokens(std::shared_ptr<const GrpcTokens> tokens);
@@ -71,7 +71,7 @@ class GrpcAgents {
   static constexpr char kDraining[] = "this edge is being stopped";
 
   // Letters of other workers. The second: it has a ready stream for a visitor that waits here.
-  void take_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms);
+  void take_waiting_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms);
   void give_visitor(const std::shared_ptr<GrpcClient>& client, unsigned to_worker);
 
   // Nothing flows, and every connection is closed.

@@ -39,7 +39,6 @@ struct GrpcClient {
   std::atomic<bool> leased{false};   // its public port is open
   std::atomic<bool> removed{false};  // it is not in the store any more
   const std::shared_ptr<ClientConns> conns;
-  std::atomic<uint32_t>& conns_live{conns->live};
   std::atomic<uint64_t> visitors{0};
 
   // Each Place is written by one worker. When two workers publish at the same moment what they have, and then look what
@@ -57,7 +56,7 @@ struct GrpcClient {
     for (const Place& place : places) count += place.agents.load();
     return count;
   }
-  // By this protocol; conns_live counts those of the client's sessions, too.
+  // By this protocol; conns->live counts those of the client's sessions, too.
   uint32_t visitors_live() const {
     uint32_t count = 0;
     for (const Place& place : places) count += place.parked.load() + place.flowing.load();

@@ -98,7 +98,7 @@ void ParkedVisitors::refuse_all(ParkedQueue& queue) {
 
 void ParkedVisitors::end(ParkedQueue& queue, Conn& conn) {
   worker_.close(conn, CloseWith::kReset);
-  queue.conns_live_.fetch_sub(1, std::memory_order_relaxed);
+  queue.conns_.leave();
   edge_.check_idle();
 }
 

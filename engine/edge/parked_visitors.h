@@ -22,6 +22,7 @@
 
 namespace natrp {
 
+struct ClientConns;
 class ParkedQueue;
 class ParkedVisitors;
 class EdgeWorker;
@@ -42,10 +43,9 @@ struct ParkedVisitor {
 
 class ParkedQueue {
  public:
-  // conns_live: one is subtracted for each visitor that ends here. parked: is set to how many wait here, for other
-  // workers to see. Both outlive the queue.
-  ParkedQueue(std::atomic<uint32_t>& conns_live, std::atomic<uint32_t>& parked)
-      : conns_live_(conns_live), parked_(parked) {}
+  // conns: each visitor that ends here leaves it. parked: is set to how many wait here, for other workers to see. Both
+  // outlive the queue.
+  ParkedQueue(ClientConns& conns, std::atomic<uint32_t>& parked) : conns_(conns), parked_(parked) {}
   ParkedQueue(const ParkedQueue&) = delete;
   ParkedQueue& operator=(const ParkedQueue&) = delete;
   bool empty() const { return list_.empty(); }
@@ -53,7 +53,7 @@ class ParkedQueue {
  private:
   friend class ParkedVisitors;
   List<ParkedVisitor, &ParkedVisitor::link> list_;
-  std::atomic<uint32_t>& conns_live_;
+  ClientConns& conns_;
   std::atomic<uint32_t>& parked_;
   uint32_t size_ = 0;
 };

@@ -66,8 +66,6 @@ void Rendezvous::publish(Session& session) {
   place.flowing.store(session.pairs - session.ready.size - session.returning, std::memory_order_relaxed);
 }
 
-void Rendezvous::left(Session& session) { session.shared->conns_live.fetch_sub(1, std::memory_order_relaxed); }
-
 // --- Visitors -----------------------------------------------------------------------------------------------------
 
 void Rendezvous::take_visitor(int fd, const EdgeTunnel& tunnel) {
@@ -80,7 +78,7 @@ void Rendezvous::take_visitor(int fd, const EdgeTunnel& tunnel) {
   Conn* conn =
       allowed ? worker.conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker.loop().turn_ms()) : nullptr;
   if (conn == nullptr) {
-    shared.conns_live.fetch_sub(1, std::memory_order_relaxed);
+    shared.conns->leave();
     worker.counters().add(Counter::kVisitorsRefused);
     worker.loop().close(fd, CloseWith::kReset);
     return;
@@ -239,7 +237,7 @@ void Rendezvous::on_pair_unready(Pair& pair) {
 void Rendezvous::on_pair_end(Pair& pair) {
   Session& session = *sessions_.at(pair.owner);
   if (pair.front != Pair::kNoConn) {
-    left(session);
+    session.shared->conns->leave();
   } else if (pair.reason == EndReason::kMoved) {
     edge_.worker().counters().add(Counter::kChannelsMoved);
     edge_.worker().loop().let_go(pair.back_conn().fd);
@@ -266,7 +264,7 @@ void Rendezvous::on_pair_end(Pair& pair) {
 
 bool Rendezvous::on_visitor_gone(Pair& pair) {
   Session& session = *sessions_.at(pair.owner);
-  left(session);
+  session.shared->conns->leave();
   const bool may = may_return(session);
   ++session.returning;
   ++returning_;

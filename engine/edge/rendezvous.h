@@ -62,7 +62,7 @@ class Rendezvous {
   // What this worker knows of a session. Stays until its last pair is over.
   struct Session {
     Session(std::shared_ptr<EdgeSession> its, unsigned worker)
-        : shared(std::move(its)), parked(shared->conns_live, shared->places[worker].parked) {}
+        : shared(std::move(its)), parked(*shared->conns, shared->places[worker].parked) {}
     const std::shared_ptr<EdgeSession> shared;
     ParkedQueue parked;
     PairList ready;
@@ -74,7 +74,6 @@ class Rendezvous {
 
   void meet(Session& session, Pair& pair, Conn& visitor, uint32_t tunnel_index, uint64_t deadline_ms);
   void park(Session& session, Conn& conn, uint32_t tunnel_index, uint64_t deadline_ms);
-  void left(Session& session);
   Pair* pop_ready(Session& session);
   uint32_t free_slots() const;
   bool has_slots_to_spare() const;

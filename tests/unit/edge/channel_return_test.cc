@@ -53,7 +53,7 @@ class ChannelReturnTest : public EdgeWorkerTest {
   Asked ask_and_answer(const EdgeSession& session, unsigned worker = 0) {
     const Asked asked = ask(session, worker);
     asked.agent.say = chunk_of("answer") + kEndText;
-    EXPECT_TRUE(until([&] { return asked.visitor.over() && session.conns_live.load() == 0; }));
+    EXPECT_TRUE(until([&] { return asked.visitor.over() && session.conns->live.load() == 0; }));
     EXPECT_TRUE(asked.visitor.ended);
     EXPECT_EQ(asked.visitor.heard, "answer");
     asked.visitor.fd.reset();
@@ -136,7 +136,7 @@ TEST_P(ChannelReturnTest, AnAnswerWhoseEndComesWithHalfAFreeEndsCleanlyAndTheOth
   const auto session = rig->open_session(true);
   const auto [visitor, agent] = ask(*session);
   agent.say = chunk_of("answer") + kEndText + kFreeText.substr(0, 1);
-  ASSERT_TRUE(until([&] { return visitor.over() && session->conns_live.load() == 0; }));
+  ASSERT_TRUE(until([&] { return visitor.over() && session->conns->live.load() == 0; }));
   EXPECT_EQ(visitor.heard, "answer");
   EXPECT_TRUE(visitor.ended);
   EXPECT_EQ(session->places[0].ready.load(), 0u);
@@ -154,7 +154,7 @@ TEST_P(ChannelReturnTest, NonsenseInsteadOfFreeEndsItsChannelAndNoOther) {
                                       kFreeText + kFreeText}) {
     const auto [visitor, agent] = ask(*session);
     agent.say = chunk_of("answer") + kEndText;
-    ASSERT_TRUE(until([&] { return visitor.over() && session->conns_live.load() == 1; }));
+    ASSERT_TRUE(until([&] { return visitor.over() && session->conns->live.load() == 1; }));
     EXPECT_TRUE(visitor.ended);
     agent.say += nonsense;
     EXPECT_TRUE(until([&] { return agent.over(); })) << testing::PrintToString(nonsense);
@@ -164,7 +164,7 @@ TEST_P(ChannelReturnTest, NonsenseInsteadOfFreeEndsItsChannelAndNoOther) {
   EXPECT_EQ(other.heard, "answer");
   EXPECT_TRUE(other.ended);
   EXPECT_TRUE(wait_ready(*session, 1));
-  EXPECT_EQ(session->conns_live.load(), 0u);
+  EXPECT_EQ(session->conns->live.load(), 0u);
 }
 
 TEST_P(ChannelReturnTest, AFinBehindFreeIsAResetForTheVisitorThatWaited) {

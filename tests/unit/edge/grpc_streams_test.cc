@@ -47,7 +47,7 @@ class GrpcStreamsTest : public EdgeWorkerTest {
     EXPECT_TRUE(agent.heard(id) == heard_before + question);
   }
   bool all_gone() {
-    return rig->until([&] { return rig->count(Counter::kPairsLive) == 0 && client->conns_live.load() == 0; });
+    return rig->until([&] { return rig->count(Counter::kPairsLive) == 0 && client->conns->live.load() == 0; });
   }
   std::shared_ptr<GrpcClient> client;
 };

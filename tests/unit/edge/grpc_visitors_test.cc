@@ -61,11 +61,11 @@ TEST_P(GrpcVisitorsTest, AVisitorMovesToTheWorkerThatHasAReadyStream) {
   EXPECT_EQ(rig->slots_claimed(0), 0u);
   EXPECT_EQ(rig->slots_claimed(1), 2u) << "the agent's and the visitor's";
   EXPECT_EQ(rig->count(Counter::kVisitors), 1u);
-  EXPECT_EQ(client->conns_live.load(), 1u);
+  EXPECT_EQ(client->conns->live.load(), 1u);
   EXPECT_EQ(client->visitors.load(), 1u);
   visitor.closes = true;
   EXPECT_TRUE(closed(agent, id));
-  EXPECT_TRUE(rig->until([&] { return client->conns_live.load() == 0; }));
+  EXPECT_TRUE(rig->until([&] { return client->conns->live.load() == 0; }));
 }
 
 TEST_P(GrpcVisitorsTest, AVisitorThatWaitsMovesToTheWorkerWhereAStreamBecomesReady) {
@@ -83,7 +83,7 @@ TEST_P(GrpcVisitorsTest, AVisitorThatWaitsMovesToTheWorkerWhereAStreamBecomesRea
   EXPECT_TRUE(rig->until([&] { return visitor.heard == "answer" && agent.heard(id) == "question"; }));
   EXPECT_EQ(client->places[0].parked.load(), 0u);
   EXPECT_EQ(rig->slots_claimed(0), 0u);
-  EXPECT_EQ(client->conns_live.load(), 1u);
+  EXPECT_EQ(client->conns->live.load(), 1u);
   agent.finish(id);
   EXPECT_TRUE(rig->until([&] { return visitor.ended; }));
 }
@@ -112,7 +112,7 @@ TEST_P(GrpcVisitorsTest, ManyVisitorsOfBothWorkersGetTheStreamsOfBothWorkersOneE
   for (int i = 0; i < kMany; ++i) EXPECT_EQ(met["v" + std::to_string(i)], 1) << i;
   EXPECT_EQ(rig->count(Counter::kChannelsReady), 0u);
   for (Peer* visitor : visitors) visitor->closes = true;
-  EXPECT_TRUE(rig->until([&] { return client->conns_live.load() == 0; }));
+  EXPECT_TRUE(rig->until([&] { return client->conns->live.load() == 0; }));
 }
 
 // --- Who is turned away -------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ TEST_P(GrpcVisitorsTest, AClientsVisitorsAreNotMoreThanItMayHave) {
   const auto client = rig->add_client("client", 2);
   Peer& first = rig->visit(0, "client");
   rig->visit(0, "client");
-  ASSERT_TRUE(rig->until([&] { return client->conns_live.load() == 2; }));
+  ASSERT_TRUE(rig->until([&] { return client->conns->live.load() == 2; }));
   Peer& third = rig->visit(0, "client");
   EXPECT_TRUE(rig->until([&] { return third.was_reset; }));
   EXPECT_EQ(rig->count(Counter::kVisitorsRefused), 1u);
@@ -132,9 +132,9 @@ TEST_P(GrpcVisitorsTest, AClientsVisitorsAreNotMoreThanItMayHave) {
   check_met(agent, id, first);
   first.closes = true;
   EXPECT_TRUE(closed(agent, id));
-  EXPECT_TRUE(rig->until([&] { return client->conns_live.load() == 1; }));
+  EXPECT_TRUE(rig->until([&] { return client->conns->live.load() == 1; }));
   Peer& fourth = rig->visit(0, "client");
-  EXPECT_TRUE(rig->until([&] { return client->conns_live.load() == 2; }));
+  EXPECT_TRUE(rig->until([&] { return client->conns->live.load() == 2; }));
   EXPECT_FALSE(fourth.over());
 }
 
@@ -169,7 +169,7 @@ TEST_P(GrpcVisitorsTest, AClientThatIsRemovedLosesItsStreamsAndItsVisitorsAndAno
   EXPECT_TRUE(rig->until([&] { return visitor.over() && waits.was_reset; }));
   ASSERT_TRUE(closed(agent, flowing));
   EXPECT_EQ(agent.call(flowing).grpc_status(), "16");
-  EXPECT_EQ(removed->conns_live.load(), 0u);
+  EXPECT_EQ(removed->conns->live.load(), 0u);
   Peer& other = rig->visit(0, "kept");
   check_met(agent, kept_id, other);
   other.closes = true;
@@ -281,7 +281,7 @@ TEST_P(GrpcVisitorsTest, AWorkerThatIsStoppedUnderLoadLeavesNothing) {
   }
   ASSERT_TRUE(rig->until([&] { return rig->count(Counter::kPairsLive) == 8; }));
   rig.reset();  // looks at the slots
-  EXPECT_EQ(client->conns_live.load(), 0u);
+  EXPECT_EQ(client->conns->live.load(), 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Loops, GrpcVisitorsTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);

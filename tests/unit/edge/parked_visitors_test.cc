@@ -33,7 +33,7 @@ TEST_P(ParkedVisitorsTest, AVisitorThatResetsWhileItWaitsIsForgottenLongBeforeIt
   ASSERT_TRUE(wait(*session, 1));
   EXPECT_EQ(rig->channels_wanted.load(), 1u);
   loopback::reset(visitor.fd);
-  EXPECT_TRUE(rig->until([&] { return session->conns_live.load() == 0; }, kRendezvousTimeoutMs / 2));
+  EXPECT_TRUE(rig->until([&] { return session->conns->live.load() == 0; }, kRendezvousTimeoutMs / 2));
   EXPECT_EQ(rig->slots_claimed(0), 0u);
   EXPECT_EQ(session->places[0].parked.load(), 0u);
   EXPECT_EQ(rig->count(Counter::kVisitorsLeft), 1u);
@@ -79,7 +79,7 @@ TEST_P(ParkedVisitorsTest, ASessionThatEndsResetsItsWaitingVisitorsAndForgetsThe
   ASSERT_TRUE(wait(*session, 1));
   close_session(*session);
   EXPECT_TRUE(rig->until([&] { return visitor.was_reset; }));
-  EXPECT_EQ(session->conns_live.load(), 0u);
+  EXPECT_EQ(session->conns->live.load(), 0u);
   EXPECT_EQ(rig->count(Counter::kVisitorsRefused), 1u);
 }
 
@@ -93,21 +93,23 @@ TEST_P(ParkedVisitorsTest, AVisitorOfAnOriginalClientThatEndsWithoutAWordIsForgo
   silent.closes = true;
   ASSERT_TRUE(left(1, kRendezvousTimeoutMs / 2));
   EXPECT_EQ(client->places[0].parked.load(), 1u);
-  EXPECT_EQ(client->conns_live.load(), 1u);
+  EXPECT_EQ(client->conns->live.load(), 1u);
   GrpcSocket& agent = rig->connect_agent(0);
   const int32_t id = agent.open("client");
   ASSERT_TRUE(rig->until([&] { return agent.call(id).closed; }));
   EXPECT_EQ(agent.heard(id), "last words");
   EXPECT_EQ(agent.call(id).grpc_status(), "0");
-  EXPECT_TRUE(rig->until([&] { return client->conns_live.load() == 0; }));
+  EXPECT_TRUE(rig->until([&] { return client->conns->live.load() == 0; }));
 }
 
 // --- The queue by itself, in its worker ---------------------------------------------------------------------------
 
 TEST_P(ParkedVisitorsTest, AVisitorWhoseDeadlineHasComeIsResetAndCountedAsThat) {
   ParkedVisitors all(rig->role(0), ParkedVisitors::Leaves::kByReset);
-  std::atomic<uint32_t> conns_live{1}, parked{0};
-  ParkedQueue queue(conns_live, parked);
+  ClientConns conns;
+  conns.live = 1;
+  std::atomic<uint32_t> parked{0};
+  ParkedQueue queue(conns, parked);
   loopback::Two two = loopback::connected();
   Peer visitor;
   visitor.fd = std::move(two.far);
@@ -121,15 +123,17 @@ TEST_P(ParkedVisitorsTest, AVisitorWhoseDeadlineHasComeIsResetAndCountedAsThat) 
     return visitor.was_reset;
   }));
   EXPECT_TRUE(rig->in_worker(0, [&] { return queue.empty(); }));
-  EXPECT_EQ(conns_live.load(), 0u);
+  EXPECT_EQ(conns.live.load(), 0u);
   EXPECT_EQ(rig->count(Counter::kRendezvousTimeouts), 1u);
   EXPECT_EQ(rig->count(Counter::kVisitorsLeft), 0u);
 }
 
 TEST_P(ParkedVisitorsTest, AFullQueueResetsTheNextVisitorAndKeepsTheOrderOfTheOthers) {
   ParkedVisitors all(rig->role(0), ParkedVisitors::Leaves::kByReset);
-  std::atomic<uint32_t> conns_live{kParkedVisitorsMax + 1}, parked{0};
-  ParkedQueue queue(conns_live, parked);
+  ClientConns conns;
+  conns.live = kParkedVisitorsMax + 1;
+  std::atomic<uint32_t> parked{0};
+  ParkedQueue queue(conns, parked);
   loopback::Two two = loopback::connected();
   Peer visitor;
   visitor.fd = std::move(two.far);
@@ -143,7 +147,7 @@ TEST_P(ParkedVisitorsTest, AFullQueueResetsTheNextVisitorAndKeepsTheOrderOfTheOt
     Conn* conn = worker.conns().claim(two.near.release(), {}, ConnRole::kVisitor, now);
     EXPECT_EQ(all.park(queue, *conn, all.deadline_ms()), nullptr);
     EXPECT_EQ(parked.load(), kParkedVisitorsMax);
-    EXPECT_EQ(conns_live.load(), kParkedVisitorsMax);
+    EXPECT_EQ(conns.live.load(), kParkedVisitorsMax);
     for (unsigned i = 0; ParkedVisitor* oldest = all.front(queue); ++i) {
       ASSERT_EQ(oldest->tunnel_index, i);
       worker.conns().release(all.unpark(*oldest));
@@ -159,8 +163,10 @@ TEST_P(ParkedVisitorsTest, AFullQueueResetsTheNextVisitorAndKeepsTheOrderOfTheOt
 
 TEST_P(ParkedVisitorsTest, WaitingAllocatesNothingUnlessMoreWaitThanThePoolKeeps) {
   ParkedVisitors all(rig->role(0), ParkedVisitors::Leaves::kByReset);
-  std::atomic<uint32_t> conns_live{0}, parked{0};
-  ParkedQueue queue(conns_live, parked);
+  ClientConns conns;
+  conns.live = 0;
+  std::atomic<uint32_t> parked{0};
+  ParkedQueue queue(conns, parked);
   const uint64_t allocated = rig->in_worker(0, [&] {
     Worker& worker = rig->worker(0);
     const auto come_and_go = [&](unsigned visitors) {
