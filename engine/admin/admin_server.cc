@@ -2,20 +2,83 @@
 
 #include <dirent.h>
 #include <httplib.h>
-#include <pthread.h>
 #include <sys/socket.h>
 
 #include <charconv>
 #include <chrono>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
+#include <mutex>
+#include <utility>
+#include <vector>
 
 #include "admin/admin_source.h"
 #include "admin/metrics.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "loop/start_thread.h"
 #include "net/socket.h"
 
 namespace natrp {
+namespace {
+
+constexpr unsigned kRequestThreads = 2;
+
+}  // namespace
+
+// In the place of the library's own pool, which ends the process when it does not get its threads.
+class RequestThreads final : public httplib::TaskQueue {
+ public:
+  ~RequestThreads() override { shutdown(); }
+
+  Status start(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+      auto thread = start_thread("admin-" + std::to_string(i), [this] { run(); });
+      if (!thread.ok()) return thread.error();
+      threads_.push_back(std::move(thread).value());
+    }
+    return Done{};
+  }
+
+  void enqueue(std::function<void()> request) override {
+    {
+      const std::lock_guard lock(mutex_);
+      requests_.push_back(std::move(request));
+    }
+    changed_.notify_one();
+  }
+
+  // Those that wait are answered first.
+  void shutdown() override {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+    for (auto& thread : std::exchange(threads_, {})) thread.join();
+  }
+
+ private:
+  void run() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return ending_ || !requests_.empty(); });
+      if (requests_.empty()) return;
+      const auto request = std::move(requests_.front());
+      requests_.pop_front();
+      lock.unlock();
+      request();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> requests_;
+  bool ending_ = false;
+  std::vector<std::thread> threads_;
+};
 
 AdminServer::AdminServer(AdminSource& source, const Address& address)
     : source_(source), address_(address), server_(std::make_unique<httplib::Server>()) {}
@@ -23,7 +86,12 @@ AdminServer::AdminServer(AdminSource& source, const Address& address)
 AdminServer::~AdminServer() { stop(); }
 
 Status AdminServer::listen() {
-  server_->new_task_queue = [] { return new httplib::ThreadPool(2); };
+  if (Status bound = bind(); !bound.ok()) return bound;
+  return start_threads();
+}
+
+Status AdminServer::bind() {
+  server_->new_task_queue = [this] { return request_threads_.release(); };
   // Instead of the library's own options, which have SO_REUSEPORT: a second edge would share the port, and each
   // request would reach one or the other.
   server_->set_socket_options([](socket_t fd) {
@@ -63,12 +131,22 @@ Status AdminServer::listen() {
   return Done{};
 }
 
-void AdminServer::serve() {
-  thread_ = std::thread([this] {
-    pthread_setname_np(pthread_self(), "admin");
-    server_->listen_after_bind();
+Status AdminServer::start_threads() {
+  auto request_threads = std::make_unique<RequestThreads>();
+  if (Status started = request_threads->start(kRequestThreads); !started.ok()) return started;
+  auto thread = start_thread("admin", [this, shall_serve = shall_serve_.get_future().share()] {
+    if (shall_serve.get()) server_->listen_after_bind();
     ended_ = true;
   });
+  if (!thread.ok()) return thread.error();
+  request_threads_ = std::move(request_threads);
+  thread_ = std::move(thread).value();
+  return Done{};
+}
+
+void AdminServer::serve() {
+  serving_ = true;
+  shall_serve_.set_value(true);
   log_info("admin server ready", {{"address", address_.with_port(port_).text()}});
 }
 
@@ -83,6 +161,10 @@ Error AdminServer::why_not_bound() const {
 
 void AdminServer::stop() {
   if (!thread_.joinable()) return;
+  if (!serving_) {
+    shall_serve_.set_value(false);
+    return thread_.join();
+  }
   // stop() before the thread has begun to listen would be lost.
   for (int wait_ms = 0; wait_ms < 1000 && !server_->is_running(); ++wait_ms) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -4,11 +4,13 @@
 // daemon's own.
 // It answers whoever reaches the address; bind it to loopback or behind a proxy that knows its users.
 //
-// Life     listen() ──▶ serve() ──▶ serving ──stop()──▶ joined
+// Life     listen() ──▶ listening ──serve()──▶ serving ──stop()──▶ joined
+//                       listening ──stop()──▶ joined
 // Thread   listen(), serve(), stop(): the control thread. Requests run in threads of their own and only read.
 #pragma once
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <thread>
 
@@ -22,6 +24,7 @@ class Server;
 namespace natrp {
 
 class AdminSource;
+class RequestThreads;
 
 class AdminServer {
  public:
@@ -31,14 +34,16 @@ class AdminServer {
   AdminServer(const AdminServer&) = delete;
   AdminServer& operator=(const AdminServer&) = delete;
 
-  // Listens. On failure the sentence says which address, why and what to do. Clients that connect before serve() are
-  // answered then.
+  // Listens, and starts its threads, which wait. On failure the sentence says what was not to be had, why and what to
+  // do. Clients that connect before serve() are answered then.
   Status listen();
   void serve();
   // Requests that are not answered yet are broken off.
   void stop();
 
  private:
+  Status bind();
+  Status start_threads();
   Error why_not_bound() const;
   void hang_up() const;
 
@@ -46,7 +51,10 @@ class AdminServer {
   const Address address_;
   std::unique_ptr<httplib::Server> server_;
   uint16_t port_ = 0;
+  std::unique_ptr<RequestThreads> request_threads_;
   std::thread thread_;
+  std::promise<bool> shall_serve_;
+  bool serving_ = false;
   std::atomic<bool> ended_{false};
 };
 

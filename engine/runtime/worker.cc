@@ -1,12 +1,11 @@
 #include "runtime/worker.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <future>
 
 #include "base/limits.h"
 #include "base/log.h"
+#include "loop/start_thread.h"
 #include "runtime/process.h"
 #include "runtime/wake_policy.h"
 
@@ -19,9 +18,11 @@ Worker::~Worker() { stop(); }
 Result<std::string> Worker::start() {
   std::promise<Result<std::string>> promise;
   auto started = promise.get_future();
-  thread_ = std::thread([this, &promise] {
+  auto thread = start_thread("worker-" + std::to_string(setup_.index), [this, &promise] {
     run([&promise](Result<std::string> result) { promise.set_value(std::move(result)); });
   });
+  if (!thread.ok()) return thread.error();
+  thread_ = std::move(thread).value();
   Result<std::string> result = started.get();
   if (!result.ok()) thread_.join();
   return result;
@@ -34,8 +35,6 @@ void Worker::stop() {
 }
 
 void Worker::run(const std::function<void(Result<std::string>)>& started) {
-  const std::string name = "worker-" + std::to_string(setup_.index);
-  pthread_setname_np(pthread_self(), name.c_str());
   // A ring belongs to the thread that made it.
   auto made = make_loop(setup_.io);
   if (!made.ok()) return started(made.error());

@@ -1,7 +1,6 @@
 #include "net/resolver.h"
 
 #include <gtest/gtest.h>
-#include <pthread.h>
 
 #include <atomic>
 #include <future>
@@ -10,6 +9,7 @@
 
 #include "loop/loop_of.h"
 #include "loop/mailbox.h"
+#include "loop/no_threads.h"
 #include "loop/recorder.h"
 
 namespace natrp {
@@ -70,26 +70,6 @@ TEST_P(ResolverTest, AHundredNamesHaveAnAnswerEach) {
   EXPECT_TRUE(run_until(*loop, [&] { return answers.size() == 100; })) << answers.size();
   EXPECT_EQ(names->asked, 100);
 }
-
-// Threads that are started while one of these lives get no stack.
-class NoThreads {
- public:
-  NoThreads() {
-    pthread_getattr_default_np(&before_);
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, size_t{1} << 47);
-    pthread_setattr_default_np(&attributes);
-    pthread_attr_destroy(&attributes);
-  }
-  ~NoThreads() {
-    pthread_setattr_default_np(&before_);
-    pthread_attr_destroy(&before_);
-  }
-
- private:
-  pthread_attr_t before_;
-};
 
 TEST_P(ResolverTest, WithoutAThreadTheAnswerSaysSoAndLaterOnesAreLookedUp) {
   {
