@@ -6,10 +6,8 @@
 
 #include <charconv>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
 #include <deque>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -17,6 +15,7 @@
 #include "admin/metrics.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/pace.h"
 #include "loop/start_thread.h"
 #include "net/socket.h"
 
@@ -24,13 +23,14 @@ namespace natrp {
 namespace {
 
 constexpr unsigned kRequestThreads = 2;
+constexpr std::chrono::milliseconds kListenAgain{100};
 
 }  // namespace
 
 // In the place of the library's own pool, which ends the process when it does not get its threads.
-class RequestThreads final : public httplib::TaskQueue {
+class RequestThreads {
  public:
-  ~RequestThreads() override { shutdown(); }
+  ~RequestThreads() { shutdown(); }
 
   Status start(unsigned count) {
     for (unsigned i = 0; i < count; ++i) {
@@ -41,7 +41,7 @@ class RequestThreads final : public httplib::TaskQueue {
     return Done{};
   }
 
-  void enqueue(std::function<void()> request) override {
+  void enqueue(std::function<void()> request) {
     {
       const std::lock_guard lock(mutex_);
       requests_.push_back(std::move(request));
@@ -50,7 +50,7 @@ class RequestThreads final : public httplib::TaskQueue {
   }
 
   // Those that wait are answered first.
-  void shutdown() override {
+  void shutdown() {
     {
       const std::lock_guard lock(mutex_);
       ending_ = true;
@@ -80,6 +80,21 @@ class RequestThreads final : public httplib::TaskQueue {
   std::vector<std::thread> threads_;
 };
 
+namespace {
+
+// What the library has of them while it listens. They stay when it ends.
+class RequestQueue final : public httplib::TaskQueue {
+ public:
+  explicit RequestQueue(RequestThreads& threads) : threads_(threads) {}
+  void enqueue(std::function<void()> request) override { threads_.enqueue(std::move(request)); }
+  void shutdown() override {}
+
+ private:
+  RequestThreads& threads_;
+};
+
+}  // namespace
+
 AdminServer::AdminServer(AdminSource& source, const Address& address)
     : source_(source), address_(address), server_(std::make_unique<httplib::Server>()) {}
 
@@ -91,7 +106,7 @@ Status AdminServer::listen() {
 }
 
 Status AdminServer::bind() {
-  server_->new_task_queue = [this] { return request_threads_.release(); };
+  server_->new_task_queue = [this] { return new RequestQueue(*request_threads_); };
   // Instead of the library's own options, which have SO_REUSEPORT: a second edge would share the port, and each
   // request would reach one or the other.
   server_->set_socket_options([](socket_t fd) {
@@ -132,22 +147,40 @@ Status AdminServer::bind() {
 }
 
 Status AdminServer::start_threads() {
-  auto request_threads = std::make_unique<RequestThreads>();
-  if (Status started = request_threads->start(kRequestThreads); !started.ok()) return started;
+  request_threads_ = std::make_unique<RequestThreads>();
+  if (Status started = request_threads_->start(kRequestThreads); !started.ok()) return started;
   auto thread = start_thread("admin", [this, shall_serve = shall_serve_.get_future().share()] {
-    if (shall_serve.get()) server_->listen_after_bind();
+    if (shall_serve.get()) listen_until_stopped();
+    request_threads_->shutdown();
     ended_ = true;
   });
   if (!thread.ok()) return thread.error();
-  request_threads_ = std::move(request_threads);
   thread_ = std::move(thread).value();
   return Done{};
 }
 
+// The library closes its listener when accept(2) fails: for want of memory, or of files that the host has left. It
+// bears EMFILE alone.
+void AdminServer::listen_until_stopped() {
+  for (Pace pace(10 * kLogPaceMs);;) {
+    server_->listen_after_bind();
+    std::unique_lock lock(mutex_);
+    if (stopping_) return;
+    if (pace.due(now_ms())) {
+      log_warning("the admin server could not accept a connection, and listens anew", {{"address", bound_text()}});
+    }
+    do {
+      if (stop_.wait_for(lock, kListenAgain, [this] { return stopping_; })) return;
+    } while (!server_->bind_to_port(address_.host_text(), port_));
+  }
+}
+
+std::string AdminServer::bound_text() const { return address_.with_port(port_).text(); }
+
 void AdminServer::serve() {
   serving_ = true;
   shall_serve_.set_value(true);
-  log_info("admin server ready", {{"address", address_.with_port(port_).text()}});
+  log_info("admin server ready", {{"address", bound_text()}});
 }
 
 // The library says only that it could not: the same is asked of the kernel once more, for the reason.
@@ -165,8 +198,13 @@ void AdminServer::stop() {
     shall_serve_.set_value(false);
     return thread_.join();
   }
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  stop_.notify_all();
   // stop() before the thread has begun to listen would be lost.
-  for (int wait_ms = 0; wait_ms < 1000 && !server_->is_running(); ++wait_ms) {
+  for (int wait_ms = 0; wait_ms < 1000 && !server_->is_running() && !ended_; ++wait_ms) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   server_->stop();
@@ -181,7 +219,7 @@ void AdminServer::stop() {
 // are those of this process that have the admin server's address.
 void AdminServer::hang_up() const {
   const bool any = address_.host_text() == "0.0.0.0" || address_.host_text() == "::";
-  const std::string text = address_.with_port(port_).text();
+  const std::string text = bound_text();
   const std::unique_ptr<DIR, int (*)(DIR*)> descriptors(opendir("/proc/self/fd"), closedir);
   while (const dirent* entry = descriptors ? readdir(descriptors.get()) : nullptr) {
     int fd = -1;  // of "." and ".."

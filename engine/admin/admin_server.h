@@ -10,8 +10,11 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <future>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <thread>
 
 #include "base/result.h"
@@ -44,6 +47,8 @@ class AdminServer {
  private:
   Status bind();
   Status start_threads();
+  void listen_until_stopped();
+  std::string bound_text() const;
   Error why_not_bound() const;
   void hang_up() const;
 
@@ -55,6 +60,9 @@ class AdminServer {
   std::thread thread_;
   std::promise<bool> shall_serve_;
   bool serving_ = false;
+  std::mutex mutex_;
+  std::condition_variable stop_;
+  bool stopping_ = false;
   std::atomic<bool> ended_{false};
 };
 

@@ -1,9 +1,16 @@
 #include "admin/admin_server.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
 
 #include "admin/admin_source.h"
 #include "loop/no_threads.h"
+#include "net/loopback.h"
+#include "net/socket.h"
 
 namespace natrp {
 namespace {
@@ -30,6 +37,42 @@ TEST(AdminServer, WithoutThreadsItSaysSo) {
   ASSERT_FALSE(listening.ok());
   EXPECT_NE(listening.error().message.find("the system gives no thread 'admin"), std::string::npos)
       << listening.error().message;
+}
+
+// What an HTTP client has of it: empty, or "HTTP/1.1 200 OK".
+std::string first_line(const Address& address) {
+  const Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (::connect(fd.get(), address.get(), address.length()) != 0) return {};
+  const std::string request = "GET /healthz HTTP/1.0\r\n\r\n";
+  if (::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return {};
+  char answer[256];
+  const ssize_t n = ::recv(fd.get(), answer, sizeof answer, 0);
+  const std::string text(answer, n > 0 ? static_cast<size_t>(n) : 0);
+  return text.substr(0, text.find('\r'));
+}
+
+// accept(2) fails from then on.
+void break_listener(const Address& address) {
+  for (int fd = 0; fd < 1024; ++fd) {
+    int listens = 0;
+    socklen_t length = sizeof listens;
+    if (::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || listens == 0) continue;
+    if (local_address(fd).text() == address.text()) ::shutdown(fd, SHUT_RDWR);
+  }
+}
+
+TEST(AdminServer, AnAcceptThatFailedEndsNothing) {
+  const Address address = loopback::listener().address;  // its port is free again
+  NothingToShow shown;
+  AdminServer server(shown, address);
+  ASSERT_TRUE(server.listen().ok());
+  server.serve();
+  ASSERT_EQ(first_line(address), "HTTP/1.1 200 OK");
+  break_listener(address);
+  for (int tries = 0; tries < 300 && first_line(address).empty(); ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(first_line(address), "HTTP/1.1 200 OK");
 }
 
 TEST(AdminServer, OneThatNeverServedEnds) {
