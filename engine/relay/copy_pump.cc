@@ -52,7 +52,7 @@ void copy_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink) 
     const ssize_t n = context.loop.try_recv(source.fd, context.loop.buffers().data(id), kBufferRoomBytes);
     if (n <= 0) pump_drop_buffer(context, pump);
     if (n == -EAGAIN) return pump_poll(context, pump, source.fd, POLLIN, true);
-    if (n < 0) return pump_read_failed(pump);
+    if (n < 0) return pump_read_failed(pump, static_cast<int>(-n));
     if (n == 0) return pump_eof(pump, source);
     pump.offset = 0;
     pump.pending = static_cast<uint32_t>(n);

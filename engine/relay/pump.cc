@@ -137,25 +137,32 @@ void pump_drop_buffer(RelayContext& context, Pump& pump) {
   pump.offset = 0;
 }
 
-void pump_read_failed(Pump& pump) {
-  // ECONNRESET, ETIMEDOUT (keepalive, user timeout), EHOSTUNREACH …: the source is gone without an end of stream,
-  // and its reader must not take what it has for the whole.
-  pump.status = PumpStatus::kSourceReset;
-}
-
-void pump_write_failed(Pump& pump, Conn& sink, int error) {
+bool pump_peer_is_gone(int error) {
   switch (error) {
     case EPIPE:
     case ECONNRESET:
     case ECONNABORTED:
     case ENOTCONN:
-    case ETIMEDOUT:
+    case ETIMEDOUT:  // keepalive, user timeout
     case EHOSTUNREACH:
     case EHOSTDOWN:
     case ENETUNREACH:
-    case ENETDOWN: break;
+    case ENETDOWN: return true;
+    default: return false;
+  }
+}
+
+void pump_read_failed(Pump& pump, int error) {
+  // Gone without an end of stream: its reader must not take what it has for the whole. One that lives is to hear of it,
+  // too: closed as a dead one is, it would take what it got from the other side for the whole.
+  pump.status = pump_peer_is_gone(error) ? PumpStatus::kSourceReset : PumpStatus::kFailed;
+}
+
+void pump_write_failed(Pump& pump, Conn& sink, int error) {
+  if (!pump_peer_is_gone(error)) {
     // The sink is alive, and half of what it was to get is gone: no direction may go on as if nothing had happened.
-    default: pump.status = PumpStatus::kFailed; return;
+    pump.status = PumpStatus::kFailed;
+    return;
   }
   // The kernel reports a reset once. The other direction's reads on this socket would see a clean end next.
   sink.peer_reset = true;

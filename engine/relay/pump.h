@@ -121,7 +121,9 @@ std::span<unsigned char> pump_unsent(RelayContext& context, const Pump& pump);
 // So many more bytes of pump_unsent() are in the sink's socket.
 void pump_sent(RelayContext& context, Pump& pump, Conn& source, size_t bytes);
 void pump_drop_buffer(RelayContext& context, Pump& pump);
-void pump_read_failed(Pump& pump);
+// What a call on a socket said: its peer is gone, or cannot be reached any more. Otherwise the socket lives.
+bool pump_peer_is_gone(int error);
+void pump_read_failed(Pump& pump, int error);
 void pump_write_failed(Pump& pump, Conn& sink, int error);
 void pump_eof(Pump& pump, const Conn& source);  // by a FIN or by END
 // COPY, URING → SPLICE after reads that look like a stream. True: the mode is SPLICE now.

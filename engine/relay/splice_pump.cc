@@ -33,7 +33,7 @@ void top_up(RelayContext& context, Pump& pump, Conn& source) {
       context.loop.try_splice(source.fd, context.pipes.at(pump.pipe).write_fd, kPipeBytes - pump.pending);
   if (n > 0) pump.pending += static_cast<uint32_t>(n);
   // Told once: the read that comes after these bytes will see a clean end. An end of stream is told again.
-  if (n < 0 && n != -EAGAIN && n != -EINTR) source.peer_reset = true;
+  if (n < 0 && pump_peer_is_gone(static_cast<int>(-n))) source.peer_reset = true;
 }
 
 // False: the sink is full or broken.
@@ -115,7 +115,7 @@ void splice_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink
     if (unsupported(n)) {
       pump.copies_for_good = true;
     } else if (!context.loop.is_at_mark(source.fd)) {
-      return n == 0 ? pump_eof(pump, source) : pump_read_failed(pump);
+      return n == 0 ? pump_eof(pump, source) : pump_read_failed(pump, static_cast<int>(-n));
     } else if (n < 0) {
       source.peer_reset = true;  // told once: the end that recv(2) meets behind the bytes is no clean one
     }

@@ -112,7 +112,7 @@ void uring_pump_run(RelayContext& context, Pump& pump, Conn& source, Conn& sink)
     return;
   }
   if (n == -EAGAIN || n == -EINTR) return uring_pump_wait(context, pump, source);
-  pump_read_failed(pump);
+  pump_read_failed(pump, -n);
 }
 
 }  // namespace natrp

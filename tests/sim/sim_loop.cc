@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 namespace natrp {
 namespace {
@@ -50,6 +51,7 @@ void SimLoop::cancel(Op& op) {
 }
 
 ssize_t SimLoop::take(SimSocket& from, char* data, size_t len) {
+  if (from.read_error != 0) return -std::exchange(from.read_error, 0);
   if (from.inbox.empty()) {
     if (from.far_reset) {
       if (from.reset_told) return 0;
@@ -139,7 +141,7 @@ void SimLoop::close(int fd, CloseWith with) {
 
 int SimLoop::mask_of(const SimSocket& at) const {
   int mask = 0;
-  if (!at.inbox.empty() || at.far_fin || at.far_reset) mask |= POLLIN;
+  if (!at.inbox.empty() || at.far_fin || at.far_reset || at.read_error != 0) mask |= POLLIN;
   if (at.outbox.size() < at.outbox_max || at.far_reset) mask |= POLLOUT;
   if (at.far_reset) mask |= POLLERR | POLLHUP;
   return mask;

@@ -2,6 +2,7 @@
 // NATRP_SIM_SEEDS=N sets how many are run.
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <memory>
 
 #include "base/limits.h"
@@ -157,6 +158,21 @@ TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
     ASSERT_EQ(rig.reasons.size(), 1u);
     EXPECT_EQ(rig.reasons[0], EndReason::kFrontReset);
     EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+  }
+}
+
+TEST(PairSim, AReadThatFailsForWantOfMemoryIsACleanEndForNobody) {
+  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+    for (const bool in_front : {true, false}) {
+      SimRig rig(kind);
+      const int front = rig.loop.make_socket(1000);
+      const int back = rig.loop.make_socket(1000);
+      rig.start(front, back);
+      rig.loop.socket(in_front ? front : back).read_error = ENOMEM;
+      EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
+      EXPECT_TRUE(rig.loop.socket(front).closed_by_reset);
+      EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+    }
   }
 }
 
