@@ -46,6 +46,8 @@ Status Agent::start() {
   auto loop = make_loop(IoKind::kEpoll);
   if (!loop.ok()) return loop.error();
   loop_ = std::move(loop.value().loop);
+  auto signals = open_signals();
+  if (!signals.ok()) return signals.error();
   mailbox_ = std::make_unique<Mailbox>(*loop_);
   edge_resolver_ = std::make_unique<Resolver>(*mailbox_);
   dial_ = std::make_unique<Dial>(*loop_, on_dialled, this);
@@ -54,7 +56,8 @@ Status Agent::start() {
   if (Status started = crew_.start(options_, slots_per_worker, make_role); !started.ok()) return started;
   leasings_.resize(options_.tunnels.size());
   signals_ = std::make_unique<SignalWatch>(
-      *loop_, [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
+      *loop_, std::move(signals).value(),
+      [](void* self, int signal) { static_cast<Agent*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_timer_, kTickMs);
   start_trim_.emplace(*loop_);
   start_trim_->soon();

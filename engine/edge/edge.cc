@@ -60,6 +60,8 @@ Status Edge::listen() {
 }
 
 Status Edge::start() {
+  auto signals = open_signals();
+  if (!signals.ok()) return signals.error();
   if (Status opened = open_state(); !opened.ok()) return opened;
   store_watch_ = std::make_unique<StoreWatch>(*loop_, *store_, options_.state_dir, [this](auto clients) {
     on_clients_changed(std::move(clients));
@@ -88,7 +90,8 @@ Status Edge::start() {
   store_->wait_at_most(kStoreWaitMs);  // from here on agents wait for what this thread waits for
   control_listener_ = ports_->open_control(std::move(control_socket_));
   signals_ = std::make_unique<SignalWatch>(
-      *loop_, [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
+      *loop_, std::move(signals).value(),
+      [](void* self, int signal) { static_cast<Edge*>(self)->on_signal(signal); }, this);
   loop_->timers().arm(tick_, kTickMs);
   ticked_ms_ = natrp::now_ms();
   start_trim_.emplace(*loop_);

@@ -11,12 +11,13 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 
-#include "base/check.h"
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -159,11 +160,15 @@ void notify_systemd(const char* state) {
          static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length));
 }
 
-SignalWatch::SignalWatch(Loop& loop, OnSignal on_signal, void* context)
-    : loop_(loop), on_signal_(on_signal), context_(context) {
+Result<Fd> open_signals() {
   const sigset_t set = watched_signals();
-  fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  NATRP_CHECK(fd_.valid(), "a signalfd");
+  Fd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid()) return Error::from_errno("cannot make a signalfd", errno);
+  return fd;
+}
+
+SignalWatch::SignalWatch(Loop& loop, Fd signals, OnSignal on_signal, void* context)
+    : loop_(loop), on_signal_(on_signal), context_(context), fd_(std::move(signals)) {
   watch_.kind = OpKind::kPoll;
   watch_.fd = fd_.get();
   watch_.len = POLLIN;

@@ -47,11 +47,15 @@ unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);        /
 // sd_notify(3) without the library: "READY=1", "STOPPING=1", "STATUS=…". Does nothing outside systemd.
 void notify_systemd(const char* state);
 
+// The signals that block_signals() blocks, as a descriptor for a SignalWatch.
+Result<Fd> open_signals();
+
 // Delivers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the loop's thread. Of the first two, those within 100 ms are one.
+// signals: of open_signals().
 class SignalWatch {
  public:
   using OnSignal = void (*)(void* context, int signal);
-  SignalWatch(Loop& loop, OnSignal on_signal, void* context);
+  SignalWatch(Loop& loop, Fd signals, OnSignal on_signal, void* context);
   ~SignalWatch();
 
  private:

@@ -1,6 +1,8 @@
 #include "runtime/process.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/limits.h"
 
@@ -22,6 +24,20 @@ TEST(Descriptors, AMillionOfThemAreNearlyAllForConns) {
   EXPECT_GT(conns_for_descriptors(1u << 20, 2), 500'000u);
   EXPECT_EQ(pipes_for_descriptors(1u << 20, 2), kPipesPerWorkerMax);
   EXPECT_GT(conns_for_descriptors(1024, 2) * 2, 600u);
+}
+
+TEST(Signals, WithoutADescriptorTheirWatchSaysSo) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const Fd next(::dup(STDERR_FILENO));
+  rlimit none = before;
+  none.rlim_cur = static_cast<rlim_t>(next.get()) + 1;  // every number below is in use
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto signals = open_signals();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(signals.ok());
+  EXPECT_EQ(signals.error().errno_value, EMFILE);
+  EXPECT_TRUE(open_signals().ok());
 }
 
 }  // namespace
