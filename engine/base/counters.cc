@@ -30,6 +30,7 @@ constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_service_failures_total", "visitors reset because the agent could not reach the service", false},
     {"natrp_resets_carried_total", "resets of one side passed on to the other", false},
     {"natrp_accept_pauses_total", "pauses of accept because no descriptor was left", false},
+    {"natrp_accepts_failed_total", "pauses of accept because the kernel refused it for another reason", false},
     {"natrp_channels_opened_total", "data channels that became ready", false},
     {"natrp_channels_lost_total", "ready data channels that ended before a visitor came", false},
     {"natrp_channels_moved_total", "ready data channels moved to another worker", false},

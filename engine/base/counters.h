@@ -37,6 +37,7 @@ enum class Counter : uint8_t {
   kServiceFailures,
   kResetsCarried,
   kAcceptPauses,
+  kAcceptsFailed,
   kChannelsOpened,
   kChannelsLost,
   kChannelsMoved,

@@ -369,15 +369,24 @@ void Edge::tell_refused() {
   uint64_t refused = 0;
   uint64_t timed_out = 0;
   uint64_t pauses = 0;
+  uint64_t failed = 0;
   for (const auto& worker : crew_.workers()) {
     pauses += worker->counters().get(Counter::kAcceptPauses);
+    failed += worker->counters().get(Counter::kAcceptsFailed);
     timed_out += worker->counters().get(Counter::kRendezvousTimeouts);
     refused += worker->counters().get(Counter::kVisitorsRefused);
   }
   client_conns_.tell_refused(now_ms(), refused, timed_out);
-  if (pauses == pauses_told_ || !pauses_pace_.due(now_ms())) return;
-  log_warning("no descriptor was left for agents and visitors that came, and they wait: raise the limit of open files",
-              {{"pauses", pauses - std::exchange(pauses_told_, pauses)}});
+  if (pauses != pauses_told_ && pauses_pace_.due(now_ms())) {
+    log_warning("no descriptor was left for agents and visitors that came, and they wait: raise the limit of open "
+                "files",
+                {{"pauses", pauses - std::exchange(pauses_told_, pauses)}});
+  }
+  if (failed != accepts_failed_told_ && accepts_failed_pace_.due(now_ms())) {
+    log_error("the kernel refuses accept(2), and agents and visitors that came wait: SELinux, a seccomp profile or "
+              "another security module may forbid it",
+              {{"times", failed - std::exchange(accepts_failed_told_, failed)}});
+  }
 }
 
 int Edge::run(Succession succession) {

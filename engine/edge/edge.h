@@ -175,6 +175,8 @@ class Edge final : public EdgeControlPort {
   uint32_t next_tunnel_ = 1;
   Pace pauses_pace_{10 * kLogPaceMs};
   uint64_t pauses_told_ = 0;  // of accept
+  Pace accepts_failed_pace_{10 * kLogPaceMs};
+  uint64_t accepts_failed_told_ = 0;
   Pace unknown_pace_{kLogPaceMs};
   uint64_t unknown_untold_ = 0;  // tokens since the last line
   std::vector<SlotId> demanding_;  // sessions that want more channels than their agents have been told

@@ -29,7 +29,7 @@ Result<LoopChoice> make_loop(IoKind kind) {
 }
 
 bool accept_may_go_on(int error) {
-  return error == ECONNABORTED || error == EINTR || error == EPERM || error == EPROTO;
+  return error == ECONNABORTED || error == EINTR || error == EPROTO;
 }
 
 ssize_t SystemCallLoop::try_recv(int fd, void* data, size_t len) {

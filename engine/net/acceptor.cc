@@ -67,6 +67,14 @@ void Acceptor::on_op(Op& op) {
   }
   // The control thread has shut the listener down to free its port at once; its stop() is on the way.
   if (op.result == -EINVAL || op.result == -EBADF) return;
+  const bool may_go_on =
+      op.result >= 0 || op.result == -ECANCELED || op.result == -EAGAIN || accept_may_go_on(-op.result);
+  if (!may_go_on) {
+    // Refused (EPERM, EACCES: a security module), and the connection still waits: it would be refused again at once.
+    counters_.add(Counter::kAcceptsFailed);
+    loop_.timers().arm(pause_, kAcceptPauseMs);
+    return;
+  }
   // A multishot accept may end after any success or a visitor that left, and it may step back; it is armed again.
   loop_.submit(op);
 }

@@ -129,6 +129,25 @@ TEST_P(AcceptorTest, WithoutADescriptorItPausesAndTakesTheVisitorLater) {
   EXPECT_TRUE(comes(1));
 }
 
+TEST_P(AcceptorTest, WhereTheKernelRefusesItPausesAndTriesAgain) {
+  // A socket that no connection can come to, and has something to read: accept(2) says EOPNOTSUPP.
+  const Fd refusing(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  sockaddr_in any = loopback::any_port();
+  ASSERT_EQ(::bind(refusing.get(), reinterpret_cast<sockaddr*>(&any), sizeof any), 0);
+  const Address address = local_address(refusing.get());
+  ASSERT_EQ(::sendto(refusing.get(), "x", 1, 0, address.get(), address.length()), 1);
+  Acceptor refused(*loop, counters, refusing.get(), [](void*, int) {}, nullptr);
+  refused.start();
+  const bool paused = run_until(*loop, [&] { return counters.get(Counter::kAcceptsFailed) == 1; });
+  EXPECT_TRUE(paused);
+  run_for(*loop, 30);
+  EXPECT_LE(counters.get(Counter::kAcceptsFailed), 2u) << "it burns the processor";
+  EXPECT_TRUE(run_until(*loop, [&] { return counters.get(Counter::kAcceptsFailed) > 1; }));
+  bool over = false;
+  refused.stop([](void* done) { *static_cast<bool*>(done) = true; }, &over);
+  EXPECT_TRUE(run_until(*loop, [&] { return over; }));
+}
+
 // The descriptor of the epoll instance that was made last.
 int newest_epoll() {
   int newest = -1;
