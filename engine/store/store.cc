@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <ctime>
 
 #include "base/clock.h"
@@ -19,6 +20,8 @@ namespace natrp {
 namespace {
 
 constexpr int kBusyRetryMs = 5;
+constexpr char kTheOwner[] = "; run as the owner of the state folder, or give another with --state";
+constexpr char kMakeRoom[] = "; make room on that disk";
 // How long check() waits. It is part of --check, which runtime/successor gives 5 s.
 constexpr int kCheckWaitMs = 2000;
 
@@ -95,10 +98,27 @@ Error no_such_client(std::string_view name) {
                ENOENT};
 }
 
-Error no_right_to(const std::string& path, int errno_value) {
+const char* remedy_for(int errno_value) {
+  switch (errno_value) {
+    case EMFILE:
+    case ENFILE: return "; raise the limit of open files";
+    case ENOSPC:
+    case EDQUOT: return kMakeRoom;
+    case EIO: return "; the disk may be broken";
+    default: return kTheOwner;
+  }
+}
+
+Error not_openable(const std::string& path, int errno_value) {
   Error error = Error::from_errno("cannot open " + path, errno_value);
-  error.message += "; run as the owner of the state folder, or give another with --state";
+  error.message += remedy_for(errno_value);
   return error;
+}
+
+// Of an error behind which there may be one of the system: "disk I/O error" is a full disk, or a broken one.
+std::string what_the_system_said(sqlite3* db, const char* when_nothing) {
+  const int error = sqlite3_system_errno(db);
+  return error == 0 ? when_nothing : std::string(" (") + std::strerror(error) + ")" + remedy_for(error);
 }
 
 void bind_hash_or_null(Statement& statement, int at, const std::optional<TokenHash>& hash) {
@@ -116,12 +136,11 @@ Error sqlite_error(const std::string& what, sqlite3* db) {
   std::string message = what + " " + (file == nullptr ? "the store" : file) + ": " + sqlite3_errmsg(db);
   switch (sqlite3_errcode(db)) {
     case SQLITE_BUSY: message += "; another program holds it, end that program or try again"; break;
+    case SQLITE_IOERR: message += what_the_system_said(db, ""); break;
+    case SQLITE_CANTOPEN: message += what_the_system_said(db, kTheOwner); break;
     case SQLITE_READONLY:
-    case SQLITE_PERM:
-    case SQLITE_CANTOPEN:
-      message += "; run as the owner of the state folder, or give another with --state";
-      break;
-    case SQLITE_FULL: message += "; make room on that disk"; break;
+    case SQLITE_PERM: message += kTheOwner; break;
+    case SQLITE_FULL: message += kMakeRoom; break;
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
       message += "; put a backup in its place, or move it away and add the clients again";
@@ -147,7 +166,7 @@ Result<Store> Store::open(const std::string& dir, Missing missing) {
     // SQLite would make the file readable to all; its -wal and -shm files take over this one's mode and
     // owner.
     const Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!fd.valid()) return no_right_to(path, errno);
+    if (!fd.valid()) return not_openable(path, errno);
     give_to_owner_of_dir(dir, fd.get());
   }
   auto store = open_file(path);
@@ -171,7 +190,7 @@ Status Store::check(const std::string& dir) {
   // SQLite would open a file that it may only read.
   const Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd.valid() && errno == ENOENT) return Done{};
-  if (!fd.valid()) return no_right_to(path, errno);
+  if (!fd.valid()) return not_openable(path, errno);
   auto opened = open_file(path);
   if (!opened.ok()) return opened.error();
   Store& store = opened.value();

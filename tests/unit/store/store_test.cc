@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 #include <sqlite3.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -317,6 +319,22 @@ TEST_F(StoreTest, SaysThatItMayNotWrite) {
   ASSERT_FALSE(store.ok());
   EXPECT_TRUE(mentions(store.error().message, "Permission denied")) << store.error().message;
   EXPECT_TRUE(mentions(store.error().message, "--state")) << store.error().message;
+}
+
+TEST_F(StoreTest, SaysWhatTheSystemHasAgainstIt) {
+  ASSERT_TRUE(Store::open(dir_).ok());
+  // The files that it makes beside the store cannot grow, as on a disk that is full.
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 1;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &none), 0);
+  const auto opened = Store::open(dir_);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  ASSERT_FALSE(opened.ok());
+  EXPECT_TRUE(mentions(opened.error().message, "disk I/O error (File too large)")) << opened.error().message;
+  EXPECT_TRUE(Store::open(dir_).ok());
 }
 
 TEST_F(StoreTest, MakesNothingWhenItIsOnlyToLook) {
