@@ -223,8 +223,12 @@ void PairTable::end_told(Pair& pair, Pump& pump) {
   if (other.is_over()) return finish(pair);
   // FIN as FIN, behind the bytes before it. ENOTCONN: the sink was reset meanwhile; its own reader will say so.
   if (!pump.wraps) (void)context_.loop.shutdown_write(pair.sink(pump).fd);
-  // Nobody reads the source any more, and it may still be reset: watch it. Most pairs end a moment later, so the sweep
-  // begins the watch, of those that are that old: on the spot, it was 2.7 % of the cost of a short visitor.
+  watch_later(pair, pump);
+}
+
+// Nobody reads the source any more, and it may still be reset: watch it. Most pairs end a moment later, so the sweep
+// begins the watch, of those that are that old: on the spot, it was 2.7 % of the cost of a short visitor.
+void PairTable::watch_later(Pair& pair, Pump& pump) {
   pump.watching = true;
   pump.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
   enter_sweep(pair);
@@ -235,7 +239,7 @@ void PairTable::on_watch(Pair& pair, Pump& pump) {
   pump.watching = false;
   // Its end is told already (finish), perhaps with FREE: what came faster than the cancel comes too late to matter.
   if (pair.other(pump).is_over()) return finish(pair);
-  if (pump.op.result == -ECANCELED) return;
+  if (pump.op.result < 0) return watch_later(pair, pump);  // the kernel had no room to watch it
   if ((pump.op.result & POLLERR) != 0 || pair.source(pump).peer_reset) return on_source_reset(pair, pump);
   // HUP without an error: a unix service that closed. As with a TCP service that did, the other direction finds out
   // when it has bytes for it, or ends by itself; to close here would cut off what the front has not read yet.

@@ -154,6 +154,7 @@ class PairTable {
   bool tell_end(Pair& pair, Pump& pump);
   void on_end_sent(Pair& pair, Pump& pump);
   void end_told(Pair& pair, Pump& pump);
+  void watch_later(Pair& pair, Pump& pump);
   void finish(Pair& pair);
   bool can_return(Pair& pair) const;
   void hand_back(Pair& pair);

@@ -155,6 +155,10 @@ bool SimLoop::perform(Op& op, int32_t& result) {
       if (at.readiness_lost) result &= ~POLLIN;
       return result != 0;
     case OpKind::kHangUp:
+      if (at.unwatchable) {
+        result = -ECANCELED;
+        return true;
+      }
       result = mask_of(at) & (POLLERR | POLLHUP);
       return result != 0;
     case OpKind::kRecvBuffer: {

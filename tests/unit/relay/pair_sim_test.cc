@@ -161,6 +161,22 @@ TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
   }
 }
 
+TEST(PairSim, AHalfClosedSourceThatCouldNotBeWatchedIsWatchedLater) {
+  SimRig rig(PumpKind::kAuto);
+  const int front = rig.loop.make_socket(1000);
+  const int back = rig.loop.make_socket(1000);
+  rig.start(front, back);
+  rig.loop.socket(front).far_fin = true;
+  rig.loop.socket(front).unwatchable = true;
+  EXPECT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).near_fin; }));
+  rig.until(10, [] { return false; });
+  EXPECT_EQ(rig.pairs.live(), 1u);
+  rig.loop.socket(front).unwatchable = false;
+  rig.loop.socket(front).far_reset = true;
+  EXPECT_TRUE(rig.until(10, [&] { return rig.pairs.live() == 0; }));
+  EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+}
+
 TEST(PairSim, AReadThatFailsForWantOfMemoryIsACleanEndForNobody) {
   for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
     for (const bool in_front : {true, false}) {
