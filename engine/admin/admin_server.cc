@@ -22,7 +22,7 @@
 namespace natrp {
 namespace {
 
-constexpr unsigned kRequestThreads = 2;
+constexpr unsigned kRequestThreads = AdminServer::kThreads - 1;
 constexpr std::chrono::milliseconds kListenAgain{100};
 
 }  // namespace

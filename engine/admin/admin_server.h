@@ -31,6 +31,7 @@ class RequestThreads;
 
 class AdminServer {
  public:
+  static constexpr unsigned kThreads = 3;  // one that listens, and those of requests
   // source outlives the server, and its daemon has started before serve().
   AdminServer(AdminSource& source, const Address& address);
   ~AdminServer();

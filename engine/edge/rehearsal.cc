@@ -3,12 +3,17 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <future>
 #include <string_view>
 #include <system_error>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "admin/admin_server.h"
 #include "control/tls_identity.h"
 #include "loop/loop.h"
+#include "loop/start_thread.h"
 #include "net/socket.h"
 #include "runtime/process.h"
 #include "store/state_dir.h"
@@ -74,6 +79,26 @@ Status try_state_dir(const std::string& dir, const AskingEdge& asking) {
   return Store::check(dir);
 }
 
+// All at once, beside those of the asking edge: what flows there goes on while the successor runs.
+Status try_threads(const EdgeOptions& options) {
+  const unsigned count = options.workers + (options.admin ? AdminServer::kThreads : 0);
+  std::promise<void> over;
+  const std::shared_future<void> all_tried = over.get_future().share();
+  std::vector<std::thread> started;
+  Status tried = Done{};
+  while (started.size() < count && tried.ok()) {
+    auto thread = start_thread("rehearsal", [all_tried] { all_tried.wait(); });
+    if (thread.ok()) {
+      started.push_back(std::move(thread).value());
+    } else {
+      tried = thread.error();
+    }
+  }
+  over.set_value();
+  for (std::thread& each : started) each.join();
+  return tried;
+}
+
 }  // namespace
 
 std::string asking_variable(const EdgeOptions& options) {
@@ -98,6 +123,7 @@ std::optional<AskingEdge> read_asking_variable() {
 Status rehearse_start(const EdgeOptions& options, const AskingEdge& asking) {
   if (Status limits = check_process_limits(options.workers); !limits.ok()) return limits;
   if (const auto loop = make_loop(options.io); !loop.ok()) return loop.error();
+  if (Status threads = try_threads(options); !threads.ok()) return threads;
   if (Status addresses = try_addresses(options, asking); !addresses.ok()) return addresses;
   return try_state_dir(options.state_dir, asking);
 }

@@ -13,6 +13,7 @@
 
 #include "control/temp_dir.h"
 #include "control/tls_identity.h"
+#include "loop/no_threads.h"
 #include "net/loopback.h"
 #include "net/socket.h"
 #include "store/state_dir.h"
@@ -87,6 +88,11 @@ TEST_F(RehearsalTest, AnAddressThatSomebodyElseHasIsFoundAndWhatTheAskingEdgeHas
   options.admin.reset();
   options.public_bind = Address::parse("203.0.113.7:0").value();
   EXPECT_TRUE(finds("--public-bind: "));
+}
+
+TEST_F(RehearsalTest, ThatNoThreadsAreLeftIsFound) {
+  const NoThreads none;
+  EXPECT_TRUE(finds("the system gives no thread"));
 }
 
 TEST_F(RehearsalTest, AFolderOfAnotherEdgesIsFound) {
