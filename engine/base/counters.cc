@@ -20,6 +20,7 @@ constexpr std::array<CounterInfo, static_cast<size_t>(Counter::kCount)> kInfo{{
     {"natrp_buffers_reclaimed_total", "pairs ended because they held a buffer without progress when none was left",
      false},
     {"natrp_peers_silent_total", "pairs ended because the other host answered nothing for 20 s", false},
+    {"natrp_pairs_failed_total", "pairs ended because the kernel could not move their bytes (no memory)", false},
     {"natrp_garbage_refused_total", "conns on the control port that spoke no protocol of ours", false},
     {"natrp_hello_refused_total", "data channels whose ticket was forged, replayed or of no session", false},
     {"natrp_hello_timeouts_total", "conns on the control port that said nothing useful in time", false},

@@ -27,6 +27,7 @@ enum class Counter : uint8_t {
   kBuffersExhausted,
   kBuffersReclaimed,
   kPeersSilent,
+  kPairsFailed,
   kGarbageRefused,
   kHelloRefused,
   kHelloTimeouts,

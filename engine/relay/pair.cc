@@ -200,7 +200,9 @@ void PairTable::settle(Pair& pair, Pump& pump) {
     case PumpStatus::kSourceReset: return on_source_reset(pair, pump);
     case PumpStatus::kSinkBroken: return on_sink_broken(pair, pump);
     case PumpStatus::kNonsense: return end(pair, EndReason::kChannelSpoke, Resets::kBoth);
-    case PumpStatus::kFailed: return end(pair, EndReason::kFailed, Resets::kBoth);
+    case PumpStatus::kFailed:
+      context_.counters.add(Counter::kPairsFailed);
+      return end(pair, EndReason::kFailed, Resets::kBoth);
   }
 }
 

@@ -186,6 +186,7 @@ TEST(PairSim, AReadThatFailsForWantOfMemoryIsACleanEndForNobody) {
       rig.start(front, back);
       rig.loop.socket(in_front ? front : back).read_error = ENOMEM;
       EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
+      EXPECT_EQ(rig.counters.get(Counter::kPairsFailed), 1u);
       EXPECT_TRUE(rig.loop.socket(front).closed_by_reset);
       EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
     }
