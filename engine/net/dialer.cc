@@ -65,7 +65,7 @@ bool Dial::try_next() {
     if (::connect(fd_.get(), address.get(), address.length()) != 0 && errno != EINPROGRESS) {
       // A unix socket whose backlog is full says EAGAIN and never becomes writable: that is a refusal.
       last_error_ = errno == EAGAIN ? ECONNREFUSED : errno;
-      loop_.close(fd_.release(), CloseWith::kFin);
+      loop_.close(fd_.release(), CloseWith::kReset);
       continue;
     }
     poll_.fd = fd_.get();
@@ -88,10 +88,11 @@ void Dial::finish(int fd, int error) {
   on_done_(context_, fd, error);
 }
 
-void Dial::failed(int error, CloseWith with) {
+void Dial::failed(int error) {
   last_error_ = error;
   late_ = false;
-  loop_.close(fd_.release(), with);
+  // It may have come at this very moment: a FIN would be the end of an empty visit.
+  loop_.close(fd_.release(), CloseWith::kReset);
   if (cancelled_ || !try_next()) finish(-1, last_error_);
 }
 
@@ -110,8 +111,8 @@ void Dial::on_op(Op& op) {
   // A refused connection says ECONNREFUSED; one that was reset after it had come says these.
   if (error == EPIPE) error = ECONNRESET;
   if (error != 0 && error != ECONNRESET) return failed(error);
-  // As if the kernel had chosen another port. With a reset, so that the service can have its port at once.
-  if (is_connected_to_itself(op.fd, addresses_[next_ - 1])) return failed(ECONNREFUSED, CloseWith::kReset);
+  // As if the kernel had chosen another port.
+  if (is_connected_to_itself(op.fd, addresses_[next_ - 1])) return failed(ECONNREFUSED);
   const int fd = fd_.release();
   finish(fd, error);
 }

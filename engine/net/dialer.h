@@ -41,7 +41,7 @@ class Dial {
   void on_timer();
   bool try_next();
   void arm_deadline();
-  void failed(int error, CloseWith with = CloseWith::kFin);
+  void failed(int error);
   void finish(int fd, int error);
 
   OwnedOp<&Dial::on_op> poll_{*this};

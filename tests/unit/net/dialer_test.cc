@@ -185,6 +185,21 @@ TEST_P(DialTest, ACancelledDialEndsOnceAndMayBeUsedAgain) {
   EXPECT_EQ(error, 0);
 }
 
+TEST_P(DialTest, ACancelledDialWhoseConnectionHasComeIsNoEmptyVisit) {
+  loopback::Listener listener = loopback::listener();
+  dial->start({listener.address}, 2000, {});
+  dial->cancel();
+  ASSERT_TRUE(done());
+  if (error == 0) return;  // the connection was faster, and is handed over
+  EXPECT_EQ(error, ECANCELED);
+  run_for(*loop, 20);
+  const Fd service(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_TRUE(service.valid());
+  char byte;
+  EXPECT_EQ(::recv(service.get(), &byte, 1, MSG_DONTWAIT), -1);
+  EXPECT_EQ(errno, ECONNRESET);
+}
+
 TEST_P(DialTest, NoDescriptorIsLeftAfterFailures) {
   const Address address = refusing();
   const size_t before = loopback::open_descriptors();
