@@ -1,9 +1,9 @@
 #include "admin/admin_server.h"
 
-#include <dirent.h>
 #include <httplib.h>
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <cstring>
@@ -102,6 +102,8 @@ AdminServer::~AdminServer() { stop(); }
 
 Status AdminServer::listen() {
   if (Status bound = bind(); !bound.ok()) return bound;
+  descriptors_.reset(opendir("/proc/self/fd"));
+  if (!descriptors_) return Error::from_errno("--admin: cannot open /proc/self/fd", errno);
   return start_threads();
 }
 
@@ -217,11 +219,11 @@ void AdminServer::stop() {
 
 // The library waits for the requests under way, however slowly their bytes come, and does not tell their sockets: they
 // are those of this process that have the admin server's address.
-void AdminServer::hang_up() const {
+void AdminServer::hang_up() {
   const bool any = address_.host_text() == "0.0.0.0" || address_.host_text() == "::";
   const std::string text = bound_text();
-  const std::unique_ptr<DIR, int (*)(DIR*)> descriptors(opendir("/proc/self/fd"), closedir);
-  while (const dirent* entry = descriptors ? readdir(descriptors.get()) : nullptr) {
+  rewinddir(descriptors_.get());
+  while (const dirent* entry = readdir(descriptors_.get())) {
     int fd = -1;  // of "." and ".."
     std::from_chars(entry->d_name, entry->d_name + std::strlen(entry->d_name), fd);
     const Address local = local_address(fd);

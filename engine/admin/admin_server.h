@@ -9,6 +9,8 @@
 // Thread   listen(), serve(), stop(): the control thread. Requests run in threads of their own and only read.
 #pragma once
 
+#include <dirent.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <future>
@@ -51,7 +53,7 @@ class AdminServer {
   void listen_until_stopped();
   std::string bound_text() const;
   Error why_not_bound() const;
-  void hang_up() const;
+  void hang_up();
 
   AdminSource& source_;
   const Address address_;
@@ -64,6 +66,8 @@ class AdminServer {
   std::mutex mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;
+  // /proc/self/fd for hang_up(), which has to work where no descriptor is left.
+  std::unique_ptr<DIR, int (*)(DIR*)> descriptors_{nullptr, closedir};
   std::atomic<bool> ended_{false};
 };
 

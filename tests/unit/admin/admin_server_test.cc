@@ -1,6 +1,7 @@
 #include "admin/admin_server.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <chrono>
@@ -73,6 +74,33 @@ TEST(AdminServer, AnAcceptThatFailedEndsNothing) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   EXPECT_EQ(first_line(address), "HTTP/1.1 200 OK");
+}
+
+TEST(AdminServer, ItEndsBesideARequestThatGoesOnThoughNoDescriptorIsLeft) {
+  using Clock = std::chrono::steady_clock;
+  const Address address = loopback::listener().address;
+  NothingToShow shown;
+  AdminServer server(shown, address);
+  ASSERT_TRUE(server.listen().ok());
+  server.serve();
+  ASSERT_EQ(first_line(address), "HTTP/1.1 200 OK");
+  const Fd fd = loopback::connect_to(address);
+  std::thread dripping([&fd] {
+    for (int byte = 0; byte < 160 && ::send(fd.get(), "G", 1, MSG_NOSIGNAL) == 1; ++byte) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{3, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto began = Clock::now();
+  server.stop();
+  const auto took = Clock::now() - began;
+  EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  dripping.join();
+  EXPECT_LT(took, std::chrono::seconds(4));
 }
 
 TEST(AdminServer, OneThatNeverServedEnds) {
