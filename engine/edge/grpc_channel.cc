@@ -263,7 +263,9 @@ void GrpcChannel::close_visitor() {
   Worker& worker = all_.worker();
   worker.loop().timers().disarm(timer_);
   if (reset_) worker.counters().add(Counter::kResetsCarried);
-  worker.close(*visitor_, reset_ ? CloseWith::kReset : CloseWith::kFin);
+  // One that was given up before its end may live (an error that says nothing of its peer, a stop): a FIN would make a
+  // whole of what it got.
+  worker.close(*visitor_, reset_ || !end_sent_ ? CloseWith::kReset : CloseWith::kFin);
   worker.counters().sub(Counter::kPairsLive);
   visitor_ = nullptr;
   queued_ = {};
