@@ -322,15 +322,19 @@ bool UringLoop::has_come() const {
 }
 
 void UringLoop::submit_and_wait(int timeout_ms) {
+  int entered = 0;
   if (timeout_ms == 0) {
-    io_uring_submit_and_get_events(&ring_);
+    entered = io_uring_submit_and_get_events(&ring_);
   } else if (timeout_ms < 0) {
-    io_uring_submit_and_wait(&ring_, 1);
+    entered = io_uring_submit_and_wait(&ring_, 1);
   } else {
     io_uring_cqe* first = nullptr;
     __kernel_timespec ts{timeout_ms / 1000, static_cast<long long>(timeout_ms % 1000) * 1'000'000};
-    io_uring_submit_and_wait_timeout(&ring_, &first, 1, &ts, nullptr);
+    entered = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &ts, nullptr);
   }
+  // EAGAIN, ENOMEM: the kernel has no memory for requests now, and would have none at once.
+  const bool is_out_of_memory = entered < 0 && entered != -ETIME && entered != -EINTR;
+  if (is_out_of_memory && io_uring_cq_ready(&ring_) == 0) ::poll(nullptr, 0, 1);
 }
 
 // All that is there now, in batches; what the handlers cause comes in the next turn.
