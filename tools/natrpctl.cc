@@ -205,8 +205,10 @@ int main(int argc, char** argv) {
   // A token that did not reach its reader (a full disk) is lost: the caller has to know.
   std::cout.flush();
   if (!std::cout) {
-    std::cerr << "natrpctl: standard output could not be written, what was to be printed is lost; a token can be "
-                 "made again with `natrpctl token rotate`\n";
+    const auto action = outcome.options.action;
+    const bool had_token = action == natrp::CtlAction::kClientAdd || action == natrp::CtlAction::kTokenRotate;
+    std::cerr << "natrpctl: standard output could not be written, and what was to be printed is lost"
+              << (had_token ? "; `natrpctl token rotate` makes another token" : "") << '\n';
     return 2;
   }
   return 0;
