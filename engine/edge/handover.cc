@@ -131,7 +131,7 @@ bool Handover::nobody_leads() const { return check_state_dir_is_free(options_.st
 
 bool Handover::leave() {
   if (stage_ != Stage::kDone && stage_ != Stage::kLeft) return false;
-  const bool managed = Successor::is_managed();
+  const bool managed = is_managed();
   if (stage_ == Stage::kDone && managed && nobody_leads()) return false;
   if (++told_to_stop_ > (managed ? 2u : 1u)) return false;
   stage_ = Stage::kLeft;

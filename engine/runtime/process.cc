@@ -32,7 +32,8 @@ namespace {
 uint64_t own_descriptors(unsigned workers) { return 32 + uint64_t{8} * workers; }
 
 // timeout(1) sends SIGTERM to its child and, at once, to its process group; and who presses Ctrl-C may run a wrapper
-// that passes it on. Nobody who wants to cut visitors off is so quick.
+// that passes it on. Nobody who wants to cut visitors off is so quick. (systemd tells an old edge once when it stops
+// the unit, and once when the idle successor has ended: that may be sooner, and is counted.)
 constexpr uint64_t kOneStopMs = 100;
 
 constexpr uint64_t kFewVisitors = 128;
@@ -145,9 +146,14 @@ uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(left, 2, kConnsPerWorkerMax));
 }
 
+bool is_managed() {
+  const char* const manager = std::getenv("NOTIFY_SOCKET");
+  return manager != nullptr && manager[0] != '\0';
+}
+
 void notify_systemd(const char* state) {
-  const char* path = std::getenv("NOTIFY_SOCKET");
-  if (path == nullptr || path[0] == '\0') return;
+  if (!is_managed()) return;
+  const char* const path = std::getenv("NOTIFY_SOCKET");
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const size_t length = std::strlen(path);
@@ -190,7 +196,7 @@ void SignalWatch::on_op(Op& op) {
   const bool stops = signal == SIGTERM || signal == SIGINT;
   if (stops && now_ms() < stops_again_ms_) return;
   on_signal_(context_, signal);
-  if (stops) stops_again_ms_ = now_ms() + kOneStopMs;
+  if (stops && !is_managed()) stops_again_ms_ = now_ms() + kOneStopMs;
 }
 
 }  // namespace natrp

@@ -44,14 +44,16 @@ uint64_t session_descriptors(uint64_t descriptors);                            /
 uint32_t conns_for_descriptors(uint64_t descriptors, unsigned workers);        // conns of each worker, one each
 unsigned pipes_for_descriptors(uint64_t descriptors, unsigned workers);        // pipes of each worker, two each
 
+// A service manager listens to notify_systemd().
+bool is_managed();
 // sd_notify(3) without the library: "READY=1", "STOPPING=1", "STATUS=…". Does nothing outside systemd.
 void notify_systemd(const char* state);
 
 // The signals that block_signals() blocks, as a descriptor for a SignalWatch.
 Result<Fd> open_signals();
 
-// Delivers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the loop's thread. Of the first two, those within 100 ms are one.
-// signals: of open_signals().
+// Delivers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the loop's thread. Without a service manager, those of the first two
+// that come within 100 ms are one. signals: of open_signals().
 class SignalWatch {
  public:
   using OnSignal = void (*)(void* context, int signal);

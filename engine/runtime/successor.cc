@@ -18,6 +18,7 @@
 #include <system_error>
 
 #include "base/check.h"
+#include "runtime/process.h"
 
 namespace natrp {
 namespace {
@@ -168,11 +169,6 @@ int Successor::start_process(const Way& way, const posix_spawn_file_actions_t& f
   }
   pid_ = started.pid;
   return started.error;
-}
-
-bool Successor::is_managed() {
-  const char* const manager = std::getenv("NOTIFY_SOCKET");
-  return manager != nullptr && manager[0] != '\0';
 }
 
 void Successor::end_check() { ::kill(pid_, SIGKILL); }

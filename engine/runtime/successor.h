@@ -64,8 +64,6 @@ class Successor {
     return spawn({.listeners = listeners}, std::move(on_end));
   }
   bool busy() const { return watch_.in_flight; }
-  // A service manager listens, and is to be told of it.
-  static bool is_managed();
   // Of the last one.
   pid_t pid() const { return pid_; }
   const std::string& file() const { return command_.front(); }
