@@ -105,7 +105,10 @@ const char* remedy_for(int errno_value) {
     case ENOSPC:
     case EDQUOT: return kMakeRoom;
     case EIO: return "; the disk may be broken";
-    default: return kTheOwner;
+    case EACCES:
+    case EPERM:
+    case EROFS: return kTheOwner;
+    default: return "";
   }
 }
 
