@@ -16,6 +16,9 @@ namespace {
 
 constexpr uint32_t kBulkSweepMs = 250;
 
+// Its last op was a watch for a reset, which the kernel had no room for.
+bool was_watched(const Pump& pump) { return pump.op.kind == OpKind::kHangUp; }
+
 }  // namespace
 
 PairTable::PairTable(RelayContext& context, uint32_t capacity, const Events& events, void* owner)
@@ -241,7 +244,12 @@ void PairTable::on_watch(Pair& pair, Pump& pump) {
   pump.watching = false;
   // Its end is told already (finish), perhaps with FREE: what came faster than the cancel comes too late to matter.
   if (pair.other(pump).is_over()) return finish(pair);
-  if (pump.op.result < 0) return watch_later(pair, pump);  // the kernel had no room to watch it
+  if (pump.op.result < 0) {
+    // The kernel had no room to watch it, and may have none for a while.
+    pump.watching = true;
+    pump.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
+    return enter_sweep(pair);
+  }
   if ((pump.op.result & POLLERR) != 0 || pair.source(pump).peer_reset) return on_source_reset(pair, pump);
   // HUP without an error: a unix service that closed. As with a TCP service that did, the other direction finds out
   // when it has bytes for it, or ends by itself; to close here would cut off what the front has not read yet.
@@ -353,7 +361,9 @@ void PairTable::sweep() {
     for (Pump* pump : {&pair.up, &pair.down}) {
       if (pair.state != PairState::kFlowing) break;
       if (pump->watching) {
-        watched_later |= !begin_watch(pair, *pump);
+        const bool awaits = !begin_watch(pair, *pump);
+        watched_later |= awaits;
+        ended_lately |= awaits && !was_watched(*pump);
       } else {
         sweep_bulk(pair, *pump);
       }
@@ -361,7 +371,6 @@ void PairTable::sweep() {
     const bool bulk = pair.up.mode == PumpMode::kSplice || pair.down.mode == PumpMode::kSplice;
     const bool needs_sweep = bulk || pair.up.starved || pair.down.starved || watched_later;
     if (pair.in_sweep && !needs_sweep && pair.state == PairState::kFlowing) leave_sweep(pair);
-    ended_lately |= watched_later;
     any_bulk |= bulk;
   }
   if (!any_bulk) context_.pipes.trim(2);  // bulk has ended: the kernel gets its pages back
@@ -372,7 +381,8 @@ void PairTable::sweep() {
 // Half closed for a while: its source's reset is waited for. False: not for long enough yet.
 bool PairTable::begin_watch(Pair& pair, Pump& pump) {
   if (pump.op.in_flight) return true;
-  if (static_cast<uint32_t>(context_.loop.turn_ms()) - pump.progress_ms < kHalfClosedMs) return false;
+  const uint64_t wait_ms = was_watched(pump) ? kBulkSweepMs : kHalfClosedMs;
+  if (static_cast<uint32_t>(context_.loop.turn_ms()) - pump.progress_ms < wait_ms) return false;
   pump.op.kind = OpKind::kHangUp;
   pump.op.fd = pair.source(pump).fd;
   context_.loop.submit(pump.op);
