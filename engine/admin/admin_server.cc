@@ -3,7 +3,6 @@
 #include <httplib.h>
 #include <sys/socket.h>
 
-#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <cstring>
@@ -86,7 +85,12 @@ namespace {
 class RequestQueue final : public httplib::TaskQueue {
  public:
   explicit RequestQueue(RequestThreads& threads) : threads_(threads) {}
-  void enqueue(std::function<void()> request) override { threads_.enqueue(std::move(request)); }
+  // void, and bool since the library's 0.15: whether it was taken.
+  using Enqueued = decltype(std::declval<httplib::TaskQueue&>().enqueue({}));
+  Enqueued enqueue(std::function<void()> request) override {
+    threads_.enqueue(std::move(request));
+    return Enqueued(true);
+  }
   void shutdown() override {}
 
  private:
@@ -102,8 +106,7 @@ AdminServer::~AdminServer() { stop(); }
 
 Status AdminServer::listen() {
   if (Status bound = bind(); !bound.ok()) return bound;
-  descriptors_.reset(opendir("/proc/self/fd"));
-  if (!descriptors_) return Error::from_errno("--admin: cannot open /proc/self/fd", errno);
+  descriptors_.reset(opendir("/proc/self/fd"));  // nullptr where there is no /proc
   return start_threads();
 }
 
@@ -164,16 +167,22 @@ Status AdminServer::start_threads() {
 // The library closes its listener when accept(2) fails: for want of memory, or of files that the host has left. It
 // bears EMFILE alone.
 void AdminServer::listen_until_stopped() {
-  for (Pace pace(10 * kLogPaceMs);;) {
+  Pace anew_pace(10 * kLogPaceMs);
+  Pace failed_pace(10 * kLogPaceMs);
+  for (;;) {
     server_->listen_after_bind();
     std::unique_lock lock(mutex_);
-    if (stopping_) return;
-    if (pace.due(now_ms())) {
+    for (bool listens = false; !listens;) {
+      if (stop_.wait_for(lock, kListenAgain, [this] { return stopping_; })) return;
+      server_->stop();  // since its 0.14 it binds anew only after that
+      listens = server_->bind_to_port(address_.host_text(), port_);
+      if (!listens && failed_pace.due(now_ms())) {
+        log_error("the admin server cannot listen any more, and tries on: " + why_not_bound().message);
+      }
+    }
+    if (anew_pace.due(now_ms())) {
       log_warning("the admin server could not accept a connection, and listens anew", {{"address", bound_text()}});
     }
-    do {
-      if (stop_.wait_for(lock, kListenAgain, [this] { return stopping_; })) return;
-    } while (!server_->bind_to_port(address_.host_text(), port_));
   }
 }
 
@@ -222,6 +231,7 @@ void AdminServer::stop() {
 void AdminServer::hang_up() {
   const bool any = address_.host_text() == "0.0.0.0" || address_.host_text() == "::";
   const std::string text = bound_text();
+  if (!descriptors_) return;
   rewinddir(descriptors_.get());
   while (const dirent* entry = readdir(descriptors_.get())) {
     int fd = -1;  // of "." and ".."
