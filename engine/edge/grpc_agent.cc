@@ -68,7 +68,7 @@ void GrpcAgent::pump() {
 // clean end; and one of the ring that had sent a part is told, and tells of the part.
 void GrpcAgent::send() {
   Loop& loop = all_.worker().loop();
-  for (size_t sent = 0; sent < kBytesPerTurn;) {
+  for (size_t sent = 0; sent < all_.worker().relay().bytes_per_turn;) {
     if (unsent_.empty()) unsent_ = next_output();
     if (unsent_.empty()) {
       if (http2_.finished()) begin_closing();
