@@ -62,7 +62,9 @@ void ServiceNames::answered(uint32_t index, Resolver::Found found) {
   const ServiceAddresses::Service& service = addresses_->services[index];
   if (found.ok()) {
     if (!std::exchange(names_[index].told, {}).empty()) {
-      log_info("the service's name has an address now", {{"tunnel", service.tunnel}, {"local", service.text}});
+      const bool was_known = !service.addresses.empty();
+      log_info(was_known ? "the service's name can be looked up again" : "the service's name has an address now",
+               {{"tunnel", service.tunnel}, {"local", service.text}});
     }
     if (!are_same(found.value(), service.addresses)) change(index, std::move(found).value());
     return;

@@ -159,6 +159,13 @@ TEST_F(ServiceNamesTest, WhatIsKnownIsKeptWhereALookupFails) {
   EXPECT_EQ(address(0), "127.0.0.1:80");
   const std::string log = testing::internal::GetCapturedStderr();
   EXPECT_NE(log.find("visitors go where it was"), std::string::npos) << log;
+  dns->set("known", "127.0.0.1:80");
+  testing::internal::CaptureStderr();
+  names->doubt(0);
+  pass(5000);
+  EXPECT_TRUE(until([&] { return dns->times_asked("known") == 3; }));
+  settle();
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("can be looked up again"), std::string::npos);
 }
 
 }  // namespace
