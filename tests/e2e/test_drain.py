@@ -100,8 +100,9 @@ def test_two_signals_at_once_are_one(yard, role):
     visitor, service = rig.pair()
     check_echo(visitor, service)
     process = getattr(rig, role).process
-    process.terminate()
-    os.kill(process.pid, signal.SIGINT)
+    with process.frozen():
+        process.terminate()
+        os.kill(process.pid, signal.SIGINT)
     process.wait_for("draining")
     time.sleep(0.7)
     check_echo(visitor, service)

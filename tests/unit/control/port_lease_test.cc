@@ -322,7 +322,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
       const uint32_t number = 1 + random() % 8;
       model.expire(now_ms);
       if (random() % 64 == 0) leases.set_named(random() % 2 == 0 ? PortSet() : ports("20001-20003"));
-      switch (random() % 12) {
+      switch (random() % 11) {
         case 0:
         case 1:
         case 2: {
@@ -396,16 +396,6 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
           break;
         }
         case 8: {
-          const uint16_t port = range.nth(random() % range.size());
-          leases.expire(now_ms);
-          leases.suspend(port, session(number), now_ms);
-          if (model.held.contains(port) && model.held[port].session == session(number)) {
-            model.held[port].grace = true;
-            model.held[port].grace_ends_ms = now_ms + 500;
-          }
-          break;
-        }
-        case 9: {
           const auto most = static_cast<uint32_t>(1 + random() % 3);
           size_t others = 0;
           std::set<std::pair<uint64_t, uint16_t>> in_grace;
@@ -424,7 +414,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
           ASSERT_EQ(leases.make_room(client, tunnel, most), expected);
           break;
         }
-        case 10: {
+        case 9: {
           const uint16_t left = range.nth(random() % range.size());
           leases.expire(now_ms);
           leases.take_away(client, ports(std::to_string(left).c_str()));
@@ -433,7 +423,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
           });
           break;
         }
-        case 11: {
+        case 10: {
           const uint16_t port = range.nth(random() % range.size());
           leases.restore(client, tunnel, port, now_ms);
           std::erase_if(model.held, [&](const auto& one) { return one.second.owner == owner; });
