@@ -127,7 +127,7 @@ inline constexpr uint32_t kSessionSilentMs = 2000;   // a session that was silen
 inline constexpr uint32_t kResetDrainTimeoutMs = 10000;
 inline constexpr uint32_t kHalfClosedMs = 10;        // after a direction's end: then its source is watched for a RST
 inline constexpr uint32_t kSweepMs = 5;              // how often a pair is looked at that waits to reset
-inline constexpr uint32_t kAcceptPauseMs = 100;      // after EMFILE, nginx uses 500
+inline constexpr uint32_t kAcceptPauseMs = 100;      // where it failed, as with EMFILE; nginx uses 500
 
 // --- The store (store/store.h) -------------------------------------------------------------------------------------
 // How long a running edge waits for another program that holds the store (a backup, an open sqlite3 shell). Its control

@@ -10,7 +10,6 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 #include "edge/edge_session.h"
 #include "edge/grpc_agents.h"

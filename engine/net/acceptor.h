@@ -2,7 +2,7 @@
 //
 // Acceptor: takes conns from a listening descriptor that all workers share; the kernel wakes one of them.
 //
-// Life     idle ──start──▶ accepting ──EMFILE──▶ paused (100 ms) ──▶ accepting ──stop──▶ stopping ──▶ landed
+// Life     idle ──start──▶ accepting ──refused, EMFILE──▶ paused (100 ms) ──▶ accepting ──stop──▶ stopping ──▶ landed
 // Thread   its worker's.
 // Never    owns the listener or what it accepted: on_accept's receiver owns each descriptor.
 #pragma once
