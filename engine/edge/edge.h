@@ -80,6 +80,8 @@ class Edge final : public EdgeControlPort {
   uint32_t next_tunnel_id() { return next_tunnel_++; }
   // Empty: the client may open one more session. Else why not.
   std::string why_no_session(const ClientRecord& client) const;
+  // An agent of this client has come, perhaps before the watch has told of it: what it leases shall end with it.
+  void meet(const ClientRecord& client);
   void open_session(const std::shared_ptr<EdgeSession>& session, Registration& registration);
   Registration* find_registration(SlotId session);
   LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,

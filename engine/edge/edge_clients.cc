@@ -20,6 +20,11 @@ Edge::ClientsByName Edge::by_name(const std::vector<ClientRecord>& clients) {
   return named;
 }
 
+void Edge::meet(const ClientRecord& client) {
+  const auto known = clients_.find(client.name);
+  if (known == clients_.end() || known->second.id != client.id) store_watch_->look();
+}
+
 void Edge::on_clients_changed(std::vector<ClientRecord> clients) {
   const std::vector<ClientRecord> changed = with_other_limits(clients);
   client_conns_.update(clients);

@@ -87,6 +87,7 @@ void Registration::on_auth(const wire::Auth& auth) {
                   true);
   }
   client_ = *found.value();
+  edge_.meet(client_);
   if (const std::string why = edge_.why_no_session(client_); !why.empty()) {
     log_warning("agent refused: " + why, {{"client", client_.name}, {"peer", peer_}, {"software", software_}});
     return refuse(wire::Refused::TOO_MANY_SESSIONS, why, false);
