@@ -16,8 +16,9 @@ namespace {
 
 constexpr uint32_t kBulkSweepMs = 250;
 
-// Its last op was a watch for a reset, which the kernel had no room for.
-bool was_watched(const Pump& pump) { return pump.op.kind == OpKind::kHangUp; }
+// How long a half-closed source waits to be watched. Where its last op was such a watch already, the kernel had no room
+// for it, and may have none for a while.
+uint32_t watch_wait_ms(const Pump& pump) { return pump.op.kind == OpKind::kHangUp ? kBulkSweepMs : kHalfClosedMs; }
 
 }  // namespace
 
@@ -237,19 +238,14 @@ void PairTable::watch_later(Pair& pair, Pump& pump) {
   pump.watching = true;
   pump.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
   enter_sweep(pair);
-  arm_sweep(kHalfClosedMs);
+  arm_sweep(watch_wait_ms(pump));
 }
 
 void PairTable::on_watch(Pair& pair, Pump& pump) {
   pump.watching = false;
   // Its end is told already (finish), perhaps with FREE: what came faster than the cancel comes too late to matter.
   if (pair.other(pump).is_over()) return finish(pair);
-  if (pump.op.result < 0) {
-    // The kernel had no room to watch it, and may have none for a while.
-    pump.watching = true;
-    pump.progress_ms = static_cast<uint32_t>(context_.loop.turn_ms());
-    return enter_sweep(pair);
-  }
+  if (pump.op.result < 0) return watch_later(pair, pump);
   if ((pump.op.result & POLLERR) != 0 || pair.source(pump).peer_reset) return on_source_reset(pair, pump);
   // HUP without an error: a unix service that closed. As with a TCP service that did, the other direction finds out
   // when it has bytes for it, or ends by itself; to close here would cut off what the front has not read yet.
@@ -343,7 +339,7 @@ void PairTable::watch_bulk(Pump& pump) {
 
 void PairTable::sweep() {
   bool exhausted = context_.loop.buffers().exhausted();
-  bool ended_lately = false;  // one that is half closed is to be watched soon
+  uint32_t next_ms = kBulkSweepMs;
   bool any_bulk = false;
   for (sweep_next_ = sweep_list_.first; sweep_next_ != PairList::kEnd;) {
     Pair& pair = slots_[sweep_next_];
@@ -363,7 +359,7 @@ void PairTable::sweep() {
       if (pump->watching) {
         const bool awaits = !begin_watch(pair, *pump);
         watched_later |= awaits;
-        ended_lately |= awaits && !was_watched(*pump);
+        if (awaits) next_ms = std::min(next_ms, watch_wait_ms(*pump));
       } else {
         sweep_bulk(pair, *pump);
       }
@@ -375,14 +371,13 @@ void PairTable::sweep() {
   }
   if (!any_bulk) context_.pipes.trim(2);  // bulk has ended: the kernel gets its pages back
   if (sweep_list_.size == 0) return;
-  arm_sweep(ended_lately ? std::min<uint64_t>(kHalfClosedMs, sweep_interval()) : sweep_interval());
+  arm_sweep(std::min<uint64_t>(next_ms, sweep_interval()));
 }
 
 // Half closed for a while: its source's reset is waited for. False: not for long enough yet.
 bool PairTable::begin_watch(Pair& pair, Pump& pump) {
   if (pump.op.in_flight) return true;
-  const uint64_t wait_ms = was_watched(pump) ? kBulkSweepMs : kHalfClosedMs;
-  if (static_cast<uint32_t>(context_.loop.turn_ms()) - pump.progress_ms < wait_ms) return false;
+  if (static_cast<uint32_t>(context_.loop.turn_ms()) - pump.progress_ms < watch_wait_ms(pump)) return false;
   pump.op.kind = OpKind::kHangUp;
   pump.op.fd = pair.source(pump).fd;
   context_.loop.submit(pump.op);
