@@ -48,6 +48,11 @@ void Acceptor::on_timer() {
   loop_.submit(accept_);
 }
 
+void Acceptor::pause(Counter why) {
+  counters_.add(why);
+  loop_.timers().arm(pause_, kAcceptPauseMs);
+}
+
 void Acceptor::on_op(Op& op) {
   if (op.result >= 0) {
     if (stopping_ && on_landed_ == nullptr) {
@@ -61,9 +66,7 @@ void Acceptor::on_op(Op& op) {
   if (stopping_) return landed();
   if (op.result == -EMFILE || op.result == -ENFILE || op.result == -ENOBUFS || op.result == -ENOMEM) {
     // No descriptor left: trying again at once would burn the processor that could free some.
-    counters_.add(Counter::kAcceptPauses);
-    loop_.timers().arm(pause_, kAcceptPauseMs);
-    return;
+    return pause(Counter::kAcceptPauses);
   }
   // The control thread has shut the listener down to free its port at once; its stop() is on the way.
   if (op.result == -EINVAL || op.result == -EBADF) return;
@@ -71,9 +74,7 @@ void Acceptor::on_op(Op& op) {
       op.result >= 0 || op.result == -ECANCELED || op.result == -EAGAIN || accept_may_go_on(-op.result);
   if (!may_go_on) {
     // Refused (EPERM, EACCES: a security module), and the connection still waits: it would be refused again at once.
-    counters_.add(Counter::kAcceptsFailed);
-    loop_.timers().arm(pause_, kAcceptPauseMs);
-    return;
+    return pause(Counter::kAcceptsFailed);
   }
   // A multishot accept may end after any success or a visitor that left, and it may step back; it is armed again.
   loop_.submit(op);

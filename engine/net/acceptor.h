@@ -33,6 +33,7 @@ class Acceptor {
 
  private:
   void on_op(Op& op);
+  void pause(Counter why);
   void on_timer();
   void landed();
 
