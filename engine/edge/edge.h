@@ -126,6 +126,7 @@ class Edge final : public EdgeControlPort {
   // Its client is there still, with the same token, or its session ends.
   void update_or_refuse(Registration& registration);
   std::vector<ClientRecord> with_other_limits(const std::vector<ClientRecord>& clients) const;
+  const ClientRecord* find_client(const std::string& name, int64_t id) const;
   void forget_removed_clients(ClientsByName now_there);
   void tell_changes(const ClientsByName& now_there) const;
   void honour_limits(const ClientRecord& client);

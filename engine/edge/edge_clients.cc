@@ -21,8 +21,13 @@ Edge::ClientsByName Edge::by_name(const std::vector<ClientRecord>& clients) {
 }
 
 void Edge::meet(const ClientRecord& client) {
-  const auto known = clients_.find(client.name);
-  if (known == clients_.end() || known->second.id != client.id) store_watch_->look();
+  if (find_client(client.name, client.id) == nullptr) store_watch_->look();
+}
+
+// nullptr: there is none of this name, or it is another one that was added under it.
+const ClientRecord* Edge::find_client(const std::string& name, int64_t id) const {
+  const auto at = clients_.find(name);
+  return at != clients_.end() && at->second.id == id ? &at->second : nullptr;
 }
 
 void Edge::on_clients_changed(std::vector<ClientRecord> clients) {
@@ -42,26 +47,25 @@ void Edge::on_clients_changed(std::vector<ClientRecord> clients) {
 
 void Edge::update_or_refuse(Registration& registration) {
   const std::string& name = registration.client();
-  const auto now = clients_.find(name);
-  if (now == clients_.end() || now->second.id != registration.client_id()) {
+  const ClientRecord* now = find_client(name, registration.client_id());
+  if (now == nullptr) {
     return registration.refuse(wire::Refused::CLIENT_REMOVED,
                                "client '" + name + "' was removed by the edge's operator; ask for a new token", true);
   }
-  if (now->second.token_hash != registration.token_hash()) {
+  if (now->token_hash != registration.token_hash()) {
     return registration.refuse(wire::Refused::CLIENT_REMOVED,
                                "the edge's operator gave client '" + name +
                                    "' a new token: this agent has the old one, ask for the new one",
                                true);
   }
-  registration.set_client(now->second);
+  registration.set_client(*now);
 }
 
 std::vector<ClientRecord> Edge::with_other_limits(const std::vector<ClientRecord>& clients) const {
   std::vector<ClientRecord> found;
   for (const ClientRecord& client : clients) {
-    const auto before = clients_.find(client.name);
-    if (before == clients_.end() || before->second.id != client.id) continue;
-    if (!have_same_limits(before->second, client)) found.push_back(client);
+    const ClientRecord* before = find_client(client.name, client.id);
+    if (before != nullptr && !have_same_limits(*before, client)) found.push_back(client);
   }
   return found;
 }
