@@ -3,8 +3,8 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
-#include <system_error>
-#include <thread>
+
+#include "loop/start_thread.h"
 
 namespace natrp {
 namespace {
@@ -30,13 +30,11 @@ struct Resolver::State {
 
   // One more, for a job that found none idle. False: there is none at all, and none to be had.
   static bool add_thread(const std::shared_ptr<State>& state) {
-    try {
-      std::thread([state] { run(state); }).detach();
+    if (auto thread = start_thread("resolver", [state] { run(state); }); thread.ok()) {
+      thread.value().detach();
       ++state->threads;
-    } catch (const std::system_error&) {
-      // As many as a cgroup's pids.max allows, or no room for a stack: those that are there do it one by one.
     }
-    return state->threads > 0;
+    return state->threads > 0;  // those that are there do it one by one
   }
 
   static void run(const std::shared_ptr<State>& state) {
