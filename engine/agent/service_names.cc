@@ -37,8 +37,9 @@ ServiceNames::ServiceNames(Mailbox& mailbox, const std::vector<TunnelOptions>& t
 
 void ServiceNames::tick(uint64_t now_ms) {
   now_ms_ = now_ms;
-  if (awaits_ && now_ms - since_ms_ >= kServiceDialTimeoutMs) await_no_longer();
+  const bool is_late = now_ms - since_ms_ >= kServiceDialTimeoutMs;
   for (uint32_t index = 0; index < names_.size(); ++index) {
+    if (is_late && addresses_->services[index].awaited) await_no_longer(index);
     const Name& name = names_[index];
     const bool wanted = name.doubted || addresses_->services[index].addresses.empty();
     if (wanted && !name.asked && now_ms - name.asked_ms >= kAskAgainMs) ask(index);
@@ -82,14 +83,10 @@ void ServiceNames::tell(uint32_t index, const std::string& what) {
 }
 
 // A visitor waits for a name no longer than for its service. A DNS server that is dead takes longer.
-void ServiceNames::await_no_longer() {
-  awaits_ = false;
-  for (uint32_t index = 0; index < names_.size(); ++index) {
-    const ServiceAddresses::Service& service = addresses_->services[index];
-    if (!service.awaited) continue;
-    tell(index, "'" + service.text + "' is still being looked up; visitors are reset until it has an address");
-    change(index, {});
-  }
+void ServiceNames::await_no_longer(uint32_t index) {
+  const std::string& name = addresses_->services[index].text;
+  tell(index, "'" + name + "' is still being looked up; visitors are reset until it has an address");
+  change(index, {});
 }
 
 void ServiceNames::change(uint32_t index, std::vector<Address> addresses) {

@@ -47,7 +47,7 @@ class ServiceNames {
   void ask(uint32_t index);
   void answered(uint32_t index, Resolver::Found found);
   void tell(uint32_t index, const std::string& what);
-  void await_no_longer();
+  void await_no_longer(uint32_t index);
   void change(uint32_t index, std::vector<Address> addresses);
 
   Resolver resolver_;
@@ -56,7 +56,6 @@ class ServiceNames {
   uint64_t now_ms_;  // of the last tick
   std::vector<Name> names_;
   std::shared_ptr<const ServiceAddresses> addresses_;
-  bool awaits_ = true;  // some name may still be awaited
 };
 
 }  // namespace natrp
