@@ -75,12 +75,17 @@ def test_a_draining_agent_finishes_its_visitors_and_exits_with_0(yard):
     rig.check_echo()
 
 
-@pytest.mark.parametrize("role", ["edge", "agent"])
-def test_a_second_sigterm_ends_at_once(yard, role):
-    rig = yard.rig({"drain_seconds": 60}, {"drain_seconds": 60})
+def one_that_flows(yard, role, drain_seconds):
+    """The process to be stopped, and a pair through it."""
+    rig = yard.rig({"drain_seconds": drain_seconds}, {"drain_seconds": drain_seconds})
     visitor, service = rig.pair()
     check_echo(visitor, service)
-    process = getattr(rig, role).process
+    return getattr(rig, role).process, visitor, service
+
+
+@pytest.mark.parametrize("role", ["edge", "agent"])
+def test_a_second_sigterm_ends_at_once(yard, role):
+    process, visitor, service = one_that_flows(yard, role, 60)
     process.terminate()
     process.wait_for("draining")  # two signals that are not taken yet are one
     time.sleep(0.7)
@@ -96,10 +101,7 @@ def test_a_second_sigterm_ends_at_once(yard, role):
 @pytest.mark.parametrize("role", ["edge", "agent"])
 def test_two_signals_at_once_are_one(yard, role):
     """timeout(1) tells its child and its process group; who presses Ctrl-C tells a wrapper, which passes it on."""
-    rig = yard.rig({"drain_seconds": 60}, {"drain_seconds": 60})
-    visitor, service = rig.pair()
-    check_echo(visitor, service)
-    process = getattr(rig, role).process
+    process, visitor, service = one_that_flows(yard, role, 60)
     with process.frozen():
         process.terminate()
         os.kill(process.pid, signal.SIGINT)
@@ -332,10 +334,7 @@ def test_a_draining_edge_gives_up_who_waits_for_a_data_channel_in_vain(yard):
 @pytest.mark.over(ONE)
 @pytest.mark.parametrize("role", ["edge", "agent"])
 def test_a_drain_waits_no_longer_than_it_was_told(yard, role):
-    rig = yard.rig({"drain_seconds": 1}, {"drain_seconds": 1})
-    visitor, service = rig.pair()
-    check_echo(visitor, service)
-    process = getattr(rig, role).process
+    process, visitor, service = one_that_flows(yard, role, 1)
     process.terminate()
     assert process.wait_exit(12) == 0, process.describe()
     assert visitor.wait_ended(15) and service.wait_ended(15)

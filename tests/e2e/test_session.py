@@ -12,6 +12,13 @@ from rig import Setup
 ONE = [Setup(LOOPS[0], "auto")]
 
 
+def check_reached(yard, agent, service):
+    """A visitor of this agent's tunnel reaches this service."""
+    visitor = yard.peer(agent.address)
+    visitor.send(b"hello")
+    assert yard.closing(service.accept()).receive(5) == b"hello"
+
+
 def test_a_killed_agent_comes_back_on_the_same_port(yard):
     rig = yard.rig()
     before = rig.address
@@ -206,9 +213,7 @@ def test_an_agent_that_was_replaced_while_it_was_away_does_not_take_the_tunnel_b
         second = yard.agent(rig.edge, rig.token, service, on_conflict="replace")
         assert second.address == before
     rig.agent.refused("another agent")
-    visitor = yard.peer(second.address)
-    visitor.send(b"hello")
-    assert yard.closing(service.accept()).receive(5) == b"hello"
+    check_reached(yard, second, service)
 
 
 def test_a_second_agent_with_replace_takes_the_tunnel_over(yard):
@@ -218,9 +223,7 @@ def test_a_second_agent_with_replace_takes_the_tunnel_over(yard):
     second = yard.agent(rig.edge, rig.token, service, on_conflict="replace")
     assert second.address == before
     rig.agent.refused("replace|taken over|another agent")
-    visitor = yard.peer(second.address)
-    visitor.send(b"hello")
-    assert yard.closing(service.accept()).receive(5) == b"hello"
+    check_reached(yard, second, service)
     assert rig.service.accepted_none()
 
 
@@ -230,9 +233,7 @@ def test_two_agents_of_one_client_serve_two_tunnels(yard):
     second = yard.agent(rig.edge, rig.token, service, name="second")
     assert second.address != rig.address
     rig.check_echo()
-    visitor = yard.peer(second.address)
-    visitor.send(b"hello")
-    assert yard.closing(service.accept()).receive(5) == b"hello"
+    check_reached(yard, second, service)
     # Each finds its own port again.
     addresses = rig.address, second.address
     rig.edge.process.kill()

@@ -152,6 +152,16 @@ class ChannelOpenerTest : public testing::TestWithParam<IoKind>, public AgentCon
     EXPECT_EQ(services[known].heard, "request");
     return services[known];
   }
+  // A visitor has said all and ended, on channels[0], and its service's address is not known yet; and a channel for the
+  // next visitor is there.
+  bool visit_before_the_lookup() {
+    set_services(services_at({}, true));
+    demand(1);
+    if (!wait_channels(1)) return false;
+    channels[0].heard.clear();
+    channels[0].say += start() + chunk_of("request") + kEndText;
+    return wait_channels(2);
+  }
   static void answer(Peer& asked) {
     asked.say = "answer";
     asked.closes = true;
@@ -432,12 +442,7 @@ TEST_P(ChannelOpenerTest, TheNextSessionDoesNotCountOnThem) {
 // --- A service whose address is not known yet ---------------------------------------------------------------------
 
 TEST_P(ChannelOpenerTest, AVisitorWaitsForTheFirstLookupOfItsServicesName) {
-  set_services(services_at({}, true));
-  demand(1);
-  ASSERT_TRUE(wait_channels(1));
-  channels[0].heard.clear();
-  channels[0].say += start() + chunk_of("request") + kEndText;
-  EXPECT_TRUE(wait_channels(2)) << "the next visitor's";
+  ASSERT_TRUE(visit_before_the_lookup());
   EXPECT_FALSE(until([&] { return channels[0].over(); }, 50));
   uint32_t coming = 0;
   in_worker([&] { coming = role->opener().visitors_coming(); });
@@ -451,11 +456,7 @@ TEST_P(ChannelOpenerTest, AVisitorWaitsForTheFirstLookupOfItsServicesName) {
 }
 
 TEST_P(ChannelOpenerTest, AndIsResetWhereItFindsNone) {
-  set_services(services_at({}, true));
-  demand(1);
-  ASSERT_TRUE(wait_channels(1));
-  channels[0].say += start();
-  ASSERT_TRUE(wait_channels(2));
+  ASSERT_TRUE(visit_before_the_lookup());
   close_session(ChannelOpener::Ready::kEnd);  // which is nothing to those that carry a visitor
   EXPECT_FALSE(channels[0].over());
   set_services(services_at({}));
@@ -466,11 +467,7 @@ TEST_P(ChannelOpenerTest, AndIsResetWhereItFindsNone) {
 }
 
 TEST_P(ChannelOpenerTest, AnAgentThatEndsResetsWhoWaitsForAName) {
-  set_services(services_at({}, true));
-  demand(1);
-  ASSERT_TRUE(wait_channels(1));
-  channels[0].say += start();
-  ASSERT_TRUE(wait_channels(2));
+  ASSERT_TRUE(visit_before_the_lookup());
   stop();
   EXPECT_TRUE(until([&] { return channels[0].over(); }));
   EXPECT_TRUE(channels[0].was_reset);

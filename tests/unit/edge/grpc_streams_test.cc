@@ -46,6 +46,15 @@ class GrpcStreamsTest : public EdgeWorkerTest {
     EXPECT_TRUE(visitor.heard.substr(visitor_heard_before) == answer);
     EXPECT_TRUE(agent.heard(id) == heard_before + question);
   }
+  // More than a window was counted, and nothing more for so long.
+  bool stops(const std::function<uint64_t()>& count, uint64_t for_ms) {
+    uint64_t counted = 0, since = now_ms();
+    return rig->until([&] {
+      if (count() != counted) since = now_ms();
+      counted = count();
+      return counted > NGHTTP2_INITIAL_WINDOW_SIZE && now_ms() - since > for_ms;
+    });
+  }
   bool all_gone() {
     return rig->until([&] { return rig->count(Counter::kPairsLive) == 0 && client->conns->live.load() == 0; });
   }
@@ -104,13 +113,8 @@ TEST_P(GrpcStreamsTest, AnAgentThatReadsNothingStopsItsVisitorsWithinBounds) {
   ASSERT_TRUE(rig->until([&] { return agent.heard(id) == "?"; }));
   agent.reads = false;
   visitor.say += some_bytes(40 * kMuch);
-  uint64_t taken = 0, since = now_ms();
-  ASSERT_TRUE(rig->until([&] {
-    if (rig->bytes_from_visitors() != taken) since = now_ms();
-    taken = rig->bytes_from_visitors();
-    return taken > NGHTTP2_INITIAL_WINDOW_SIZE && now_ms() - since > 500;
-  }));
-  EXPECT_LT(taken, 20 * kMuch) << "more than two sockets' buffers";
+  ASSERT_TRUE(stops([&] { return rig->bytes_from_visitors(); }, 500));
+  EXPECT_LT(rig->bytes_from_visitors(), 20 * kMuch) << "more than two sockets' buffers";
   agent.reads = true;
   ASSERT_TRUE(rig->until([&] { return agent.call(id).data.size() >= visitor.say.size(); }));
   visitor.closes = true;
@@ -266,14 +270,8 @@ TEST_P(GrpcStreamsTest, AnAnswerThatItsConnectionCutWhileASendWaitedHasNoCleanEn
     ASSERT_TRUE(rig->until([&] { return agent.heard(id) == "?"; }));
     agent.reads = false;
     visitor.say += some_bytes(40 * kMuch);
-    size_t said = 0;
-    uint64_t since = now_ms();
-    ASSERT_TRUE(rig->until([&] {
-      if (visitor.said != said) since = now_ms();
-      said = visitor.said;
-      return said > NGHTTP2_INITIAL_WINDOW_SIZE && now_ms() - since > 100;
-    }));
-    visitor.say.resize(said);  // it only listens from now on
+    ASSERT_TRUE(stops([&] { return visitor.said; }, 100));
+    visitor.say.resize(visitor.said);  // it only listens from now on
     const std::string rest = some_bytes(30'000);
     rig->in_worker(0, [&] {
       agent.say(id, rest);
