@@ -1,14 +1,15 @@
 #include "admin/admin_server.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <thread>
 
 #include "admin/admin_source.h"
+#include "base/no_descriptors.h"
 #include "loop/no_threads.h"
 #include "net/loopback.h"
 #include "net/socket.h"
@@ -91,14 +92,11 @@ TEST(AdminServer, ItEndsBesideARequestThatGoesOnThoughNoDescriptorIsLeft) {
     }
   });
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
-  const rlimit none{3, before.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  auto none = std::make_unique<NoDescriptors>();
   const auto began = Clock::now();
   server.stop();
   const auto took = Clock::now() - began;
-  EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  none.reset();
   dripping.join();
   EXPECT_LT(took, std::chrono::seconds(4));
 }

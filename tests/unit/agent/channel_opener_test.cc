@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 
 #include <atomic>
 #include <cerrno>
@@ -19,6 +18,7 @@
 
 #include "agent/agent_worker.h"
 #include "base/limits.h"
+#include "base/no_descriptors.h"
 #include "control/start_message.h"
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
@@ -340,13 +340,9 @@ TEST_P(ChannelOpenerTest, AnEdgeThatIsNotReachedIsCountedAndToldWithItsReason) {
 }
 
 TEST_P(ChannelOpenerTest, NoDescriptorForADialIsCountedAndToldToo) {
-  rlimit before{};
-  getrlimit(RLIMIT_NOFILE, &before);
-  const rlimit none{3, before.rlim_max};
   in_worker([&] {
-    setrlimit(RLIMIT_NOFILE, &none);
+    const NoDescriptors here;
     role->opener().demand(1, 0);
-    setrlimit(RLIMIT_NOFILE, &before);
   });
   EXPECT_TRUE(until([&] { return dials_failed == 1; }));
   EXPECT_EQ(last_error, EMFILE);

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <termios.h>
 
@@ -13,6 +12,8 @@
 #include <csignal>
 #include <string>
 #include <thread>
+
+#include "base/no_descriptors.h"
 
 namespace natrp {
 namespace {
@@ -67,20 +68,6 @@ std::string take(const Fd& fd) {
 
 std::string numbered(int number) { return std::to_string(number) + std::string(150, '.') + "\n"; }
 
-// As where the pipe is another user's: to open it once more is refused. poll(2) wants a limit of one.
-class NoMoreDescriptors {
- public:
-  NoMoreDescriptors() {
-    ::getrlimit(RLIMIT_NOFILE, &before_);
-    const rlimit none{.rlim_cur = 1, .rlim_max = before_.rlim_max};
-    ::setrlimit(RLIMIT_NOFILE, &none);
-  }
-  ~NoMoreDescriptors() { ::setrlimit(RLIMIT_NOFILE, &before_); }
-
- private:
-  rlimit before_{};
-};
-
 struct Way {
   const char* name;
   Ends (*make)();
@@ -93,7 +80,7 @@ class LineOutOver : public testing::TestWithParam<Way> {
   // The first line, which decides how the others go.
   bool first(LineOut& out, const std::string& line) {
     if (GetParam().opened_again) return out.write(line);
-    const NoMoreDescriptors here;
+    const NoDescriptors here;  // as where the pipe is another user's: to open it once more is refused
     return out.write(line);
   }
   Ends ends_;

@@ -1,8 +1,8 @@
 // One agent at the edge: what it may say, and when.
-#include <sys/resource.h>
 
 #include <set>
 
+#include "base/no_descriptors.h"
 #include "edge/live_edge.h"
 
 namespace natrp {
@@ -286,12 +286,10 @@ TEST_F(RegistrationTest, APortThatCannotBeOpenedForAnotherReasonStaysTheTunnels)
   end(agent);
   HandAgent& again = open_session("client");
   HandAgent& other = open_session("other");
-  rlimit before{};
-  getrlimit(RLIMIT_NOFILE, &before);
-  const rlimit none{3, before.rlim_max};
-  setrlimit(RLIMIT_NOFILE, &none);
-  EXPECT_EQ(lease(again, "web"), 0);
-  setrlimit(RLIMIT_NOFILE, &before);
+  {
+    const NoDescriptors here;
+    EXPECT_EQ(lease(again, "web"), 0);
+  }
   ASSERT_NE(again.refused(), nullptr);
   EXPECT_EQ(again.refused()->code(), wire::Refused::INTERNAL);
   EXPECT_FALSE(again.refused()->final());

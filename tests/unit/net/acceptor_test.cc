@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "base/no_descriptors.h"
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
@@ -111,18 +111,13 @@ TEST_P(AcceptorTest, OneThatTellsNobodyOfItsLandingHandsNobodyOverAnyMore) {
 
 TEST_P(AcceptorTest, WithoutADescriptorItPausesAndTakesTheVisitorLater) {
   Fd visitor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
-  const Fd probe(::dup(visitor.get()));
-  rlimit none = before;
-  none.rlim_cur = static_cast<rlim_t>(probe.get()) + 1;  // every number below is in use
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  auto none = std::make_unique<NoDescriptors>();
   acceptor->start();  // not before: a ring's accept keeps the limit that it was made under
   const bool connected = ::connect(visitor.get(), listener.address.get(), listener.address.length()) == 0;
   const bool paused = run_until(*loop, [&] { return counters.get(Counter::kAcceptPauses) == 1; });
   run_for(*loop, 30);
   const uint64_t pauses = counters.get(Counter::kAcceptPauses);
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  none.reset();
   EXPECT_TRUE(connected);
   EXPECT_TRUE(paused);
   EXPECT_LE(pauses, 2u) << "it burns the processor";

@@ -2,13 +2,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
+#include <memory>
 #include <set>
 #include <vector>
 
 #include "base/limits.h"
+#include "base/no_descriptors.h"
 
 namespace natrp {
 namespace {
@@ -57,13 +58,9 @@ TEST_F(PipePoolTest, APipeWithBytesInItIsClosedAndNobodyGetsThoseBytes) {
 
 TEST_F(PipePoolTest, WithoutADescriptorThereIsNoPipeAndLaterThereIsOneAgain) {
   PipePool pool(counters, 4, 1);
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
-  rlimit none = before;
-  none.rlim_cur = 0;
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  auto none = std::make_unique<NoDescriptors>();
   const uint16_t refused = pool.take();
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  none.reset();
   EXPECT_EQ(refused, PipePool::kNone);
   const uint16_t id = pool.take();
   ASSERT_NE(id, PipePool::kNone) << "the shortage is over";

@@ -1,10 +1,11 @@
 #include "runtime/process.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <unistd.h>
+
+#include <memory>
 
 #include "base/limits.h"
+#include "base/no_descriptors.h"
 
 namespace natrp {
 namespace {
@@ -27,14 +28,9 @@ TEST(Descriptors, AMillionOfThemAreNearlyAllForConns) {
 }
 
 TEST(Signals, WithoutADescriptorTheirWatchSaysSo) {
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
-  const Fd next(::dup(STDERR_FILENO));
-  rlimit none = before;
-  none.rlim_cur = static_cast<rlim_t>(next.get()) + 1;  // every number below is in use
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  auto none = std::make_unique<NoDescriptors>();
   const auto signals = open_signals();
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  none.reset();
   ASSERT_FALSE(signals.ok());
   EXPECT_EQ(signals.error().errno_value, EMFILE);
   EXPECT_TRUE(open_signals().ok());
