@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "edge/edge.h"
+#include "store/state_dir.h"
 
 namespace natrp {
 namespace {
@@ -69,13 +70,13 @@ void Edge::make_way() {
   while ((ports_->closing() > 0 || !store_watch_->landed()) && now_ms() < late_ms) loop_->run_once(5);
   leases_->finish();
   handover_->give_up_addresses();
-  state_lock_.reset();
+  unlock_state_dir(state_lock_);
   std::vector<Fd> listeners = ports_->take_handed_on();
   // And those of tunnels that are not back since the last handover: somebody may wait in their backlogs.
   for (Fd& listener : leases_->give_up_listeners()) listeners.push_back(std::move(listener));
   // Those that a worker has still not left: the successor listens anew, and could not where we do.
   ports_->end_handed_on();
-  handover_->start(std::move(listeners));
+  handover_->start(std::move(listeners), std::move(state_lock_));
 }
 
 }  // namespace natrp

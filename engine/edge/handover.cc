@@ -8,7 +8,6 @@
 #include "base/log.h"
 #include "edge/rehearsal.h"
 #include "runtime/process.h"
-#include "store/state_dir.h"
 
 namespace natrp {
 namespace {
@@ -82,9 +81,10 @@ void Handover::give_up_addresses() {
   if (succession_.give_up_addresses) succession_.give_up_addresses();
 }
 
-void Handover::start(std::vector<Fd> listeners) {
+void Handover::start(std::vector<Fd> listeners, Fd lock) {
   if (stage_ != Stage::kLettingGo) return;
   stage_ = Stage::kDone;
+  lock_ = std::move(lock);
   listeners_ = std::move(listeners);
   run_successor();
 }
@@ -126,8 +126,6 @@ void Handover::successor_ended(int status) {
   log_error("the successor " + how_it_ended(status) + ": nobody takes visitors", {});
   start_again_later();
 }
-
-bool Handover::nobody_leads() const { return check_state_dir_is_free(options_.state_dir).ok(); }
 
 bool Handover::leave() {
   if (stage_ != Stage::kDone && stage_ != Stage::kLeft) return false;

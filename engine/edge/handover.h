@@ -20,6 +20,7 @@
 #include "loop/owned.h"
 #include "runtime/options.h"
 #include "runtime/successor.h"
+#include "store/state_dir.h"
 
 namespace natrp {
 
@@ -44,8 +45,8 @@ class Handover {
   // What only one edge can have goes, between these two: first the sessions and ports, then the addresses.
   void let_go() { stage_ = Stage::kLettingGo; }
   void give_up_addresses();
-  // Starts the successor, unless it was called off meanwhile.
-  void start(std::vector<Fd> listeners);
+  // Starts the successor, unless it was called off meanwhile. lock: the state folder's, which was given up.
+  void start(std::vector<Fd> listeners, Fd lock);
   // This edge was told to stop. True: its successor was started, so what flows here may finish; the successor is not
   // looked after any more. False: the edge has to stop. A service manager tells all processes of a unit at once,
   // and those that are left a second time when the main one has ended: so under a manager the third time means us. And
@@ -65,7 +66,7 @@ class Handover {
   void announce();
   void successor_ended(int status);
   void start_again_later();
-  bool nobody_leads() const;
+  bool nobody_leads() const { return !another_has_state_dir(lock_); }
 
   Loop& loop_;
   const EdgeOptions& options_;
@@ -77,6 +78,7 @@ class Handover {
   uint64_t watch_until_ms_ = 0;
   uint32_t again_ms_ = 0;
   OwnedTimer<&Handover::run_successor> again_{*this};
+  Fd lock_;
   std::vector<Fd> listeners_;  // kept until a successor leads: if one cannot start, the next one gets them
   bool led_ = false;           // the successor has begun to lead, and was announced
   unsigned told_to_stop_ = 0;

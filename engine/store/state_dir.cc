@@ -24,7 +24,7 @@ Error not_makeable(const std::string& dir, const std::string& at, int errno_valu
 std::string lock_path(const std::string& dir) { return dir + "/edge.lock"; }
 
 Status lock(int fd, const std::string& dir) {
-  // check_state_dir_is_free() takes the lock for some µs, and an edge that starts in these would be refused.
+  // Who only asks takes the lock for some µs, and an edge that starts in these would be refused.
   for (unsigned tries = 0; tries < kLockTries; ++tries) {
     if (flock(fd, LOCK_EX | LOCK_NB) == 0) return Done{};
     if (errno != EWOULDBLOCK && errno != EINTR) break;
@@ -84,6 +84,14 @@ Result<Fd> lock_state_dir(const std::string& dir) {
   give_to_owner_of_dir(dir, fd.get());
   if (Status locked = lock(fd.get(), dir); !locked.ok()) return locked.error();
   return fd;
+}
+
+void unlock_state_dir(const Fd& lock) { flock(lock.get(), LOCK_UN); }
+
+bool another_has_state_dir(const Fd& lock) {
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) return errno == EWOULDBLOCK;
+  unlock_state_dir(lock);
+  return false;
 }
 
 Status check_state_dir(const std::string& dir) {

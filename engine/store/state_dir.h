@@ -23,6 +23,10 @@ Status check_not_everybodys(const std::string& dir);
 // process ends, however it ends. Fails when another edge has it.
 Result<Fd> lock_state_dir(const std::string& dir);
 
+// Gives the right up, and keeps the Fd to ask whether another edge has it now: no descriptor more is needed for that.
+void unlock_state_dir(const Fd& lock);
+bool another_has_state_dir(const Fd& lock);
+
 // Whether make_state_dir() and lock_state_dir() would succeed, apart from another edge's lock. Makes nothing.
 Status check_state_dir(const std::string& dir);
 

@@ -16,6 +16,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/no_descriptors.h"
 #include "control/temp_dir.h"
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
@@ -33,8 +34,6 @@ class HandoverTest : public LoopSuite {
     if (IsSkipped()) return;
     options.bind = Address::parse("127.0.0.1:7000").value();
     options.state_dir = folder + "/state";
-    ASSERT_TRUE(make_state_dir(options.state_dir).ok());
-    std::ofstream(options.state_dir + "/edge.lock") << "";
   }
   // checked: what the shell does when it is tried; started: what it does in the edge's place. Its $F is our folder.
   void make(const std::string& checked, const std::string& started) {
@@ -52,7 +51,13 @@ class HandoverTest : public LoopSuite {
     begin();
     ASSERT_TRUE(waits());
     handover->let_go();
-    handover->start({});
+    start();
+  }
+  void start() {
+    auto lock = lock_state_dir(options.state_dir);
+    ASSERT_TRUE(lock.ok()) << lock.error().message;
+    unlock_state_dir(lock.value());
+    handover->start({}, std::move(lock).value());
   }
   bool has(const std::string& file) { return std::filesystem::exists(folder + '/' + file); }
   void make_file(const std::string& name) { std::ofstream(folder + '/' + name) << "now"; }
@@ -76,7 +81,7 @@ TEST_P(HandoverTest, TheSuccessorStartsWhenTheEdgeHasLetGo) {
   EXPECT_FALSE(handover->is_due(true)) << "once";
   EXPECT_TRUE(handover->under_way()) << "its public ports are still to be handed on";
   EXPECT_FALSE(has("started"));
-  handover->start({});
+  start();
   EXPECT_FALSE(handover->under_way());
   EXPECT_FALSE(handover->call_off()) << "too late";
   EXPECT_TRUE(handover->watches());
@@ -114,7 +119,7 @@ TEST_P(HandoverTest, AnEdgeThatIsToldToStopWhileItLetsGoStartsNoSuccessor) {
   handover->let_go();
   EXPECT_TRUE(handover->call_off()) << "what it drained is not needed";
   EXPECT_FALSE(handover->under_way());
-  handover->start({});
+  start();
   run_for(*loop, 200);
   EXPECT_FALSE(has("started"));
   EXPECT_FALSE(handover->watches());
@@ -249,6 +254,14 @@ TEST_P(ManagedHandoverTest, WhoStopsTheUnitSaysItTwiceToThoseThatAreLeft) {
   run_for(*loop, 200);
   EXPECT_TRUE(handover->leave());
   EXPECT_FALSE(handover->leave());
+}
+
+TEST_P(ManagedHandoverTest, ThatAnotherEdgeLeadsIsKnownWithoutADescriptor) {
+  make_file("leads");
+  start_leader("leads");
+  ASSERT_TRUE(is_told());
+  const NoDescriptors here;
+  EXPECT_TRUE(handover->leave()) << "what flows here may finish";
 }
 
 TEST_P(ManagedHandoverTest, AManagerThatWaitsForOurEndToStartTheNextHasIt) {

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/limits.h"
+#include "base/no_descriptors.h"
 #include "store/state_dir.h"
 
 namespace natrp {
@@ -386,6 +387,21 @@ TEST_F(StoreTest, AskingWhetherAnEdgeHasTheFolderMakesNothing) {
   lock.value().reset();
   EXPECT_TRUE(check_state_dir_is_free(dir_).ok());
   EXPECT_TRUE(lock_state_dir(dir_).ok());
+}
+
+TEST_F(StoreTest, WhoGaveTheFolderUpCanAskWhoHasItWithoutADescriptor) {
+  const auto given_up = lock_state_dir(dir_);
+  ASSERT_TRUE(given_up.ok()) << given_up.error().message;
+  unlock_state_dir(given_up.value());
+  EXPECT_FALSE(another_has_state_dir(given_up.value()));
+  auto taken = lock_state_dir(dir_);
+  ASSERT_TRUE(taken.ok()) << "who asks keeps nothing: " << taken.error().message;
+  {
+    const NoDescriptors here;
+    EXPECT_TRUE(another_has_state_dir(given_up.value()));
+  }
+  taken.value().reset();
+  EXPECT_FALSE(another_has_state_dir(given_up.value()));
 }
 
 TEST_F(StoreTest, AFileThatRootMakesBelongsToTheOwnerOfTheFolder) {
