@@ -20,37 +20,48 @@ void ClientConnsTable::update(const std::vector<ClientRecord>& clients) {
   }
 }
 
-// Only this thread makes copies, so a last one stays the last.
-void ClientConnsTable::tidy() {
-  std::erase_if(by_client_, [](const auto& each) {
-    return each.second.use_count() == 1 && each.second->refused.load(std::memory_order_relaxed) == 0;
-  });
+namespace {
+
+const char* sentence_of(VisitorRefusal why) {
+  switch (why) {
+    case VisitorRefusal::kLimit: return "visitors were refused: their client has as many as it may";
+    case VisitorRefusal::kNoChannel: return "visitors were refused: no data channel came for them in time";
+    case VisitorRefusal::kOther: break;
+  }
+  return "visitors were refused: the edge had no slot or no place to wait for them, or their session ended";
 }
 
-void ClientConnsTable::tell_refused(uint64_t now_ms, uint64_t refused, uint64_t timed_out) {
-  if (refused <= refused_told_ || !pace_.due(now_ms)) return;
-  uint64_t by_limit = 0;
-  for (const auto& [id, conns] : by_client_) {
-    const uint32_t count = conns->refused.exchange(0, std::memory_order_relaxed);
+bool has_untold(const ClientConns& conns) {
+  return std::any_of(conns.refused.begin(), conns.refused.end(),
+                     [](const auto& count) { return count.load(std::memory_order_relaxed) != 0; });
+}
+
+void tell(ClientConns& conns) {
+  for (size_t i = 0; i < kVisitorRefusals; ++i) {
+    const uint32_t count = conns.refused[i].exchange(0, std::memory_order_relaxed);
     if (count == 0) continue;
-    by_limit += count;
-    log_warning("visitors were refused: their client has as many as it may",
-                {{"client", conns->client},
-                 {"conns_max", conns->max.load(std::memory_order_relaxed)},
-                 {"visitors", count}});
+    const auto why = static_cast<VisitorRefusal>(i);
+    if (why == VisitorRefusal::kLimit) {
+      const uint32_t max = conns.max.load(std::memory_order_relaxed);
+      log_warning(sentence_of(why), {{"client", conns.client}, {"conns_max", max}, {"visitors", count}});
+    } else {
+      log_warning(sentence_of(why), {{"client", conns.client}, {"visitors", count}});
+    }
   }
-  // Workers count while we read: a visitor first in its client's `refused` and then in all `refused`, a late one first
-  // in `timed_out` and then in `refused`. So no sum may be taken for exact, and none becomes negative here.
-  const uint64_t untold = std::max(refused - refused_told_, by_limit);
-  const uint64_t late = std::min(timed_out - timed_out_told_, untold - by_limit);
-  const uint64_t others = untold - by_limit - late;
-  if (late > 0) log_warning("visitors were refused: no data channel came for them in time", {{"visitors", late}});
-  if (others > 0) {
-    log_warning("visitors were refused: the edge had no slot or no place to wait for them, or their session ended",
-                {{"visitors", others}});
-  }
-  refused_told_ += untold;
-  timed_out_told_ += late;
+}
+
+}  // namespace
+
+// Only this thread makes copies, so a last one stays the last.
+void ClientConnsTable::tidy() {
+  std::erase_if(by_client_, [](const auto& each) { return each.second.use_count() == 1 && !has_untold(*each.second); });
+}
+
+void ClientConnsTable::tell_refused(uint64_t now_ms) {
+  const bool untold = std::any_of(by_client_.begin(), by_client_.end(),
+                                  [](const auto& each) { return has_untold(*each.second); });
+  if (!untold || !pace_.due(now_ms)) return;
+  for (const auto& [id, conns] : by_client_) tell(*conns);
 }
 
 }  // namespace natrp

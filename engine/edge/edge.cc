@@ -366,17 +366,13 @@ void Edge::lead() {
 }
 
 void Edge::tell_refused() {
-  uint64_t refused = 0;
-  uint64_t timed_out = 0;
   uint64_t pauses = 0;
   uint64_t failed = 0;
   for (const auto& worker : crew_.workers()) {
     pauses += worker->counters().get(Counter::kAcceptPauses);
     failed += worker->counters().get(Counter::kAcceptsFailed);
-    timed_out += worker->counters().get(Counter::kRendezvousTimeouts);
-    refused += worker->counters().get(Counter::kVisitorsRefused);
   }
-  client_conns_.tell_refused(now_ms(), refused, timed_out);
+  client_conns_.tell_refused(now_ms());
   if (pauses != pauses_told_ && pauses_pace_.due(now_ms())) {
     log_warning("no descriptor was left for agents and visitors that came, and they wait: raise the limit of open "
                 "files",

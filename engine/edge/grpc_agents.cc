@@ -260,6 +260,7 @@ void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client)
   const bool allowed = client->conns->enter();
   client->visitors.fetch_add(1, std::memory_order_relaxed);
   if (!allowed || draining_ || client->removed.load()) {
+    if (allowed) client->conns->refuse(VisitorRefusal::kOther);
     client->conns->leave();
     worker().counters().add(Counter::kVisitorsRefused);
     return worker().loop().close(fd, CloseWith::kReset);
@@ -276,6 +277,7 @@ Conn* GrpcAgents::claim(int fd, const std::shared_ptr<GrpcClient>& client) {
     conn->tunnel.store(client->tunnel, std::memory_order_relaxed);
     return conn;
   }
+  client->conns->refuse(VisitorRefusal::kOther);
   client->conns->leave();
   worker().counters().add(Counter::kVisitorsRefused);
   worker().loop().close(fd, CloseWith::kReset);

@@ -64,7 +64,7 @@ void ParkedVisitors::on_timer(Timer& timer) {
   if (now >= parked.deadline_ms) {
     self.worker_.counters().add(Counter::kRendezvousTimeouts);
     ParkedQueue& queue = *parked.queue;
-    self.refuse(queue, self.unpark(parked));
+    self.refuse(queue, self.unpark(parked), VisitorRefusal::kNoChannel);
   } else if (self.has_left(parked.conn->fd)) {
     self.let_go(parked);
   } else {
@@ -87,7 +87,8 @@ void ParkedVisitors::let_go(ParkedVisitor& parked) {
   end(queue, unpark(parked));
 }
 
-void ParkedVisitors::refuse(ParkedQueue& queue, Conn& conn) {
+void ParkedVisitors::refuse(ParkedQueue& queue, Conn& conn, VisitorRefusal why) {
+  queue.conns_.refuse(why);
   worker_.counters().add(Counter::kVisitorsRefused);
   end(queue, conn);
 }

@@ -17,12 +17,12 @@
 
 #include "base/limits.h"
 #include "base/record_pool.h"
+#include "edge/client_conns.h"
 #include "loop/timer_wheel.h"
 #include "net/conn_table.h"
 
 namespace natrp {
 
-struct ClientConns;
 class ParkedQueue;
 class ParkedVisitors;
 class EdgeWorker;
@@ -81,7 +81,7 @@ class ParkedVisitors {
   Conn& unpark(ParkedVisitor& parked);
 
   // Resets a visitor that may not wait (any more), and counts it as refused.
-  void refuse(ParkedQueue& queue, Conn& conn);
+  void refuse(ParkedQueue& queue, Conn& conn, VisitorRefusal why = VisitorRefusal::kOther);
   void refuse_all(ParkedQueue& queue);
   // In all queues.
   uint32_t size() const { return pool_.taken(); }

@@ -73,11 +73,13 @@ void Rendezvous::take_visitor(int fd, const EdgeTunnel& tunnel) {
   worker.counters().add(Counter::kVisitors);
   Session* session = find(tunnel.session->id);
   EdgeSession& shared = *tunnel.session;
-  const bool allowed = shared.conns->enter() && session != nullptr;
+  const bool entered = shared.conns->enter();
   shared.visitors.fetch_add(1, std::memory_order_relaxed);
-  Conn* conn =
-      allowed ? worker.conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker.loop().turn_ms()) : nullptr;
+  Conn* conn = entered && session != nullptr
+                   ? worker.conns().claim(fd, peer_address(fd), ConnRole::kVisitor, worker.loop().turn_ms())
+                   : nullptr;
   if (conn == nullptr) {
+    if (entered) shared.conns->refuse(VisitorRefusal::kOther);
     shared.conns->leave();
     worker.counters().add(Counter::kVisitorsRefused);
     worker.loop().close(fd, CloseWith::kReset);

@@ -191,7 +191,7 @@ TEST_P(ChannelReturnTest, AVisitorThatIsOverGivesItsPlaceBackThoughItsChannelIsN
   const auto session = rig->open_session(true, 1);
   const auto first = ask_and_answer(*session);
   ask_and_answer(*session);
-  EXPECT_EQ(session->conns->refused.load(), 0u);
+  EXPECT_EQ(session->conns->refused[0].load(), 0u);
   EXPECT_FALSE(first.agent.over());
   EXPECT_EQ(rig->slots_claimed(0), 2u) << "both channels are waited for";
 }

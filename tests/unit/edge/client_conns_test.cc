@@ -18,9 +18,9 @@ ClientRecord client(int64_t id, const std::string& name, uint32_t conns_max) {
 
 class ClientConnsTest : public testing::Test {
  protected:
-  std::string told(uint64_t now_ms, uint64_t refused, uint64_t timed_out = 0) {
+  std::string told(uint64_t now_ms) {
     testing::internal::CaptureStderr();
-    table.tell_refused(now_ms, refused, timed_out);
+    table.tell_refused(now_ms);
     return testing::internal::GetCapturedStderr();
   }
   static bool has(const std::string& log, const std::string& text) { return log.find(text) != std::string::npos; }
@@ -56,49 +56,37 @@ TEST_F(ClientConnsTest, OneThatSomebodyHasIsNotForgotten) {
   EXPECT_EQ(table.of(client(1, "a", 1))->live.load(), 0u);
 }
 
-TEST_F(ClientConnsTest, TheLogNamesEachClientThatIsAtItsLimitAndCountsTheRest) {
+TEST_F(ClientConnsTest, TheLogNamesEachClientWhoseVisitorsWereRefusedAndWhy) {
   const auto busy = table.of(client(1, "busy", 1));
-  const auto idle = table.of(client(2, "idle", 0));
-  EXPECT_EQ(told(1000, 0), "");
+  const auto stuck = table.of(client(2, "stuck", 0));
+  const auto idle = table.of(client(3, "idle", 0));
+  EXPECT_EQ(told(1000), "");
   for (int i = 0; i < 4; ++i) busy->enter();
+  for (int i = 0; i < 2; ++i) stuck->refuse(VisitorRefusal::kNoChannel);
+  stuck->refuse(VisitorRefusal::kOther);
   idle->enter();
-  const std::string log = told(1000, 9, 4);
-  EXPECT_TRUE(has(log, "client=busy conns_max=1 visitors=3")) << log;
+  const std::string log = told(1000);
+  EXPECT_TRUE(has(log, "has as many as it may client=busy conns_max=1 visitors=3")) << log;
   EXPECT_FALSE(has(log, "idle")) << log;
-  EXPECT_TRUE(has(log, "no data channel came for them in time visitors=4")) << log;
-  EXPECT_TRUE(has(log, "or their session ended visitors=2")) << log;
-  EXPECT_EQ(told(5000, 9, 4), "");
-  EXPECT_TRUE(has(told(9000, 10, 5), "in time visitors=1"));
+  EXPECT_TRUE(has(log, "no data channel came for them in time client=stuck visitors=2")) << log;
+  EXPECT_TRUE(has(log, "or their session ended client=stuck visitors=1")) << log;
+  EXPECT_EQ(told(5000), "");
 }
 
 TEST_F(ClientConnsTest, NorOneOfWhichThereIsSomethingToTell) {
-  table.of(client(1, "gone", 1))->refused.store(2);
+  table.of(client(1, "gone", 1))->refuse(VisitorRefusal::kNoChannel);
   table.tidy();
-  EXPECT_TRUE(has(told(1000, 2), "client=gone conns_max=1 visitors=2"));
+  EXPECT_TRUE(has(told(1000), "client=gone visitors=1"));
 }
 
 TEST_F(ClientConnsTest, WhatComesWithinASecondIsToldWhenItIsOver) {
   const auto busy = table.of(client(1, "busy", 1));
   busy->enter();
   busy->enter();
-  EXPECT_NE(told(1000, 1), "");
+  EXPECT_NE(told(1000), "");
   for (int i = 0; i < 7; ++i) busy->enter();
-  EXPECT_EQ(told(1250, 8), "");
-  EXPECT_TRUE(has(told(2000, 8), "visitors=7"));
-}
-
-// The client counts first, its worker a moment later.
-TEST_F(ClientConnsTest, AVisitorIsNotToldTwice) {
-  const auto busy = table.of(client(1, "busy", 1));
-  busy->enter();
-  busy->enter();
-  busy->enter();
-  EXPECT_TRUE(has(told(1000, 1), "visitors=2"));
-  EXPECT_EQ(told(3000, 2), "");
-  busy->enter();
-  const std::string log = told(5000, 3);
-  EXPECT_TRUE(has(log, "visitors=1")) << log;
-  EXPECT_FALSE(has(log, "no slot")) << log;
+  EXPECT_EQ(told(1250), "");
+  EXPECT_TRUE(has(told(2000), "visitors=7"));
 }
 
 }  // namespace
