@@ -416,6 +416,9 @@ void Agent::on_signal(int signal) {
                        "replace",
                        {});
   }
+  if (signal == SIGHUP) {
+    return log_warning("SIGHUP reloads nothing: an agent reads its file when it starts, so restart it", {});
+  }
   const bool again = std::exchange(told_to_stop_, true);
   if (draining_ && again) {
     log_warning("second signal: stopping at once", {});

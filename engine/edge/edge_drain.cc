@@ -17,6 +17,9 @@ void Edge::on_signal(int signal) {
   if (signal == SIGUSR1) {
     return log_warning("SIGUSR1 means nothing here: SIGTERM stops this edge, SIGUSR2 hands over to a successor", {});
   }
+  if (signal == SIGHUP) {
+    return log_warning("SIGHUP reloads nothing: SIGUSR2 hands over to the program and the file that are there now", {});
+  }
   if (signal == SIGUSR2) return handover_->begin(draining_, [this] { drain(); });
   if (handover_->call_off()) {
     ports_->end_handed_on();

@@ -17,10 +17,10 @@
 
 namespace natrp {
 
-// Blocks SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in this thread and all that it starts, and ignores SIGHUP and SIGPIPE (a
-// splice into a closed socket raises it; there is no MSG_NOSIGNAL for splice). Called when the options are there, whose
-// files may be pipes that never end: until then SIGTERM ends the process. (What a service manager or a predecessor had
-// blocked stays so.)
+// Blocks SIGTERM, SIGINT, SIGUSR1, SIGUSR2 and SIGHUP in this thread and all that it starts, and ignores SIGPIPE (a
+// splice into a closed socket raises it; there is no MSG_NOSIGNAL for splice) and, in a child that has it not blocked,
+// SIGHUP. Called when the options are there, whose files may be pipes that never end: until then SIGTERM ends the
+// process. (What a service manager or a predecessor had blocked stays so.)
 void block_signals();
 
 // Raises RLIMIT_NOFILE to its hard limit and returns it.
@@ -52,7 +52,7 @@ void notify_systemd(const char* state);
 // The signals that block_signals() blocks, as a descriptor for a SignalWatch.
 Result<Fd> open_signals();
 
-// Delivers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the loop's thread. Without a service manager, those of the first two
+// Delivers the signals that block_signals() blocks in the loop's thread. Without a service manager, SIGTERM and SIGINT
 // that come within 100 ms are one. signals: of open_signals().
 class SignalWatch {
  public:

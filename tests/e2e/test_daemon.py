@@ -51,6 +51,7 @@ def test_a_signal_that_means_nothing_ends_nobody(yard, role):
     os.kill(process.pid, signal.SIGUSR1)
     process.wait_for("SIGUSR1")
     os.kill(process.pid, signal.SIGHUP)
+    process.wait_for("SIGHUP reloads nothing")
     rig.check_echo()
 
 
