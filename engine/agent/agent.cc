@@ -1,6 +1,7 @@
 #include "agent/agent.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -61,7 +62,9 @@ Status Agent::start() {
   loop_->timers().arm(tick_timer_, kTickMs);
   start_trim_.emplace(*loop_);
   start_trim_->soon();
-  log_info("agent started", {{"server", options_.server_text},
+  log_info("agent started", {{"version", kVersion},
+                             {"pid", static_cast<int>(::getpid())},
+                             {"server", options_.server_text},
                              {"tunnels", static_cast<uint64_t>(options_.tunnels.size())},
                              {"io", crew_.worker(0).loop_name()},
                              {"workers", crew_.size()},

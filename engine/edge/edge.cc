@@ -1,5 +1,7 @@
 #include "edge/edge.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -9,6 +11,7 @@
 #include "base/log.h"
 #include "loop/ask.h"
 #include "net/socket.h"
+#include "runtime/version.h"
 #include "store/state_dir.h"
 
 namespace natrp {
@@ -159,7 +162,9 @@ void Edge::restore_leases(const std::vector<ClientRecord>& clients, const std::v
 }
 
 void Edge::say_ready() {
-  log_info("edge ready", {{"bind", bound_},
+  log_info("edge ready", {{"version", kVersion},
+                          {"pid", static_cast<int>(::getpid())},
+                          {"bind", bound_},
                           {"ports", options_.ports.format_short()},
                           {"io", crew_.worker(0).loop_name()},
                           {"workers", options_.workers},
@@ -395,7 +400,7 @@ int Edge::run(Succession succession) {
     if (handover_->is_due(workers_waiting_ == 0 || stopped_)) make_way();
   }
   stop();
-  log_info("edge stopped", {});
+  log_info("edge stopped", {{"pid", static_cast<int>(::getpid())}});
   return 0;
 }
 
