@@ -87,17 +87,25 @@ Address Address::with_port(uint16_t port) const {
   return out;
 }
 
+bool Address::is_v4_mapped() const {
+  return family() == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&storage_.v6.sin6_addr);
+}
+
 std::string Address::host_text() const {
   char buffer[INET6_ADDRSTRLEN] = "";
   if (family() == AF_INET) inet_ntop(AF_INET, &storage_.v4.sin_addr, buffer, sizeof buffer);
-  if (family() == AF_INET6) inet_ntop(AF_INET6, &storage_.v6.sin6_addr, buffer, sizeof buffer);
+  if (is_v4_mapped()) {
+    inet_ntop(AF_INET, &storage_.v6.sin6_addr.s6_addr[12], buffer, sizeof buffer);
+  } else if (family() == AF_INET6) {
+    inet_ntop(AF_INET6, &storage_.v6.sin6_addr, buffer, sizeof buffer);
+  }
   return buffer;
 }
 
 std::string Address::text() const {
   if (!valid()) return "-";
   if (family() == AF_UNIX) return std::string("unix:") + storage_.path.sun_path;
-  if (family() == AF_INET6) return "[" + host_text() + "]:" + std::to_string(port());
+  if (family() == AF_INET6 && !is_v4_mapped()) return "[" + host_text() + "]:" + std::to_string(port());
   return host_text() + ":" + std::to_string(port());
 }
 

@@ -30,10 +30,13 @@ class Address {
   bool valid() const { return length_ != 0; }
   uint16_t port() const;
   Address with_port(uint16_t port) const;
+  // IPv4 as it comes to a socket of [::], ::ffff:127.0.0.1, is written as what it is.
   std::string text() const;       // "127.0.0.1:80", "[::1]:80", "unix:/run/x"
   std::string host_text() const;  // "127.0.0.1", "::1"
 
  private:
+  bool is_v4_mapped() const;
+
   union {
     sockaddr generic;
     sockaddr_in v4;

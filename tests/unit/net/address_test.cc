@@ -18,6 +18,13 @@ TEST(Address, WhatIsParsedIsPrintedAgain) {
   EXPECT_EQ(Address().text(), "-");
 }
 
+TEST(Address, WhoComesToASocketOfBothByIPv4IsWrittenSo) {
+  const Address mapped = Address::parse("[::ffff:192.0.2.7]:80").value();
+  EXPECT_EQ(mapped.family(), AF_INET6);
+  EXPECT_EQ(mapped.text(), "192.0.2.7:80");
+  EXPECT_EQ(mapped.host_text(), "192.0.2.7");
+}
+
 TEST(Address, WhatIsNoAddressAndPortIsRefusedWithASentence) {
   for (const char* text : {"", ":", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:80x", "127.0.0.1:-1",
                            "127.0.0.1:65536", "127.0.0.1:99999999999", "::1:80", "[::1]", "[::1]80", "[]:80",
