@@ -186,7 +186,7 @@ LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
     }
   }
   if (permitted == 0) {
-    return refuse(LeaseRefusal::kPortNotAllowed,
+    return refuse(LeaseRefusal::kNoneAllowed,
                   "none of the ports of client '" + request.client + "' (" + request.policy.format_short() +
                       ") is one of this edge's public ports (" + range_.format_short() +
                       "): the operator has to widen one of them");

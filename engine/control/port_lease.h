@@ -24,7 +24,8 @@ enum class LeaseState : uint8_t { kFree, kReserved, kLive, kGrace };
 
 enum class LeaseRefusal : uint8_t {
   kNone,
-  kPortNotAllowed,  // by the edge's --ports or the client's policy: asking again is of no use
+  kPortNotAllowed,  // the wanted one, by the edge's --ports or the client's policy: asking again is of no use
+  kNoneAllowed,     // none of its policy is one of the edge's: a slip of the edge's operator, who may mend it
   kPortInUse,       // another client or tunnel has it: asking again later may help
   kRangeExhausted,  // likewise
 };

@@ -158,6 +158,7 @@ void Edge::restore_leases(const std::vector<ClientRecord>& clients, const std::v
   leases_->restore(clients, leases, handed_listeners_);
   leases_->take_listeners(std::move(handed_listeners_));
   leases_->set_clients(clients);
+  for (const ClientRecord& client : clients) warn_of_useless_ports(client);
   forget_removed_clients(by_name(clients));
 }
 

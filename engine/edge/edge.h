@@ -130,6 +130,7 @@ class Edge final : public EdgeControlPort {
   void forget_removed_clients(ClientsByName now_there);
   void tell_changes(const ClientsByName& now_there) const;
   void honour_limits(const ClientRecord& client);
+  void warn_of_useless_ports(const ClientRecord& client) const;
   // The client's registrations that hold a tunnel: first those that are closing, then the latest.
   std::vector<Registration*> holders(const ClientRecord& client);
   void accept_control_conn(int fd, std::string prefix, uint64_t deadline_ms);

@@ -81,6 +81,7 @@ void Edge::honour_limits(const ClientRecord& client) {
                                                           {"ports", ports_text},
                                                           {"tunnels_max", limit_text(client.tunnels_max)},
                                                           {"conns_max", limit_text(client.conns_max)}});
+  warn_of_useless_ports(client);
   const std::string changed = "the edge's operator changed what client '" + client.name + "' may have: ";
   for (Registration* each : holders(client)) {
     const auto port = ports.empty() ? std::nullopt : each->port_outside(ports);
@@ -101,6 +102,17 @@ void Edge::honour_limits(const ClientRecord& client) {
   leases_->take_away(client.name, ports);
 }
 
+// natrpctl writes what it is told: it does not know what this edge was started with.
+void Edge::warn_of_useless_ports(const ClientRecord& client) const {
+  const auto policy = ports_of(client);
+  if (!policy.ok() || policy.value().empty()) return;
+  if (!(options_.ports.without(policy.value()) == options_.ports)) return;
+  log_warning("none of the client's ports is one of this edge's --ports: its agents will be refused",
+              {{"client", client.name},
+               {"ports", policy.value().format_short()},
+               {"edge_ports", options_.ports.format_short()}});
+}
+
 std::vector<Registration*> Edge::holders(const ClientRecord& client) {
   std::vector<Registration*> found;
   for (auto at = registrations_.rbegin(); at != registrations_.rend(); ++at) {
@@ -118,6 +130,7 @@ void Edge::tell_changes(const ClientsByName& now_there) const {
     const auto before = clients_.find(name);
     if (before == clients_.end()) {
       log_info("a client was added", {{"client", name}});
+      warn_of_useless_ports(client);
     } else if (before->second.id != client.id) {
       log_info("a client was removed and added again", {{"client", name}});
     } else if (before->second.token_hash != client.token_hash) {

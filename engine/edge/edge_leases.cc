@@ -25,11 +25,17 @@ Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& t
 }
 
 LeasedPort refusal_of(const LeaseAnswer& answer) {
-  const bool final = answer.refusal == LeaseRefusal::kPortNotAllowed;
-  const auto code = final                                         ? wire::Refused::PORT_NOT_ALLOWED
-                    : answer.refusal == LeaseRefusal::kPortInUse ? wire::Refused::PORT_IN_USE
-                                                                  : wire::Refused::RANGE_EXHAUSTED;
-  return {0, -1, code, answer.sentence, final};
+  const auto refused = [&answer](wire::Refused::Code code, bool final = false) {
+    return LeasedPort{0, -1, code, answer.sentence, final};
+  };
+  switch (answer.refusal) {
+    case LeaseRefusal::kPortNotAllowed: return refused(wire::Refused::PORT_NOT_ALLOWED, true);
+    case LeaseRefusal::kNoneAllowed: return refused(wire::Refused::PORT_NOT_ALLOWED);
+    case LeaseRefusal::kPortInUse: return refused(wire::Refused::PORT_IN_USE);
+    case LeaseRefusal::kRangeExhausted:
+    case LeaseRefusal::kNone: break;
+  }
+  return refused(wire::Refused::RANGE_EXHAUSTED);
 }
 
 // Only a port in use is its port's fault. No descriptor, no right, no address: another port would fare no better.
@@ -97,15 +103,20 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::ve
     return was_live && (ports.empty() || ports.contains(lease.port));
   };
   for (const LeaseRecord& lease : records) limits[lease.client].left += allowed(lease) ? 1 : 0;
+  std::vector<uint16_t> outside;
   for (const LeaseRecord& lease : records) {
     Limits& of = limits[lease.client];
     const bool kept = allowed(lease) && (of.left-- <= of.most || of.most == 0);
+    if (kept && !options_.ports.contains(lease.port)) outside.push_back(lease.port);
     if (kept) {
       leases_.restore(lease.client, lease.tunnel, lease.port, now_ms());
     } else {
       leases_.remember(lease.client, lease.tunnel, lease.port);
     }
   }
+  if (outside.empty()) return;
+  log_warning("ports that tunnels had are outside of --ports now, and an agent that asks for one by number will end",
+              {{"tunnels", static_cast<uint64_t>(outside.size())}, {"port", static_cast<int>(outside.front())}});
 }
 
 void EdgeLeases::take_listeners(std::vector<Fd> listeners) {

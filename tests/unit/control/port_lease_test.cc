@@ -37,7 +37,7 @@ uint16_t lease(PortLeases& leases, const LeaseRequest& wish, uint64_t now_ms = 0
 TEST(PortLeases, AnEdgeWithoutPortsRefusesInASentence) {
   PortLeases leases(PortSet(), kGraceMs);
   const LeaseAnswer answer = leases.reserve(request("a", "web", 1), 0);
-  EXPECT_EQ(answer.refusal, LeaseRefusal::kPortNotAllowed);
+  EXPECT_EQ(answer.refusal, LeaseRefusal::kNoneAllowed);
   EXPECT_NE(answer.sentence.find("none of the ports"), std::string::npos) << answer.sentence;
 }
 
@@ -58,7 +58,7 @@ TEST(PortLeases, RefusesAPortOutsideOfTheRangeOrThePolicy) {
   EXPECT_EQ(leases.reserve(request("a", "web", 1, 443), 0).refusal, LeaseRefusal::kPortNotAllowed);
   EXPECT_EQ(leases.reserve(request("a", "web", 1, 20000, "20005-20006"), 0).refusal,
             LeaseRefusal::kPortNotAllowed);
-  EXPECT_EQ(leases.reserve(request("a", "web", 1, 0, "443"), 0).refusal, LeaseRefusal::kPortNotAllowed);
+  EXPECT_EQ(leases.reserve(request("a", "web", 1, 0, "443"), 0).refusal, LeaseRefusal::kNoneAllowed);
   const LeaseAnswer any = leases.reserve(request("a", "web", 1, 0, "443,20005-20006"), 0);
   ASSERT_TRUE(any.ok());
   EXPECT_TRUE(any.port == 20005 || any.port == 20006);

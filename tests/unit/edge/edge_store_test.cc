@@ -184,6 +184,25 @@ TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
   }
 }
 
+// Whoever asked for one of them by its number ends, where its operator may have no shell.
+TEST_F(EdgeStoreTest, PortsThatTheEdgeDoesNotHaveAnyMoreAreAWarningAtItsStart) {
+  ASSERT_EQ(lease(open_session("one"), "web", ports_[0]), ports_[0]);
+  stop();
+  const std::string outside = std::to_string(ports_[0]);
+  ASSERT_TRUE(store_->set_limits("two", {outside, {}, {}}).ok());
+  options_.ports = options_.ports.without(PortSet::parse(outside).value());
+  testing::internal::CaptureStderr();
+  start();
+  stop();
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("are outside of --ports now"), std::string::npos) << log;
+  EXPECT_NE(log.find("tunnels=1 port=" + outside), std::string::npos) << log;
+  EXPECT_NE(log.find("is one of this edge's --ports: its agents will be refused client=two ports=" + outside),
+            std::string::npos)
+      << log;
+  EXPECT_EQ(log.find("client=one ports="), std::string::npos) << log;
+}
+
 // --- A store that cannot be read ------------------------------------------------------------------------------------
 
 // As the disk's errors do, this makes each read of a table fail.
