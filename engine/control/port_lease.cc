@@ -66,14 +66,27 @@ void PortLeases::put(uint16_t port, Lease lease) {
   leases_[port] = std::move(lease);
 }
 
-void PortLeases::drop(uint16_t port) {
+TunnelPort PortLeases::drop(uint16_t port) {
   const auto at = leases_.find(port);
   NATRP_CHECK(at != leases_.end(), "a lease that is dropped exists");
   const Lease& lease = at->second;
+  TunnelPort dropped{lease.client, lease.tunnel, port};
   port_of_.erase({lease.client, lease.tunnel});
   if (--count_of_[lease.client] == 0) count_of_.erase(lease.client);
   of_sessions_.erase({lease.session.word, port});
   leases_.erase(at);
+  return dropped;
+}
+
+template <typename Which>
+std::vector<TunnelPort> PortLeases::drop_all(Which which) {
+  std::vector<uint16_t> ports;
+  for (const auto& [port, lease] : leases_) {
+    if (which(port, lease)) ports.push_back(port);
+  }
+  std::vector<TunnelPort> dropped;
+  for (const uint16_t port : ports) dropped.push_back(drop(port));
+  return dropped;
 }
 
 void PortLeases::begin_grace(uint16_t port, Lease& lease, uint64_t now_ms) {
@@ -223,36 +236,32 @@ void PortLeases::mark_taken(uint16_t port, SlotId session, uint64_t now_ms) {
   if (lease != nullptr && lease->session == session) drop(port);
 }
 
-std::vector<uint16_t> PortLeases::session_lost(SlotId session, uint64_t now_ms) {
+std::vector<TunnelPort> PortLeases::session_lost(SlotId session, uint64_t now_ms) {
   std::vector<uint16_t> ports;
   for (auto at = of_sessions_.lower_bound({session.word, 0});
        at != of_sessions_.end() && at->first == session.word; ++at) {
     ports.push_back(at->second);
   }
-  for (const uint16_t port : ports) begin_grace(port, leases_.at(port), now_ms);
+  std::vector<TunnelPort> lost;
+  for (const uint16_t port : ports) {
+    Lease& lease = leases_.at(port);
+    lost.push_back({lease.client, lease.tunnel, port});
+    begin_grace(port, lease, now_ms);
+  }
   end_graces(now_ms);
-  return ports;
+  return lost;
 }
 
-std::vector<uint16_t> PortLeases::remove_client(const std::string& client) {
-  std::vector<uint16_t> ports;
-  for (const auto& [port, lease] : leases_) {
-    if (lease.client == client) ports.push_back(port);
-  }
-  for (const uint16_t port : ports) drop(port);
+std::vector<TunnelPort> PortLeases::remove_client(const std::string& client) {
+  auto dropped = drop_all([&](uint16_t, const Lease& lease) { return lease.client == client; });
   std::erase_if(sticky_, [&](const auto& entry) { return entry.second.owner.first == client; });
   std::erase_if(sticky_port_of_, [&](const auto& entry) { return entry.first.first == client; });
-  return ports;
+  return dropped;
 }
 
-std::vector<uint16_t> PortLeases::take_away(const std::string& client, const PortSet& policy) {
-  std::vector<uint16_t> ports;
-  if (policy.empty()) return ports;
-  for (const auto& [port, lease] : leases_) {
-    if (lease.client == client && !policy.contains(port)) ports.push_back(port);
-  }
-  for (const uint16_t port : ports) drop(port);
-  return ports;
+std::vector<TunnelPort> PortLeases::take_away(const std::string& client, const PortSet& policy) {
+  if (policy.empty()) return {};
+  return drop_all([&](uint16_t port, const Lease& lease) { return lease.client == client && !policy.contains(port); });
 }
 
 std::set<std::string> PortLeases::clients() const {
@@ -262,7 +271,7 @@ std::set<std::string> PortLeases::clients() const {
   return names;
 }
 
-std::vector<uint16_t> PortLeases::make_room(const std::string& client, const std::string& tunnel, uint32_t most) {
+std::vector<TunnelPort> PortLeases::make_room(const std::string& client, const std::string& tunnel, uint32_t most) {
   const auto count = count_of_.find(client);
   if (count == count_of_.end()) return {};
   size_t others = count->second - port_of_.count({client, tunnel});
@@ -274,16 +283,15 @@ std::vector<uint16_t> PortLeases::make_room(const std::string& client, const std
     in_grace.emplace_back(lease.grace_ends_ms, at->second);
   }
   std::sort(in_grace.begin(), in_grace.end());
-  std::vector<uint16_t> ports;
+  std::vector<TunnelPort> dropped;
   for (const auto& [ends_ms, port] : in_grace) {
     if (others-- < most) break;
-    drop(port);
-    ports.push_back(port);
+    dropped.push_back(drop(port));
   }
-  return ports;
+  return dropped;
 }
 
-std::vector<uint16_t> PortLeases::expire(uint64_t now_ms) {
+std::vector<TunnelPort> PortLeases::expire(uint64_t now_ms) {
   end_graces(now_ms);
   return std::exchange(expired_, {});
 }
@@ -292,16 +300,13 @@ void PortLeases::end_graces(uint64_t now_ms) {
   std::erase_if(taken_until_ms_, [&](const auto& entry) { return entry.second <= now_ms; });
   if (now_ms < first_grace_ends_ms_) return;
   first_grace_ends_ms_ = UINT64_MAX;
-  const size_t told = expired_.size();
-  for (const auto& [port, lease] : leases_) {
-    if (lease.state != LeaseState::kGrace) continue;
-    if (lease.grace_ends_ms <= now_ms) {
-      expired_.push_back(port);
-    } else {
-      first_grace_ends_ms_ = std::min(first_grace_ends_ms_, lease.grace_ends_ms);
-    }
-  }
-  for (size_t i = told; i < expired_.size(); ++i) drop(expired_[i]);
+  const auto ended = drop_all([&](uint16_t, const Lease& lease) {
+    if (lease.state != LeaseState::kGrace) return false;
+    if (lease.grace_ends_ms <= now_ms) return true;
+    first_grace_ends_ms_ = std::min(first_grace_ends_ms_, lease.grace_ends_ms);
+    return false;
+  });
+  expired_.insert(expired_.end(), ended.begin(), ended.end());
 }
 
 const Lease* PortLeases::find(uint16_t port) const {

@@ -54,6 +54,13 @@ struct Lease {
   uint64_t grace_ends_ms = 0;
 };
 
+// A port, and the tunnel that has it or had it.
+struct TunnelPort {
+  std::string client;
+  std::string tunnel;
+  uint16_t port = 0;
+};
+
 class PortLeases {
  public:
   PortLeases(PortSet range, uint64_t grace_ms) : range_(std::move(range)), unnamed_(range_), grace_ms_(grace_ms) {}
@@ -87,20 +94,20 @@ class PortLeases {
   void mark_taken(uint16_t port, SlotId session, uint64_t now_ms);
   // The session's leases go into grace. Gives their ports: their listeners close. Leases taken over by a
   // newer session are left alone.
-  std::vector<uint16_t> session_lost(SlotId session, uint64_t now_ms);
+  std::vector<TunnelPort> session_lost(SlotId session, uint64_t now_ms);
   // The client was removed: frees all it has and forgets what it had. Gives the ports of its leases.
-  std::vector<uint16_t> remove_client(const std::string& client);
+  std::vector<TunnelPort> remove_client(const std::string& client);
   // The client may have no other ports than those of policy any more; empty: any. Frees its leases of other ports,
   // whose listeners are closed: a port that the operator took from it is not kept for it. Returns those ports.
-  std::vector<uint16_t> take_away(const std::string& client, const PortSet& policy);
+  std::vector<TunnelPort> take_away(const std::string& client, const PortSet& policy);
   // Makes room for `tunnel` of a client that may have `most` leases: frees as many of its leases in grace as are too
   // many, the oldest first, but not the lease of `tunnel` itself. Returns their ports.
-  std::vector<uint16_t> make_room(const std::string& client, const std::string& tunnel, uint32_t most);
+  std::vector<TunnelPort> make_room(const std::string& client, const std::string& tunnel, uint32_t most);
   // The clients that have a lease, or whose last port is remembered.
   std::set<std::string> clients() const;
   // Ends graces that are over, as other calls do, too. Gives the ports of all that ended since it was last called, for
   // the log.
-  std::vector<uint16_t> expire(uint64_t now_ms);
+  std::vector<TunnelPort> expire(uint64_t now_ms);
 
   // nullptr: free.
   const Lease* find(uint16_t port) const;
@@ -125,7 +132,9 @@ class PortLeases {
   LeaseAnswer exhausted(const LeaseRequest& request) const;
   void make_sticky(const Owner& owner, uint16_t port);
   void put(uint16_t port, Lease lease);  // of an owner that has none
-  void drop(uint16_t port);
+  TunnelPort drop(uint16_t port);
+  template <typename Which>  // bool(port, lease)
+  std::vector<TunnelPort> drop_all(Which which);
   void begin_grace(uint16_t port, Lease& lease, uint64_t now_ms);
   void end_graces(uint64_t now_ms);
 
@@ -141,7 +150,7 @@ class PortLeases {
   std::map<uint16_t, Sticky> sticky_;         // a port's last owner …
   std::map<Owner, uint16_t> sticky_port_of_;  // … and an owner's last port; the two always agree
   std::map<uint16_t, uint64_t> taken_until_ms_;
-  std::vector<uint16_t> expired_;  // what expire() has not given yet
+  std::vector<TunnelPort> expired_;  // what expire() has not given yet
 };
 
 }  // namespace natrp

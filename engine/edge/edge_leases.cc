@@ -44,8 +44,10 @@ LeasedPort refusal_of(uint16_t port, const Error& error) {
   return {0, -1, code, "port " + std::to_string(port) + ": " + error.message, false};
 }
 
-void log_free(const std::string& client, const std::vector<uint16_t>& ports) {
-  for (const uint16_t port : ports) log_info("lease free", {{"client", client}, {"port", static_cast<int>(port)}});
+void log_each(const std::string& what, const std::vector<TunnelPort>& ports) {
+  for (const TunnelPort& its : ports) {
+    log_info(what, {{"client", its.client}, {"tunnel", its.tunnel}, {"port", static_cast<int>(its.port)}});
+  }
 }
 
 }  // namespace
@@ -162,7 +164,7 @@ LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunn
     return {0, -1, wire::Refused::INTERNAL, sentence, false};
   }
   tell_free();
-  if (client.tunnels_max != 0) log_free(client.name, leases_.make_room(client.name, tunnel, client.tunnels_max));
+  if (client.tunnels_max != 0) log_each("lease free", leases_.make_room(client.name, tunnel, client.tunnels_max));
   LeasedPort out;
   for (unsigned attempt = 0; attempt < kBindTries; ++attempt) {
     const LeaseAnswer answer = leases_.reserve(request.value(), now_ms());
@@ -202,33 +204,32 @@ void EdgeLeases::write() {
 }
 
 void EdgeLeases::session_lost(SlotId session) {
-  for (const uint16_t port : leases_.session_lost(session, now_ms())) {
-    log_info("lease in grace", {{"port", static_cast<int>(port)}, {"seconds", options_.grace_seconds}});
+  for (const TunnelPort& lost : leases_.session_lost(session, now_ms())) {
+    log_info("lease in grace", {{"client", lost.client},
+                                {"tunnel", lost.tunnel},
+                                {"port", static_cast<int>(lost.port)},
+                                {"seconds", options_.grace_seconds}});
   }
   tell_free();
 }
 
 void EdgeLeases::take_away(const std::string& client, const PortSet& ports) {
-  log_free(client, leases_.take_away(client, ports));
+  log_each("lease free", leases_.take_away(client, ports));
 }
 
 void EdgeLeases::end_with_client(const std::string& client) {
   writer_.forget_client(client);
-  for (const uint16_t port : leases_.remove_client(client)) {
-    log_info("lease ended with its client", {{"client", client}, {"port", static_cast<int>(port)}});
-  }
+  log_each("lease ended with its client", leases_.remove_client(client));
 }
 
 void EdgeLeases::expire() {
-  for (const uint16_t port : handed_.expire(now_ms())) {
-    log_info("port was handed on, and its tunnel has not come: it closes", {{"port", static_cast<int>(port)}});
-  }
+  log_each("port was handed on, and its tunnel has not come: it closes", handed_.expire(now_ms()));
   tell_free();
 }
 
 // Before somebody else has one of them: the log's last line of a port says what it is.
 void EdgeLeases::tell_free() {
-  for (const uint16_t port : leases_.expire(now_ms())) log_info("lease free", {{"port", static_cast<int>(port)}});
+  log_each("lease free", leases_.expire(now_ms()));
 }
 
 }  // namespace natrp

@@ -38,12 +38,12 @@ std::vector<Fd> HandedListeners::take_all() {
   return listeners;
 }
 
-std::vector<uint16_t> HandedListeners::expire(uint64_t now_ms) {
-  std::vector<uint16_t> ports;
+std::vector<TunnelPort> HandedListeners::expire(uint64_t now_ms) {
+  std::vector<TunnelPort> ports;
   if (now_ms < ends_ms_) return ports;
   for (const auto& [port, handed] : listeners_) {
     stop_listening(handed.fd.get());
-    ports.push_back(port);
+    ports.push_back({handed.client, handed.tunnel, port});
   }
   listeners_.clear();
   return ports;

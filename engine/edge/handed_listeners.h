@@ -30,7 +30,7 @@ class HandedListeners {
   // All that no tunnel has claimed yet: the next edge gets them.
   std::vector<Fd> take_all();
   // When their time is over, closes the listeners whose tunnels have not come. Returns their ports.
-  std::vector<uint16_t> expire(uint64_t now_ms);
+  std::vector<TunnelPort> expire(uint64_t now_ms);
 
  private:
   struct Handed {

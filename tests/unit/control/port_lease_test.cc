@@ -24,6 +24,12 @@ LeaseRequest request(const std::string& client, const std::string& tunnel, uint3
   return made;
 }
 
+std::vector<uint16_t> numbers(const std::vector<TunnelPort>& ports) {
+  std::vector<uint16_t> numbers;
+  for (const TunnelPort& each : ports) numbers.push_back(each.port);
+  return numbers;
+}
+
 // Reserves and opens.
 uint16_t lease(PortLeases& leases, const LeaseRequest& wish, uint64_t now_ms = 0) {
   const LeaseAnswer answer = leases.reserve(wish, now_ms);
@@ -67,7 +73,7 @@ TEST(PortLeases, RefusesAPortOutsideOfTheRangeOrThePolicy) {
 TEST(PortLeases, KeepsAPortInGraceForItsOwnerAndNobodyElse) {
   PortLeases leases(ports("20000"), kGraceMs);
   EXPECT_EQ(lease(leases, request("a", "web", 1)), 20000);
-  EXPECT_EQ(leases.session_lost(session(1), 1000), std::vector<uint16_t>{20000});
+  EXPECT_EQ(numbers(leases.session_lost(session(1), 1000)), std::vector<uint16_t>{20000});
   EXPECT_EQ(leases.find(20000)->state, LeaseState::kGrace);
   EXPECT_EQ(leases.reserve(request("b", "web", 2), 60999).refusal, LeaseRefusal::kRangeExhausted);
   EXPECT_EQ(leases.reserve(request("b", "web", 2, 20000), 60999).refusal, LeaseRefusal::kPortInUse);
@@ -80,7 +86,7 @@ TEST(PortLeases, FreesAPortWhenItsGraceIsOver) {
   lease(leases, request("a", "web", 1));
   leases.session_lost(session(1), 1000);
   EXPECT_TRUE(leases.expire(60999).empty());
-  EXPECT_EQ(leases.expire(61000), std::vector<uint16_t>{20000});
+  EXPECT_EQ(numbers(leases.expire(61000)), std::vector<uint16_t>{20000});
   EXPECT_EQ(lease(leases, request("b", "web", 2), 61000), 20000);
 }
 
@@ -89,7 +95,7 @@ TEST(PortLeases, WithoutGraceALostPortIsFreeAtOnce) {
   lease(leases, request("a", "web", 1));
   EXPECT_EQ(leases.session_lost(session(1), 5).size(), 1u);
   EXPECT_EQ(leases.find(20000), nullptr);
-  EXPECT_EQ(leases.expire(5), std::vector<uint16_t>{20000}) << "the log has to say so";
+  EXPECT_EQ(numbers(leases.expire(5)), std::vector<uint16_t>{20000}) << "the log has to say so";
   EXPECT_TRUE(leases.expire(5).empty()) << "once";
   EXPECT_EQ(lease(leases, request("b", "web", 2), 5), 20000);
 }
@@ -99,7 +105,7 @@ TEST(PortLeases, AGraceThatEndedWhenSomebodyAskedIsToldLikeTheOthers) {
   leases.restore("a", "web", 20000, 0);
   leases.restore("a", "app", 20001, 10);
   EXPECT_TRUE(leases.ask(request("b", "web", 1), kGraceMs).ok());
-  EXPECT_EQ(leases.expire(kGraceMs + 10), (std::vector<uint16_t>{20000, 20001}));
+  EXPECT_EQ(numbers(leases.expire(kGraceMs + 10)), (std::vector<uint16_t>{20000, 20001}));
 }
 
 TEST(PortLeases, ATunnelGetsItsLastPortBackAfterAnythingElse) {
@@ -259,12 +265,12 @@ TEST(PortLeases, WhatAClientMayNotHaveAnyMoreIsFreeAtOnce) {
   lease(leases, request("a", "stays", 1, 20002));
   lease(leases, request("b", "web", 3, 20003));
   EXPECT_TRUE(leases.take_away("a", PortSet()).empty()) << "no policy is any port";
-  EXPECT_EQ(leases.take_away("a", ports("20002,20004")), (std::vector<uint16_t>{20000, 20001}));
+  EXPECT_EQ(numbers(leases.take_away("a", ports("20002,20004"))), (std::vector<uint16_t>{20000, 20001}));
   EXPECT_EQ(leases.find(20000), nullptr);
   EXPECT_EQ(leases.find(20001), nullptr);
   EXPECT_EQ(leases.find(20002)->state, LeaseState::kLive);
   EXPECT_EQ(leases.find(20003)->state, LeaseState::kLive);
-  EXPECT_EQ(leases.session_lost(session(1), 0), std::vector<uint16_t>{20002});
+  EXPECT_EQ(numbers(leases.session_lost(session(1), 0)), std::vector<uint16_t>{20002});
   // Its last ports are its own again when it may have them again.
   EXPECT_EQ(lease(leases, request("a", "kept", 4, 0, "20002,20004")), 20004);
   EXPECT_EQ(lease(leases, request("a", "live", 4)), 20000);
@@ -278,14 +284,14 @@ TEST(PortLeases, TheEndOfAnOldSessionDoesNotTouchWhatANewOneTookOver) {
   leases.suspend(port, session(1), 5);
   EXPECT_FALSE(leases.mark_live(port, session(1)));
   EXPECT_EQ(leases.find(port)->state, LeaseState::kLive);
-  EXPECT_EQ(leases.session_lost(session(2), 5), std::vector<uint16_t>{port});
+  EXPECT_EQ(numbers(leases.session_lost(session(2), 5)), std::vector<uint16_t>{port});
 }
 
 TEST(PortLeases, ARemovedClientLeavesNothingBehind) {
   PortLeases leases(ports("20000-20001"), kGraceMs);
   const uint16_t port = lease(leases, request("a", "web", 1));
   lease(leases, request("b", "web", 2));
-  EXPECT_EQ(leases.remove_client("a"), std::vector<uint16_t>{port});
+  EXPECT_EQ(numbers(leases.remove_client("a")), std::vector<uint16_t>{port});
   EXPECT_EQ(leases.size(), 1u);
   EXPECT_EQ(lease(leases, request("c", "web", 3)), port);
 }
@@ -367,7 +373,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
             held.grace_ends_ms = now_ms + 500;
             expected.insert(port);
           }
-          const auto lost = leases.session_lost(session(number), now_ms);
+          const auto lost = numbers(leases.session_lost(session(number), now_ms));
           ASSERT_EQ(std::set<uint16_t>(lost.begin(), lost.end()), expected);
           break;
         }
@@ -411,7 +417,7 @@ TEST(PortLeases, NoPortIsEverOwnedTwiceAndNoneIsLost) {
             expected.push_back(port);
             model.held.erase(port);
           }
-          ASSERT_EQ(leases.make_room(client, tunnel, most), expected);
+          ASSERT_EQ(numbers(leases.make_room(client, tunnel, most)), expected);
           break;
         }
         case 9: {

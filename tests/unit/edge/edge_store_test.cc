@@ -175,7 +175,7 @@ TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
       leases.check(two, "web", 0);  // an agent that asks in the moment before the tick
     }
     const std::string log = testing::internal::GetCapturedStderr();
-    const std::string line = "lease free port=" + std::to_string(port);
+    const std::string line = "lease free client=one tunnel=web port=" + std::to_string(port);
     EXPECT_NE(log.find(line), std::string::npos) << grace_seconds << ": " << log;
     EXPECT_LT(log.find("lease in grace"), log.find(line)) << log;
     testing::internal::CaptureStderr();

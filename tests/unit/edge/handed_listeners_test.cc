@@ -74,7 +74,9 @@ TEST_F(HandedListenersTest, ATunnelThatDoesNotComeIsNotWaitedForForever) {
   hand_on(listener, "client", "tunnel");
   EXPECT_TRUE(handed.expire(kNowMs + kRendezvousTimeoutMs - 1).empty());
   EXPECT_FALSE(visitor_is_turned_away());
-  EXPECT_EQ(handed.expire(kNowMs + kRendezvousTimeoutMs), std::vector<uint16_t>{port});
+  const auto expired = handed.expire(kNowMs + kRendezvousTimeoutMs);
+  ASSERT_EQ(expired.size(), 1u);
+  EXPECT_EQ(expired[0].port, port);
   EXPECT_TRUE(visitor_is_turned_away());
   EXPECT_TRUE(handed.expire(kNowMs + 2 * kRendezvousTimeoutMs).empty());
 }
