@@ -1,6 +1,7 @@
 #include "agent/agent.h"
 
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +23,13 @@ constexpr uint32_t kRegisterAgainMs = 3000;
 // as an edge that hands over waits for its own.
 constexpr uint32_t kDrainAnswerMs = 3000;
 
+// Who has the token is the client. A group that was given the file is its owner's choice.
+void warn_of_open_secret(const std::string& file) {
+  struct stat info;
+  if (file.empty() || ::stat(file.c_str(), &info) != 0 || (info.st_mode & S_IROTH) == 0) return;
+  log_warning("everybody on this host may read the file of the token: chmod o-r", {{"file", file}});
+}
+
 }  // namespace
 
 Agent::Agent(AgentOptions options) : options_(std::move(options)), backoff_(std::random_device{}()) {}
@@ -37,6 +45,7 @@ Agent::~Agent() {
 }
 
 Status Agent::start() {
+  warn_of_open_secret(options_.secret_file);
   if (!options_.ca_file.empty()) {
     auto ca = load_ca(options_.ca_file);
     if (!ca.ok()) return ca.error();

@@ -28,6 +28,7 @@ struct AgentDraft {
   Credentials taken;          // what holds so far, by the sources before it
   TunnelOptions tunnel;       // the [[tunnel]] that is being read, or the flags'
   bool tunnel_flags = false;  // --name or --remote-port was given
+  bool token_in_config = false;
 };
 
 Status set_token(std::optional<JoinToken>& to, const std::string& text) {
@@ -60,8 +61,10 @@ Status take_credentials(AgentDraft& draft, const std::string& source) {
   return Done{};
 }
 
-Status read_credentials(AgentDraft& draft) {
+// config: the configuration file.
+Status read_credentials(AgentDraft& draft, const std::string& config) {
   Credentials& taken = draft.taken;
+  draft.options.secret_file = !taken.token_file.empty() ? taken.token_file : draft.token_in_config ? config : "";
   if (!taken.token_file.empty()) {
     const auto text = read_small_file("the token file", taken.token_file);
     if (!text.ok()) return text.error();
@@ -208,6 +211,7 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
     const TomlList list = tunnel_list(draft);
     if (Status status = read_toml(flags.config, table, &list); !status.ok()) return status;
     if (Status status = take_credentials(draft, "the keys of " + flags.config); !status.ok()) return status;
+    draft.token_in_config = draft.taken.token.has_value();
   }
   draft.tunnel = {};
   draft.tunnel_flags = false;
@@ -219,9 +223,11 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
       return Error{"the environment's NATRP_TOKEN: " + status.error().message};
     }
     draft.taken.token_file.clear();
+    draft.token_in_config = false;
   }
+  if (by_flag) draft.token_in_config = false;
   if (Status status = take_credentials(draft, "the flags"); !status.ok()) return status;
-  if (Status status = read_credentials(draft); !status.ok()) return status;
+  if (Status status = read_credentials(draft, flags.config); !status.ok()) return status;
 
   AgentOptions& options = draft.options;
   if (!draft.tunnel.local.empty()) {

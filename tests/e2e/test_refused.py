@@ -86,9 +86,15 @@ def test_a_token_file_is_as_good_as_a_token(yard):
     file = yard.path("token")
     file.write_text(edge.add_client() + "\n")
     service = yard.service()
+    file.chmod(0o640)
     agent = yard.agent(edge, None, service, token_file=file)
     yard.peer(agent.address)
     yard.closing(service.accept())
+    assert "may read the file of the token" not in agent.process.err
+    agent.process.kill()
+    file.chmod(0o644)
+    open_to_all = yard.agent(edge, None, service, token_file=file)
+    open_to_all.process.wait_for("everybody on this host may read the file of the token")
 
 
 # --- ports -----------------------------------------------------------------------------------------------

@@ -312,12 +312,16 @@ TEST_F(OptionsTest, TheOriginalsSingleDashFlagsAreTaken) {
 TEST_F(OptionsTest, ATokenComesFromFlagsThenTheEnvironmentThenTheFile) {
   const std::string path =
       file("server = \"h:1\"\ntoken = \"" + kToken + "\"\n[[tunnel]]\nlocal = \"h:2\"\n");
-  EXPECT_EQ(format_join_token(agent({"--config", path}).options.token), kToken);
+  const auto taken = [](const Words& words) {
+    const AgentOptions options = agent(words).options;
+    return std::pair(format_join_token(options.token), options.secret_file);
+  };
+  EXPECT_EQ(taken({"--config", path}), std::pair(kToken, path));
   setenv("NATRP_TOKEN", kOtherToken.c_str(), 1);
-  EXPECT_EQ(format_join_token(agent({"--config", path}).options.token), kOtherToken);
+  EXPECT_EQ(taken({"--config", path}), std::pair(kOtherToken, std::string()));
   const std::string secret = file(" " + kToken + "\n", "secret");
-  EXPECT_EQ(format_join_token(agent({"--config", path, "--token-file", secret}).options.token), kToken);
-  EXPECT_EQ(format_join_token(agent(agent_words()).options.token), kToken);
+  EXPECT_EQ(taken({"--config", path, "--token-file", secret}), std::pair(kToken, secret));
+  EXPECT_EQ(taken(agent_words()), std::pair(kToken, std::string()));
   setenv("NATRP_TOKEN", "no token", 1);
   expect_refused(agent({"--config", path}), "NATRP_TOKEN");
 }
