@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
 #include "base/limits.h"
 
@@ -82,7 +84,13 @@ void add_state_option(OptionTable& table, std::string& state_dir) {
              [&](const std::string& text) -> Status {
                if (text.empty()) return Error{"the name of the state folder is empty: name a folder"};
                if (text.find('\0') != std::string::npos) return Error{"a folder's name holds no zero byte"};
-               state_dir = text;
+               if (text == "~" || text.starts_with("~/")) {
+                 return Error{"'" + text + "': a ~ is the shell's, and stands for no folder here; write the whole path"};
+               }
+               // The log tells an operator to say it to natrpctl, who may be in another folder.
+               std::error_code failed;
+               state_dir = std::filesystem::absolute(text, failed);
+               if (failed) return Error{"'" + text + "' has no whole path: " + failed.message() + "; write it"};
                // A trailing slash would be part of every path that is logged.
                while (state_dir.size() > 1 && state_dir.back() == '/') state_dir.pop_back();
                return Done{};

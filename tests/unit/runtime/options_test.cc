@@ -279,6 +279,13 @@ TEST_F(OptionsTest, TheStateFolderFollowsTheUser) {
   }
 }
 
+TEST_F(OptionsTest, AStateFolderIsNamedSoThatItIsFoundFromElsewhere) {
+  EXPECT_EQ(edge({"--state", "/x/state/"}).options.state_dir, "/x/state");
+  EXPECT_EQ(edge({"--state", "state"}).options.state_dir, std::filesystem::current_path() / "state");
+  EXPECT_EQ(edge({"--state", "~state"}).options.state_dir, std::filesystem::current_path() / "~state");
+  for (const std::string home : {"~", "~/state"}) expect_refused(edge({"--state", home}), "stands for no folder here");
+}
+
 TEST_F(OptionsTest, AnAgentTakesOneTunnelFromItsFlags) {
   const auto outcome = agent(agent_words({"--name", "web", "--remote-port", "20005", "--on-conflict",
                                           "replace", "--pin", "sha256:" + std::string(62, '0') + "aF"}));
