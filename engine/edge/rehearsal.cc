@@ -53,10 +53,6 @@ Status try_addresses(const EdgeOptions& options, const AskingEdge& asking) {
   const Address any_port = options.public_bind.with_port(0);
   if (Status ports = try_address("--public-bind", any_port, asking, held); !ports.ok()) return ports;
   if (!options.admin) return Done{};
-  if (options.admin->port() != 0 && overlap(*options.admin, options.bind)) {
-    return Error{"--admin: " + options.admin->text() + " is in the way of --bind " + options.bind.text() +
-                 "; choose another port"};
-  }
   return try_address("--admin", *options.admin, asking, held);
 }
 

@@ -42,6 +42,23 @@ Status set_parsed(T& to, Result<T> parsed) {
   return Done{};
 }
 
+// The edge's own ports are no public ones: an agent would be told that another process has them.
+Status settle_ports(EdgeOptions& options) {
+  const bool admin_listens = options.admin && options.admin->port() != 0;
+  if (admin_listens && overlap(*options.admin, options.bind)) {
+    return Error{"--admin " + options.admin->text() + " is in the way of --bind " + options.bind.text() +
+                 ": choose another port"};
+  }
+  for (const Address& own : {options.bind, options.admin.value_or(options.bind)}) {
+    if (own.port() == 0 || !overlap(own, options.public_bind.with_port(own.port()))) continue;
+    options.ports = options.ports.without(PortSet::parse(std::to_string(own.port())).value());
+  }
+  if (options.ports.empty()) {
+    return Error{"--ports has no other port than those of --bind and --admin: give it some that agents may have"};
+  }
+  return Done{};
+}
+
 struct EdgeDraft {
   EdgeOptions options;
   bool public_bind_given = false;
@@ -62,7 +79,8 @@ OptionTable edge_table(EdgeDraft& draft) {
              "The host that agents print as theirs.", [&](const std::string& text) {
                return set_parsed(options.public_address, parse_public_address(text));
              });
-  table.text("ports", "PORTS", kDefaultPorts, "The public ports that agents may have, like 20000-29999,443.",
+  table.text("ports", "PORTS", kDefaultPorts,
+             "The public ports that agents may have, like 20000-29999,443; not those of --bind and --admin.",
              [&](const std::string& text) { return set_parsed(options.ports, PortSet::parse(text)); });
   add_state_option(table, options.state_dir);
   table.integer("grace-seconds", 0, 86400, "60",
@@ -98,7 +116,7 @@ ParseOutcome<EdgeOptions> parse_edge_options(int argc, const char* const* argv) 
     }
     if (Status status = apply_flags(flags); !status.ok()) return status;
     if (!draft.public_bind_given) draft.options.public_bind = draft.options.bind.with_port(0);
-    return Done{};
+    return settle_ports(draft.options);
   });
 }
 

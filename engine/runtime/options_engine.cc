@@ -85,7 +85,7 @@ void add_state_option(OptionTable& table, std::string& state_dir) {
                if (text.empty()) return Error{"the name of the state folder is empty: name a folder"};
                if (text.find('\0') != std::string::npos) return Error{"a folder's name holds no zero byte"};
                if (text == "~" || text.starts_with("~/")) {
-                 return Error{"'" + text + "': a ~ is the shell's, and stands for no folder here; write the whole path"};
+                 return Error{"'" + text + "': a ~ is the shell's and stands for no folder here; write the whole path"};
                }
                // The log tells an operator to say it to natrpctl, who may be in another folder.
                std::error_code failed;

@@ -80,11 +80,6 @@ TEST_F(RehearsalTest, AnAddressThatSomebodyElseHasIsFoundAndWhatTheAskingEdgeHas
   EXPECT_TRUE(finds("--admin: "));
   asking.admin = options.admin;
   EXPECT_EQ(found(), "");
-  options.bind = *options.admin;
-  EXPECT_TRUE(finds("is in the way of --bind")) << "a start has both";
-  options.admin = Address::parse("[::1]:" + std::to_string(port)).value();
-  EXPECT_EQ(found(), "") << "they are not in each other's way";
-  options.bind = loopback_port(0);
   options.admin.reset();
   options.public_bind = Address::parse("203.0.113.7:0").value();
   EXPECT_TRUE(finds("--public-bind: "));

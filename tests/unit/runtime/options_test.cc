@@ -142,6 +142,22 @@ TEST_F(OptionsTest, PublicPortsListenWhereTheEdgeIsBound) {
   EXPECT_EQ(edge({"--public-bind", "[::1]"}).options.public_bind.host_text(), "::1");
 }
 
+TEST_F(OptionsTest, TheEdgesOwnPortsAreNotLeased) {
+  const auto ports = [](const std::string& bind, const std::string& admin, const std::string& public_bind) {
+    return edge({"--bind", bind, "--admin", admin, "--public-bind", public_bind, "--ports", "7000-7003"})
+        .options.ports.format();
+  };
+  EXPECT_EQ(ports("0.0.0.0:7000", "127.0.0.1:7002", "0.0.0.0"), "7001,7003");
+  EXPECT_EQ(ports("[::]:7003", "off", "127.0.0.1"), "7000-7002");
+  EXPECT_EQ(ports("127.0.0.1:7000", "127.0.0.1:7001", "127.0.0.2"), "7000-7003") << "of another address";
+  EXPECT_EQ(ports("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1"), "7000-7003");
+  expect_refused(edge({"--ports", "10022"}), "those of --bind and --admin");
+  for (const std::string admin : {"0.0.0.0:7000", "127.0.0.1:7000", "[::]:7000"}) {
+    expect_refused(edge({"--bind", "127.0.0.1:7000", "--admin", admin}), "is in the way of --bind 127.0.0.1:7000");
+  }
+  EXPECT_TRUE(edge({"--bind", "127.0.0.1:7000", "--admin", "[::1]:7000"}).run) << "not in each other's way";
+}
+
 TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
   const std::vector<std::pair<Words, std::string>> cases = {
       {{"--ports", "20010-20000"}, "20010"},
