@@ -75,6 +75,7 @@ class ControlChannel {
   // No session was opened in time.
   bool late() const { return late_; }
   bool tls_failed() const { return tls_.failed(); }
+  bool rejected() const { return tls_.rejected(); }
   // What the peer sent was no frame that we know.
   bool malformed() const { return malformed_; }
   // No op is in flight and the descriptor is closed: the channel may be destroyed.

@@ -27,6 +27,7 @@ struct TlsStream::State {
   bool peer_closed = false;
   bool failed = false;
   bool verification_failed = false;
+  bool rejected = false;
   std::string error;
   ClientVerify verify;
 
@@ -66,6 +67,13 @@ std::string library_reason() {
   const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
   ERR_clear_error();
   return reason == nullptr ? "the bytes are not TLS" : reason;
+}
+
+// Of the peer, about our certificate (RFC 8446 §6.2); the library counts its alerts from 1000 on.
+bool is_certificate_alert(unsigned long code) {
+  const int alert = ERR_GET_REASON(code) - SSL_AD_REASON_OFFSET;
+  const bool about_certificate = alert >= SSL_AD_BAD_CERTIFICATE && alert <= SSL_AD_CERTIFICATE_UNKNOWN;
+  return ERR_GET_LIB(code) == ERR_LIB_SSL && (about_certificate || alert == SSL_AD_UNKNOWN_CA);
 }
 
 // The pin's half of the verification. Empty: the key is the right one.
@@ -236,6 +244,7 @@ bool TlsStream::handshake() {
   }
   const int error = SSL_get_error(state.ssl, result);
   if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) return true;
+  state.rejected = state.server && is_certificate_alert(ERR_peek_error());
   return fail(state.server ? "the TLS handshake with the agent failed: " + library_reason()
                            : "the TLS handshake with the edge failed: " + library_reason() +
                                  "; check that --server names a natrp edge");
@@ -263,6 +272,7 @@ size_t TlsStream::read(std::span<uint8_t> to) {
   } else if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) {
     // In TLS 1.3 the client has finished before the edge has judged it, so a refusal may come this late; and
     // an agent that does not accept the edge's certificate tells so here.
+    state.rejected = state.server && is_certificate_alert(ERR_peek_error());
     fail(std::string("the ") + (state.server ? "agent" : "edge") +
          " ended TLS with an error: " + library_reason());
   }
@@ -302,6 +312,7 @@ bool TlsStream::handshake_done() const { return state_->done; }
 bool TlsStream::peer_closed() const { return state_->peer_closed; }
 bool TlsStream::failed() const { return state_->failed; }
 bool TlsStream::verification_failed() const { return state_->verification_failed; }
+bool TlsStream::rejected() const { return state_->rejected; }
 const std::string& TlsStream::error() const { return state_->error; }
 
 std::array<uint8_t, 32> TlsStream::export_key(std::string_view label) const {

@@ -70,6 +70,8 @@ class TlsStream {
   bool failed() const;
   // The peer is not who it should be: trying again cannot help, and nothing secret was sent.
   bool verification_failed() const;
+  // The edge's side: it is the agent that did not take the edge for the right one.
+  bool rejected() const;
   const std::string& error() const;
 
   // Keying material both ends share (RFC 8446 §7.5), without context. Only after handshake_done().

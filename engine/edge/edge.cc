@@ -276,6 +276,13 @@ void Edge::tell_unknown_token(const std::string& peer, const std::string& softwa
               {{"peer", peer}, {"software", software}, {"others_before", std::exchange(unknown_untold_, 0)}});
 }
 
+// As where the state folder was lost or moved: its agents end, and nobody sees their logs here.
+void Edge::tell_rejected(const std::string& peer) {
+  if (!rejected_pace_.due(now_ms())) return;
+  log_warning("an agent does not take this edge for its own, and left: it was given another key's pin, or another CA",
+              {{"peer", peer}, {"pin", format_pin(identity_->pin())}});
+}
+
 void Edge::forget(Registration& registration) {
   const auto at = std::find_if(registrations_.begin(), registrations_.end(),
                                [&](const auto& each) { return each.get() == &registration; });

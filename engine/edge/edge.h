@@ -102,6 +102,7 @@ class Edge final : public EdgeControlPort {
   ClientConnsTable& client_conns() { return client_conns_; }
   // One line a second, however many strangers try.
   void tell_unknown_token(const std::string& peer, const std::string& software);
+  void tell_rejected(const std::string& peer);
 
   // For the tunnels of original natrp clients.
   const Crew<EdgeWorker>& crew() const { return crew_; }
@@ -183,6 +184,7 @@ class Edge final : public EdgeControlPort {
   uint64_t accepts_failed_told_ = 0;
   Pace unknown_pace_{kLogPaceMs};
   uint64_t unknown_untold_ = 0;  // tokens since the last line
+  Pace rejected_pace_{kLogPaceMs};
   std::vector<SlotId> demanding_;  // sessions that want more channels than their agents have been told
   std::atomic<bool> draining_{false};
   std::atomic<size_t> sessions_live_{0};

@@ -504,6 +504,7 @@ void Registration::on_closed(const std::string& why, bool) {
   } else {
     if (channel_.late()) edge_.count(Counter::kHelloTimeouts);
     if (garbage_ || channel_.malformed() || channel_.tls_failed()) edge_.count(Counter::kGarbageRefused);
+    if (channel_.rejected()) edge_.tell_rejected(peer_);
     log_debug("control channel ended before it was a session", {{"peer", peer_}, {"why", why}});
   }
   edge_.forget(*this);  // deletes this

@@ -114,6 +114,7 @@ def test_the_edge_logs_its_pin_as_an_agent_takes_it(yard):
     wrong = yard.agent(edge, token, "127.0.0.1:9", start="unready", name="other",
                        pin=pin[1][:-1] + ("0" if pin[1][-1] != "0" else "1"))
     wrong.refused("another key than --pin")
+    edge.process.wait_for("an agent does not take this edge for its own")
 
 
 def test_the_agent_prints_its_public_address_alone_on_standard_output(yard):

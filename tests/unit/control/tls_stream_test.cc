@@ -143,6 +143,7 @@ TEST_F(TlsStreamTest, AWrongPinEndsTheHandshakeWithASentenceAndTheEdgeIsTold) {
   EXPECT_TRUE(edge.failed());
   EXPECT_FALSE(edge.verification_failed());
   EXPECT_NE(edge.error().find("bad certificate"), std::string::npos) << edge.error();
+  EXPECT_TRUE(edge.rejected());
 }
 
 TEST_F(TlsStreamTest, ACaAndHostNameVerifyAnOperatorsCertificate) {
@@ -180,6 +181,7 @@ TEST_F(TlsStreamTest, AWrongCaIsRefusedEvenForTheRightHost) {
   TlsStream agent = TlsStream::client(verify).value();
   exchange(agent, edge);
   EXPECT_TRUE(agent.verification_failed());
+  EXPECT_TRUE(edge.rejected());
   EXPECT_NE(agent.error().find("--ca"), std::string::npos) << agent.error();
 }
 
@@ -319,6 +321,7 @@ TEST_F(TlsStreamTest, GarbageFailsWithASentence) {
   TlsStream edge = server();
   EXPECT_FALSE(edge.feed(bytes_of(std::string(200, '\x16'))));
   EXPECT_TRUE(edge.failed());
+  EXPECT_FALSE(edge.rejected());
   EXPECT_FALSE(edge.error().empty());
   TlsStream agent = client_with_pin(identity_.pin());
   EXPECT_FALSE(agent.feed(bytes_of("HTTP/1.1 400 Bad Request\r\n\r\n")));
