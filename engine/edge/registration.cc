@@ -213,7 +213,9 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
   if (answer.takeover == Takeover::kTooMany) {
     tell_and_refuse(wanted, wire::Refused::TOO_MANY_TUNNELS, answer.sentence, !answer.may_change);
   } else if (rival == nullptr || !await_rival(wanted, *rival, contest)) {
-    tell_and_refuse(wanted, wire::Refused::CONFLICT, answer.sentence, true);
+    // Where that agent is, is for the edge's operator alone.
+    tell_refusal(wanted.name(), answer.sentence + (rival != nullptr ? "; it is at " + rival->peer_ : ""));
+    refuse_tunnel(wanted.tunnel_index(), wire::Refused::CONFLICT, answer.sentence, true);
   }
   return false;
 }

@@ -227,6 +227,15 @@ def test_a_second_agent_with_replace_takes_the_tunnel_over(yard):
     assert rig.service.accepted_none()
 
 
+def test_a_tunnel_that_a_living_agent_has_is_refused_and_the_edge_knows_where_that_is(yard):
+    rig = yard.rig()
+    second = yard.agent(rig.edge, rig.token, "127.0.0.1:9", start="unready")
+    second.refused("held by another agent that is alive")
+    assert "it is at" not in second.process.err
+    rig.edge.process.wait_for(r"held by another agent that is alive.*; it is at 127\.")
+    rig.check_echo()
+
+
 def test_two_agents_of_one_client_serve_two_tunnels(yard):
     rig = yard.rig(agent_options={"name": "first"})
     service = yard.service()
