@@ -178,6 +178,8 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--workers", "65"}, "from 1 to 64"},
       {{"--workers", "99999999999999999999"}, "--workers"},
       {{"--workers", "2 "}, "--workers"},
+      {{"--bind", "10022"}, "'10022' has no host"},
+      {{"--bind", "10022"}, "0.0.0.0:10022"},
       {{"--io", "kqueue"}, "auto, uring or epoll"},
       {{"--pump", "magic"}, "magic"},
       {{"--log-level", "loud"}, "loud"},
