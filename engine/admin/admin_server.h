@@ -3,6 +3,7 @@
 // AdminServer: HTTP for the operator, on an address of its own: /metrics, /healthz, /api/v1/conns, and a list of the
 // daemon's own.
 // It answers whoever reaches the address; bind it to loopback or behind a proxy that knows its users.
+// A client that takes its time holds one of two threads, for some seconds at most.
 //
 // Life     listen() ──▶ listening ──serve()──▶ serving ──stop()──▶ joined
 //                       listening ──stop()──▶ joined
@@ -13,11 +14,14 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/result.h"
 #include "net/address.h"
@@ -53,7 +57,10 @@ class AdminServer {
   void listen_until_stopped();
   std::string bound_text() const;
   Error why_not_bound() const;
-  void hang_up();
+  void end_overdue();
+  // shall: of the descriptor of a connection, or the listener's. held: nobody else can close it meanwhile. False: no
+  // descriptor was left for that.
+  void hang_up(const std::function<bool(int fd, bool held)>& shall);
 
   AdminSource& source_;
   const Address address_;
@@ -66,7 +73,11 @@ class AdminServer {
   std::mutex mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;
-  // /proc/self/fd for hang_up(), which has to work where no descriptor is left.
+  // /proc/self/fd for hang_up(), which has to work where no descriptor is left. Of one thread at a time.
+  std::mutex descriptors_mutex_;
+  // For end_overdue(): connections that were there when it looked last, by their SO_COOKIE.
+  std::vector<uint64_t> seen_;
+  uint64_t looked_ms_ = 0;
   std::unique_ptr<DIR, int (*)(DIR*)> descriptors_{nullptr, closedir};
   std::atomic<bool> ended_{false};
 };

@@ -44,15 +44,27 @@ std::string text_of(BIO* bio) {
   return std::string(data, static_cast<size_t>(length));
 }
 
-Status write_all_synced(int fd, const std::string& path, const std::string& text) {
+// path: the file that is to be, not the one that stands for it until it is whole.
+Error not_written(const std::string& directory, const std::string& path, int errno_value) {
+  Error error = Error::from_errno("cannot write " + path, errno_value);
+  if (errno_value == ENOSPC || errno_value == EDQUOT) {
+    error.message += "; make room on the disk of the state folder " + directory;
+  } else {
+    error.message += "; look after the disk of the state folder " + directory;
+  }
+  error.message += ", or give another folder with --state";
+  return error;
+}
+
+// An errno, or 0.
+int write_all_synced(int fd, const std::string& text) {
   for (size_t at = 0; at < text.size();) {
     const ssize_t n = ::write(fd, text.data() + at, text.size() - at);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Error::from_errno("cannot write " + path, errno);
+    if (n < 0) return errno;
     at += static_cast<size_t>(n);
   }
-  if (::fsync(fd) != 0) return Error::from_errno("cannot write " + path + " to the disk", errno);
-  return Done{};
+  return ::fsync(fd) == 0 ? 0 : errno;
 }
 
 // path appears whole and on the disk, or not at all. When somebody else made it meanwhile, theirs stays:
@@ -64,21 +76,22 @@ Status create_file(const std::string& directory, const std::string& path, const 
   std::string temporary = path + ".XXXXXX";
   Fd file(::mkostemp(temporary.data(), O_CLOEXEC));
   if (!file.valid()) {
+    if (errno == ENOSPC || errno == EDQUOT) return not_written(directory, path, errno);
     return Error::from_errno("cannot create " + path + " (the state folder must be writable by this user)",
                              errno);
   }
   give_to_owner_of_dir(directory, file.get());
-  Status written = write_all_synced(file.get(), temporary, text);
-  if (written && ::fchmod(file.get(), mode) != 0)
-    written = Error::from_errno("cannot set the mode of " + temporary, errno);
+  Status written = Done{};
+  if (const int failure = write_all_synced(file.get(), text); failure != 0) {
+    written = not_written(directory, path, failure);
+  }
+  if (written && ::fchmod(file.get(), mode) != 0) written = Error::from_errno("cannot set the mode of " + path, errno);
   if (written && ::link(temporary.c_str(), path.c_str()) != 0 && errno != EEXIST) {
-    written = Error::from_errno("cannot create " + path, errno);
+    written = not_written(directory, path, errno);
   }
   ::unlink(temporary.c_str());
   if (!written) return written;
-  if (::fsync(folder.get()) != 0) {
-    return Error::from_errno("cannot write the folder " + directory + " to the disk", errno);
-  }
+  if (::fsync(folder.get()) != 0) return not_written(directory, path, errno);
   return Done{};
 }
 

@@ -19,7 +19,11 @@ constexpr uint32_t kWatchMs = 2000;
 constexpr uint32_t kStartAgainLeastMs = 1000;
 constexpr uint32_t kStartAgainMostMs = 30'000;
 
-void say_no(const std::string& why) { log_error("no handover: " + why, {}); }
+// said: by the program that was tried, where it was.
+void say_no(const std::string& why, const std::string& said = {}) {
+  if (said.empty()) return log_error("no handover: " + why, {});
+  log_error("no handover: " + why, {{"why", said}});
+}
 
 }  // namespace
 
@@ -58,7 +62,11 @@ void Handover::tried(int status) {
   if (stage_ != Stage::kTrying) return;  // called off
   if (status != 0) {
     stage_ = Stage::kNone;
-    return say_no(successor_->file() + " --check " + how_it_ended(status) + "; this edge goes on");
+    return say_no(successor_->file() + " --check " + how_it_ended(status) + "; this edge goes on",
+                  successor_->said());
+  }
+  if (const std::string said = successor_->said(); !said.empty()) {
+    log_warning(successor_->file() + " --check passed, and said something", {{"what", said}});
   }
   stage_ = Stage::kWaiting;
   due_ms_ = loop_.turn_ms() + kDueMs;

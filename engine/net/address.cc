@@ -128,6 +128,13 @@ Result<HostPort> parse_host_port(std::string_view text) {
     return Error{given + " is a URL: write HOST:PORT, without '" + std::string(text.substr(0, slashes + 3)) + "'"};
   }
   const size_t colon = text.rfind(':');
+  const auto without_host = [&given](std::string_view port) {
+    const std::string behind = ":" + std::string(port);
+    return Error{given + " has no host: write HOST:PORT, for example 127.0.0.1" + behind + ", or 0.0.0.0" + behind +
+                 " to listen on all addresses"};
+  };
+  const bool is_port = !text.empty() && text.size() <= 5 && text.find_first_not_of("0123456789") == text.npos;
+  if (is_port) return without_host(text);
   if (colon == std::string_view::npos) return Error{given + " has no port: write HOST:PORT"};
   std::string_view host = text.substr(0, colon);
   const std::string_view digits = text.substr(colon + 1);
@@ -137,7 +144,7 @@ Result<HostPort> parse_host_port(std::string_view text) {
   } else if (host.find(':') != std::string_view::npos) {
     return Error{given + " looks like IPv6 without brackets: write [ADDRESS]:PORT"};
   }
-  if (host.empty()) return Error{given + " has no host: write HOST:PORT, for example 127.0.0.1" + std::string(text)};
+  if (host.empty()) return without_host(digits);
   if (bracketed && !is_v6_literal(host)) {
     return Error{given + " is not a host: in brackets stands an IPv6 address, and nothing else"};
   }

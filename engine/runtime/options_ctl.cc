@@ -3,6 +3,7 @@
 #include <limits>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "base/names.h"
 #include "runtime/options.h"
@@ -95,6 +96,66 @@ std::string sentence_for(std::string said, const OptionTable& table) {
   return said + ": `natrpctl --help` shows the commands";
 }
 
+std::vector<const CLI::App*> commands_of(const CLI::App& app) {
+  return app.get_subcommands([](const CLI::App*) { return true; });
+}
+
+// Of the program or of any of its commands.
+const CLI::Option* find_flag(const CLI::App& app, const std::string& flag) {
+  const CLI::Option* found = app.get_option_no_throw(flag);
+  for (const CLI::App* command : commands_of(app)) {
+    if (found == nullptr) found = find_flag(*command, flag);
+  }
+  return found;
+}
+
+// "'ad' is no command of 'client': add, set, list, remove; did you mean 'add'?"
+std::string no_command(const CLI::App& app, const std::string& word) {
+  std::string sentence = "'" + word + "' is no command";
+  if (app.get_parent() != nullptr) sentence += " of '" + app.get_name() + "'";
+  std::string meant;
+  std::string separator = ": ";
+  for (const CLI::App* command : commands_of(app)) {
+    sentence += std::exchange(separator, ", ") + command->get_name();
+    if (meant.empty() && resembles(word, command->get_name())) meant = command->get_name();
+    for (const CLI::App* below : commands_of(*command)) {
+      if (word == below->get_name()) meant = command->get_name() + " " + word;
+    }
+  }
+  return sentence + (meant.empty() ? "; `natrpctl --help` tells what they do" : "; did you mean '" + meant + "'?");
+}
+
+// What is wrong with the first word that belongs nowhere; empty: there is none. CLI11 takes a word that is no command
+// as something left over, goes on, and complains about one behind it.
+std::string first_stray_word(const CLI::App& app, const std::vector<std::string>& words, const OptionTable& table) {
+  const CLI::App* command = &app;
+  bool named = false;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (word == "--" || word == "-h" || word == "--help" || word == "--version") return {};
+    if (word.size() > 1 && word.front() == '-') {
+      const std::string flag = word.substr(0, word.find('='));
+      const CLI::Option* option = find_flag(app, flag);
+      if (option == nullptr) return unexpected_word(kName, table, word);
+      if (flag == word && option->get_items_expected_max() > 0) ++i;
+      continue;
+    }
+    const auto commands = commands_of(*command);
+    const auto next = std::find_if(commands.begin(), commands.end(),
+                                   [&](const CLI::App* each) { return each->get_name() == word; });
+    if (next != commands.end()) {
+      command = *next;
+    } else if (!commands.empty()) {
+      return no_command(*command, word);
+    } else if (named || command->get_option_no_throw("NAME") == nullptr) {
+      return unexpected_word(kName, table, word);
+    } else {
+      named = true;
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
@@ -118,6 +179,10 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
                       "Also make a plain token, for agents of the original natrp only.");
   }
 
+  if (const std::string stray = first_stray_word(app, words_of(argc, argv), policy); !stray.empty()) {
+    outcome.end = refusal(kName, stray);
+    return outcome;
+  }
   const auto end = parse_words(app, words_of(argc, argv),
                                [&](const std::string& said) { return sentence_for(said, policy); });
   if (end) {

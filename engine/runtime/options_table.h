@@ -40,6 +40,9 @@ struct Knob {
   Status apply(const std::string& text) const;
 };
 
+// Whether a may be b with a slip of the finger in it.
+bool resembles(std::string_view a, std::string_view b);
+
 class OptionTable {
  public:
   Knob& integer(std::string flag, int64_t min, int64_t max, std::string fallback, std::string help,

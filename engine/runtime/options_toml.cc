@@ -73,7 +73,10 @@ class Reader {
 
   std::string unknown(const std::string& section, const std::string& key) const {
     if (const std::string misplaced = where_it_belongs(key); !misplaced.empty()) return misplaced;
-    const std::string nearest = table_.nearest_key(section, key);
+    std::string nearest = table_.nearest_key(section, key);
+    if (nearest.empty() && section.empty() && list_ != nullptr && resembles(key, list_->key)) {
+      nearest = "; did you mean [[" + list_->key + "]]?";
+    }
     return "unknown key '" + (section.empty() ? key : section + "." + key) + "'" +
            (nearest.empty() ? ": keys are the flags of --help, with '_' for '-'" : nearest);
   }

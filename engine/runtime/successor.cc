@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -26,6 +27,25 @@ namespace {
 // Descriptors, separated by commas.
 constexpr char kListeners[] = "NATRP_HANDED_LISTENERS";
 constexpr uint32_t kCheckMs = 5000;
+constexpr size_t kSaidBytesMax = 2048;
+// A check that says more than a pipe holds waits for us; and what it says to the end we hear when it has ended.
+constexpr uint32_t kListenAgainMs = 50;
+constexpr unsigned kReadsPerTurn = 32;
+
+// Both ends, or none of them valid.
+struct Pipe {
+  Fd reads;
+  Fd writes;
+};
+
+Pipe pipe_that_waits_for_no_writer() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return {};
+  Pipe pipe{Fd(ends[0]), Fd(ends[1])};
+  // Of the reader's end alone: the writer is a program that need not expect it.
+  if (::fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0) return {};
+  return pipe;
+}
 
 }  // namespace
 
@@ -93,6 +113,7 @@ Successor::Successor(Loop& loop, std::vector<std::string> command) : loop_(loop)
 Successor::~Successor() {
   if (busy() && checks_) ::kill(pid_, SIGKILL);
   loop_.timers().disarm(check_deadline_);
+  loop_.timers().disarm(listen_again_);
   if (watch_.in_flight) loop_.cancel(watch_);
   for (int turn = 0; turn < 100 && watch_.in_flight; ++turn) loop_.run_once(1);
   if (pidfd_.valid()) loop_.let_go(pidfd_.get());
@@ -115,7 +136,12 @@ Status Successor::spawn(Way way, OnEnd on_end) {
     posix_spawn_file_actions_adddup2(&files, listener.get(), listener.get());
     handed += (handed.size() == sizeof kListeners - 1 ? '=' : ',') + std::to_string(listener.get());
   }
-  if (checks_) posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  Pipe pipe;
+  if (checks_) {
+    posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    pipe = pipe_that_waits_for_no_writer();
+    if (pipe.writes.valid()) posix_spawn_file_actions_adddup2(&files, pipe.writes.get(), STDERR_FILENO);
+  }
   std::vector<char*> environment;
   for (char** each = environ; *each != nullptr; ++each) environment.push_back(*each);
   if (!way.variable.empty()) environment.push_back(way.variable.data());
@@ -137,7 +163,11 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   on_end_ = std::move(on_end);
   watch_.fd = pidfd_.get();
   loop_.submit(watch_);
-  if (checks_) loop_.timers().arm(check_deadline_, kCheckMs);
+  if (!checks_) return Done{};
+  loop_.timers().arm(check_deadline_, kCheckMs);
+  check_says_ = std::move(pipe.reads);
+  said_.clear();
+  if (check_says_.valid()) loop_.timers().arm(listen_again_, kListenAgainMs);
   return Done{};
 }
 
@@ -173,6 +203,25 @@ int Successor::start_process(const Way& way, const posix_spawn_file_actions_t& f
 
 void Successor::end_check() { ::kill(pid_, SIGKILL); }
 
+void Successor::listen_to_check() {
+  char text[4096];
+  for (unsigned reads = 0; reads < kReadsPerTurn; ++reads) {
+    const ssize_t n = ::read(check_says_.get(), text, sizeof text);
+    if (n <= 0) break;
+    said_.append(text, std::min(static_cast<size_t>(n), kSaidBytesMax - said_.size()));
+  }
+  loop_.timers().arm(listen_again_, kListenAgainMs);
+}
+
+std::string Successor::said() const {
+  std::string line;
+  std::istringstream lines(said_);
+  for (std::string each; std::getline(lines, each);) {
+    if (!each.empty()) line += (line.empty() ? "" : "; ") + each;
+  }
+  return said_.size() < kSaidBytesMax ? line : line + "...";
+}
+
 void Successor::on_op(Op& op) {
   if (op.cancelled) return;
   int status = 0;
@@ -180,6 +229,9 @@ void Successor::on_op(Op& op) {
   if (ended == 0 || (ended < 0 && errno == EINTR)) return loop_.submit(op);
   if (ended < 0) status = kUnknownEnd;  // its manager's, or somebody else has asked for it
   loop_.timers().disarm(check_deadline_);
+  if (check_says_.valid()) listen_to_check();
+  loop_.timers().disarm(listen_again_);
+  check_says_.reset();
   loop_.let_go(pidfd_.get());  // the next one may have its number
   pidfd_.reset();
   const OnEnd on_end = std::move(on_end_);

@@ -54,8 +54,8 @@ class Successor {
   Successor& operator=(const Successor&) = delete;
 
   // Runs it with --check: it looks at its arguments and files, and ends, within 5 s or by SIGKILL. What it prints to
-  // standard output is thrown away, its sentences on standard error are not. One process at a time. variable: one more
-  // in its environment, NAME=VALUE.
+  // standard output is thrown away, its sentences on standard error are kept: said(). One process at a time. variable:
+  // one more in its environment, NAME=VALUE.
   Status check(std::string variable, OnEnd on_end) {
     return spawn({.checks = true, .variable = std::move(variable)}, std::move(on_end));
   }
@@ -66,6 +66,9 @@ class Successor {
   bool busy() const { return watch_.in_flight; }
   // Of the last one.
   pid_t pid() const { return pid_; }
+  // What the last check wrote to standard error, in one line; of too much the first part. Empty: nothing; or there was
+  // no descriptor for a pipe, and our own standard error has it.
+  std::string said() const;
   const std::string& file() const { return command_.front(); }
 
  private:
@@ -78,6 +81,7 @@ class Successor {
   int start_process(const Way& way, const posix_spawn_file_actions_t& files, char** words, char** environment);
   void on_op(Op& op);
   void end_check();
+  void listen_to_check();
 
   OwnedOp<&Successor::on_op> watch_{*this};
   Loop& loop_;
@@ -85,6 +89,9 @@ class Successor {
   OnEnd on_end_;
   OwnedTimer<&Successor::end_check> check_deadline_{*this};
   bool checks_ = false;
+  Fd check_says_;  // a pipe's end; never waited for: whoever has the other one may keep it open for ever
+  std::string said_;
+  OwnedTimer<&Successor::listen_to_check> listen_again_{*this};
   Fd pidfd_;
   pid_t pid_ = -1;
 };

@@ -1,6 +1,7 @@
 """SIGUSR2: an edge lets a successor take its place while what flows through it may finish."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -424,7 +425,7 @@ def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
         expected = "no handover"
     elif how == "a file that it refuses":
         config.write_text("grace_seconds = often\n", encoding="utf-8")
-        expected = "engine.toml.*grace_seconds|grace_seconds.*engine.toml|often"
+        expected = "no handover: .*why=.*(engine.toml.*grace_seconds|grace_seconds.*engine.toml|often)"
     else:
         config.write_text(f'admin = "127.0.0.1:{taken}"\n', encoding="utf-8")
         expected = f"--admin: cannot listen on 127.0.0.1:{taken}: the port is in use by another process"
@@ -506,6 +507,21 @@ def test_the_old_edge_leaves_the_store_to_its_successor(yard):
     assert rig.edge.process.wait_exit(15) == 0, rig.edge.process.describe()
     rig.check_echo()
     successor.stop()
+
+
+@pytest.mark.over(ONE)
+def test_what_the_rehearsal_finds_wrong_stands_in_the_edges_own_line(yard, tmp_path):
+    edge = installed(yard, tmp_path, admin=None)
+    config = tmp_path / "engine.toml"
+    config.write_text("grace_seconds = 50\n", encoding="utf-8")
+    edge.options.update(config=config, log_format="json")
+    edge.start()
+    config.write_text("grace_secnds = 50\n", encoding="utf-8")
+    os.kill(edge.process.pid, signal.SIGUSR2)
+    edge.process.wait_for("no handover")
+    lines = [json.loads(line) for line in edge.process.err.splitlines()]
+    why = [line["why"] for line in lines if line["message"].startswith("no handover")]
+    assert len(why) == 1 and f"{config}:1: unknown key 'grace_secnds'" in why[0], edge.process.describe()
 
 
 @pytest.mark.over(ONE)

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "admin/admin_source.h"
 #include "base/no_descriptors.h"
@@ -24,7 +25,8 @@ class NothingToShow final : public AdminSource {
   size_t sessions_live() const override { return 0; }
   std::string why_not_healthy() override { return {}; }
   std::string list_path() const override { return "/list"; }
-  std::optional<std::string> list() override { return "[]"; }
+  std::optional<std::string> list() override { return std::string(list_bytes, ' '); }
+  size_t list_bytes = 2;
 
  private:
   Counters counters_;
@@ -41,17 +43,23 @@ TEST(AdminServer, WithoutThreadsItSaysSo) {
       << listening.error().message;
 }
 
-// What an HTTP client has of it: empty, or "HTTP/1.1 200 OK".
-std::string first_line(const Address& address) {
-  const Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+// Not valid: could not.
+Fd ask(const Address& address, const std::string& request) {
+  Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (::connect(fd.get(), address.get(), address.length()) != 0) return {};
-  const std::string request = "GET /healthz HTTP/1.0\r\n\r\n";
   if (::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return {};
+  return fd;
+}
+
+std::string first_line(const Fd& fd) {
   char answer[256];
-  const ssize_t n = ::recv(fd.get(), answer, sizeof answer, 0);
+  const ssize_t n = fd.valid() ? ::recv(fd.get(), answer, sizeof answer, 0) : 0;
   const std::string text(answer, n > 0 ? static_cast<size_t>(n) : 0);
   return text.substr(0, text.find('\r'));
 }
+
+// What an HTTP client has of it: empty, or "HTTP/1.1 200 OK".
+std::string first_line(const Address& address) { return first_line(ask(address, "GET /healthz HTTP/1.0\r\n\r\n")); }
 
 // accept(2) fails from then on.
 void break_listener(const Address& address) {
@@ -99,6 +107,67 @@ TEST(AdminServer, ItEndsBesideARequestThatGoesOnThoughNoDescriptorIsLeft) {
   none.reset();
   dripping.join();
   EXPECT_LT(took, std::chrono::seconds(4));
+}
+
+// A bound for what does not end by itself, on a machine that is slow.
+constexpr int kTries = 600;
+constexpr std::chrono::milliseconds kTry{100};
+
+TEST(AdminServer, ClientsThatSendALittleNowAndThenDoNotHoldItUp) {
+  NothingToShow shown;
+  const Address address = loopback::listener().address;
+  AdminServer server(shown, address);
+  ASSERT_TRUE(server.listen().ok());
+  server.serve();
+  std::vector<Fd> slow;
+  for (int i = 0; i < 6; ++i) slow.push_back(loopback::connect_to(address));
+  const Fd good = ask(address, "GET /healthz HTTP/1.0\r\n\r\n");
+  for (int tries = 0; tries < kTries && !slow.empty(); ++tries) {
+    std::erase_if(slow, [](const Fd& fd) {
+      char byte;
+      return ::send(fd.get(), "G", 1, MSG_NOSIGNAL) < 0 || ::recv(fd.get(), &byte, 1, 0) >= 0;
+    });
+    std::this_thread::sleep_for(kTry);
+  }
+  EXPECT_TRUE(slow.empty()) << slow.size();
+  EXPECT_EQ(first_line(good), "HTTP/1.1 200 OK") << "it came whole, and waited";
+}
+
+TEST(AdminServer, ClientsThatReadALittleNowAndThenDoNotHoldItUp) {
+  NothingToShow shown;
+  shown.list_bytes = 128u << 20;  // more than the kernel keeps for a reader
+  const Address address = loopback::listener().address;
+  AdminServer server(shown, address);
+  ASSERT_TRUE(server.listen().ok());
+  server.serve();
+  const Fd slow = ask(address, "GET /list HTTP/1.0\r\n\r\n");
+  std::string some(256u << 10, ' ');
+  size_t read = 0;
+  ssize_t got = 1;
+  // What the kernel keeps is read to the end at once when the server has gone.
+  for (int tries = 0; tries < kTries && got > 0; ++tries) {
+    got = ::recv(slow.get(), some.data(), some.size(), 0);
+    read += got > 0 ? static_cast<size_t>(got) : 0;
+    std::this_thread::sleep_for(kTry);
+  }
+  EXPECT_LE(got, 0) << "it goes on";
+  EXPECT_LT(read, shown.list_bytes);
+}
+
+TEST(AdminServer, AnotherMethodIsRefusedBeforeItsBody) {
+  NothingToShow shown;
+  const Address address = loopback::listener().address;
+  AdminServer server(shown, address);
+  ASSERT_TRUE(server.listen().ok());
+  server.serve();
+  const auto refused = [&](const std::string& words) {
+    const Fd fd = ask(address, words + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    return first_line(fd);
+  };
+  EXPECT_EQ(refused("POST /healthz"), "HTTP/1.1 405 Method Not Allowed");
+  EXPECT_EQ(refused("DELETE /list"), "HTTP/1.1 405 Method Not Allowed");
+  EXPECT_EQ(refused("POST /nothing"), "HTTP/1.1 404 Not Found");
+  EXPECT_EQ(refused("HEAD /healthz"), "HTTP/1.1 200 OK");
 }
 
 TEST(AdminServer, OneThatNeverServedEnds) {

@@ -1,9 +1,14 @@
 #include "control/tls_identity.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -54,6 +59,46 @@ TEST(TlsIdentity, WhatRootMakesInTheFolderOfAServiceUserIsThatUsers) {
     EXPECT_EQ(status.st_uid, 65534u) << name;
     EXPECT_EQ(status.st_gid, 65533u) << name;
   }
+}
+
+constexpr int kNoMount = 77;
+
+// In a child, which has a file system of its own: a disk with room for one page, and so for the key alone.
+void fill_the_disk(const std::string& directory) {
+  if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      ::mount("natrp-test", directory.c_str(), "tmpfs", 0, "size=4k") != 0) {
+    ::_exit(kNoMount);
+  }
+  const std::string expected = "cannot write " + directory + "/edge.crt: No space left on device; make room on the " +
+                               "disk of the state folder " + directory + ", or give another folder with --state";
+  const std::string error = error_of(directory);
+  if (error != expected) std::fprintf(stderr, "%s\n", error.c_str());
+  ::_exit(error == expected && std::distance(fs::directory_iterator(directory), fs::directory_iterator()) == 1 ? 0 : 1);
+}
+
+TEST(TlsIdentity, AFullDiskIsToldWithItsFolderAndTheRemedy) {
+  TempDir dir;
+  bool mounted = true;
+  EXPECT_EXIT(fill_the_disk(dir.path()), [&mounted](int status) {
+    mounted = status != kNoMount << 8;
+    return status == 0 || !mounted;
+  }, "");
+  if (!mounted) GTEST_SKIP() << "only root may mount a small disk";
+}
+
+TEST(TlsIdentity, AFileThatCannotBeWrittenIsToldByItsOwnName) {
+  TempDir dir;
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 1;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &none), 0);
+  const std::string error = error_of(dir.path());
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(error.rfind("cannot write " + dir.path() + "/edge.key: File too large; ", 0), 0u) << error;
+  EXPECT_NE(error.find("--state"), std::string::npos) << error;
+  EXPECT_TRUE(fs::is_empty(dir.path()));
 }
 
 TEST(TlsIdentity, TwoEdgesHaveTwoKeys) {

@@ -178,6 +178,8 @@ TEST_F(OptionsTest, ABadValueOfAnEdgesFlagIsNamed) {
       {{"--workers", "65"}, "from 1 to 64"},
       {{"--workers", "99999999999999999999"}, "--workers"},
       {{"--workers", "2 "}, "--workers"},
+      {{"--bind", "10022"}, "'10022' has no host"},
+      {{"--bind", "10022"}, "0.0.0.0:10022"},
       {{"--io", "kqueue"}, "auto, uring or epoll"},
       {{"--pump", "magic"}, "magic"},
       {{"--log-level", "loud"}, "loud"},
@@ -223,6 +225,7 @@ TEST_F(OptionsTest, AMistakeInAFileIsToldWithFileLineKeyAndWhatWasExpected) {
   const std::vector<std::tuple<std::string, int, std::string>> cases = {
       {"workers = 1\n\nfrobnicate = true\n", 3, "frobnicate"},
       {"workrs = 1\n", 1, "did you mean 'workers'"},
+      {"prots = \"1\"\n", 1, "did you mean 'ports'"},
       {"drain_seconds = 5\nworkers = \"one\"\n", 2,
        "workers: expected a whole number from 1 to 64, got a string"},
       {"\n\n\nworkers = -3\n", 4, "from 1 to 64, got '-3'"},
@@ -480,6 +483,7 @@ TEST_F(OptionsTest, AMistakeInATunnelIsToldWithItsLine) {
       {"[[tunnel]]\nlocal = \"h:1\"\n\n[[tunnel]]\nlokal = \"h:2\"\n", 5, "did you mean 'local'"},
       {"on_conflict = \"refuse\"\ntoken = 5\n", 2, "token"},
       {"[tunel]\nname = \"a\"\n", 1, "tunel"},
+      {"[[tunnels]]\nname = \"a\"\n", 1, "did you mean [[tunnel]]?"},
       {"[tunnel]\nname = \"a\"\n", 1, "[[tunnel]]"},
       {"tunnel = [1]\n", 1, "expected a table"},
       {"local = \"h:1\"\n", 1, "[[tunnel]]"},
@@ -549,6 +553,27 @@ TEST_F(OptionsTest, CtlSetHoldsWhatWasGivenAndNothingElse) {
   EXPECT_EQ(ctl({"client", "set", "demo", "--ports", "5,3-4"}).options.ports, "3-5");
   EXPECT_EQ(ctl({"client", "set", "demo", "--ports", "any"}).options.ports, "");
   EXPECT_EQ(ctl({"client", "set", "demo", "--tunnels-max", "2", "--state", dir_}).options.tunnels_max, 2u);
+}
+
+TEST_F(OptionsTest, CtlBlamesTheFirstWordThatBelongsNowhere) {
+  const std::vector<std::pair<Words, std::string>> cases = {
+      {{"client", "ad", "x"}, "'ad' is no command of 'client': add, set, list, remove; did you mean 'add'?"},
+      {{"client", "rm", "x"}, "'rm' is no command of 'client': add, set, list, remove;"},
+      {{"clients", "list"}, "'clients' is no command: client, token; did you mean 'client'?"},
+      {{"tokn", "rotate", "x"}, "'tokn' is no command: client, token; did you mean 'token'?"},
+      {{"client", "show", "home"}, "'show' is no command of 'client'"},
+      {{"--state", dir_, "list"}, "'list' is no command: client, token; did you mean 'client list'?"},
+      {{"--config", "x", "client", "list"}, "unknown flag --config"},
+      {{"client", "add", "x", "--prots", "1"}, "did you mean --ports?"},
+      {{"client", "add", "x", "--tunnels-max", "-1"}, "--tunnels-max"},
+      {{"client", "add", "x", "y"}, "unexpected word 'y'"},
+      {{"client", "list", "x", "y"}, "unexpected word 'x'"}};
+  for (const auto& [words, mention] : cases) {
+    std::string trace = "natrpctl";
+    for (const std::string& word : words) trace += " " + word;
+    SCOPED_TRACE(trace);
+    expect_refused(ctl(words), mention);
+  }
 }
 
 TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {

@@ -98,6 +98,30 @@ TEST_P(SuccessorTest, ASignalThatComesBeforeItIsReadyDoesNotEndIt) {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
+TEST_P(SuccessorTest, WhatACheckSaysOnStandardErrorIsOneLine) {
+  Successor successor(*loop, shell("echo one >&2; echo no; echo >&2; echo two >&2; exit 2"));
+  EXPECT_EQ(check(successor), 2 << 8);
+  EXPECT_EQ(successor.said(), "one; two");
+  Successor silent(*loop, shell("exit 0"));
+  EXPECT_EQ(check(silent), 0);
+  EXPECT_EQ(silent.said(), "");
+}
+
+TEST_P(SuccessorTest, ACheckThatSaysTooMuchEndsAndIsCutShort) {
+  Successor successor(*loop, shell("yes no | head -c 1000000 >&2; exit 2"));
+  EXPECT_EQ(check(successor), 2 << 8);
+  EXPECT_EQ(successor.said().substr(0, 8), "no; no; ");
+  EXPECT_LT(successor.said().size(), 8192u);
+}
+
+TEST_P(SuccessorTest, AProcessThatACheckLeavesBehindIsNotAwaited) {
+  Successor successor(*loop, shell("sleep 60 & echo $! >&2; exit 2"));
+  EXPECT_EQ(check(successor), 2 << 8);
+  const int left = std::stoi(successor.said());
+  ASSERT_GT(left, 0) << successor.said();
+  EXPECT_EQ(::kill(left, SIGKILL), 0) << "it still ran";
+}
+
 // A start may take as long as it likes.
 TEST_P(SuccessorControlTest, ACheckThatHangsIsEnded) {
   const auto killed = check("exec sleep 60");
