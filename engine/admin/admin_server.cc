@@ -128,7 +128,8 @@ Status AdminServer::bind() {
     response.set_content((why_not.empty() ? "ok" : why_not) + "\n", "text/plain");
   });
   server_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
-    response.set_content(prometheus_text(source_.counters(), source_.sessions_live()), "text/plain; version=0.0.4");
+    response.set_content(prometheus_text(source_.counters(), source_.sessions_live(), source_.sessions()),
+                         "text/plain; version=0.0.4");
   });
   server_->Get(source_.list_path(), [this](const httplib::Request&, httplib::Response& response) {
     const auto list = source_.list();

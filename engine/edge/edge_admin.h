@@ -4,6 +4,7 @@
 #pragma once
 
 #include "admin/admin_source.h"
+#include "admin/live_bytes.h"
 #include "admin/metrics.h"
 #include "edge/edge.h"
 
@@ -23,12 +24,23 @@ class EdgeAdmin final : public AdminSource {
   }
   std::string list_path() const override { return "/api/v1/sessions"; }
   std::optional<std::string> list() override {
-    const auto sessions = edge_.list_sessions();
+    const auto sessions = list_sessions();
     return sessions ? std::optional(sessions_json(*sessions)) : std::nullopt;
+  }
+  std::vector<SessionInfo> sessions() override {
+    // No scrape waits for a thread that does not run.
+    return edge_.busy() ? std::vector<SessionInfo>() : list_sessions().value_or(std::vector<SessionInfo>());
   }
 
  private:
+  std::optional<std::vector<SessionInfo>> list_sessions() {
+    auto sessions = edge_.list_sessions();
+    if (sessions) live_bytes_.add_to(*sessions, edge_.conns());
+    return sessions;
+  }
+
   Edge& edge_;
+  LiveBytes live_bytes_;
 };
 
 }  // namespace natrp
