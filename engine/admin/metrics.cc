@@ -103,6 +103,15 @@ std::string prometheus_text(const std::vector<const Counters*>& sets, size_t ses
   return out;
 }
 
+std::string process_text(const std::string& version, int64_t started_s) {
+  std::string out;
+  append_head(out, "natrp_build_info", "1, with the version of this program", true);
+  out.append("natrp_build_info{").append(label("version", version)).append("} 1\n");
+  append_metric(out, "process_start_time_seconds", "when this process started, in seconds since 1970", true,
+                static_cast<uint64_t>(started_s));
+  return out;
+}
+
 std::string sessions_json(const std::vector<SessionInfo>& sessions) {
   auto list = nlohmann::json::array();
   for (const SessionInfo& session : sessions) {

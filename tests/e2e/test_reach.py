@@ -246,3 +246,4 @@ def test_the_admin_pages_show_the_session_and_the_live_connection(rig):
     line = f'natrp_tunnel_bytes_total{{client="tester",tunnel="default",direction="down"}} {counted["bytes_down"]}\n'
     assert line in rig.edge.get("/metrics")
     assert peer not in rig.edge.get("/api/v1/conns")
+    assert after["natrp_build_info"] == 1 and 0 <= time.time() - after["process_start_time_seconds"] < 3600

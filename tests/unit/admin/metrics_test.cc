@@ -41,6 +41,16 @@ TEST(Metrics, EachTunnelIsALineOfItsFamiliesWithItsNamesInLabels) {
   EXPECT_EQ(times("natrp_tunnel_bytes_total{"), 6u);
 }
 
+TEST(Metrics, WhichProgramThisIsAndSinceWhen) {
+  EXPECT_EQ(process_text("0.1", 1234567890),
+            "# HELP natrp_build_info 1, with the version of this program\n"
+            "# TYPE natrp_build_info gauge\n"
+            "natrp_build_info{version=\"0.1\"} 1\n"
+            "# HELP process_start_time_seconds when this process started, in seconds since 1970\n"
+            "# TYPE process_start_time_seconds gauge\n"
+            "process_start_time_seconds 1234567890\n");
+}
+
 TEST(Metrics, NoSessionsAreAnEmptyList) { EXPECT_EQ(sessions_json({}), "{\n  \"sessions\": []\n}\n"); }
 
 }  // namespace
