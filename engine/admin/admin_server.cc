@@ -11,6 +11,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <deque>
 #include <string_view>
 #include <utility>
@@ -146,7 +147,7 @@ class RequestQueue final : public httplib::TaskQueue {
 }  // namespace
 
 AdminServer::AdminServer(AdminSource& source, const Address& address)
-    : source_(source), address_(address), server_(std::make_unique<httplib::Server>()) {}
+    : source_(source), address_(address), server_(std::make_unique<httplib::Server>()), made_s_(time(nullptr)) {}
 
 AdminServer::~AdminServer() { stop(); }
 
@@ -186,7 +187,9 @@ Status AdminServer::bind() {
     response.set_content((why_not.empty() ? "ok" : why_not) + "\n", "text/plain");
   });
   server_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
-    response.set_content(prometheus_text(source_.counters(), source_.sessions_live()), "text/plain; version=0.0.4");
+    response.set_content(prometheus_text(source_.counters(), source_.sessions_live(), source_.sessions()) +
+                             process_text(source_.version(), made_s_),
+                         "text/plain; version=0.0.4");
   });
   server_->Get(source_.list_path(), [this](const httplib::Request&, httplib::Response& response) {
     const auto list = source_.list();

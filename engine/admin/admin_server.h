@@ -65,6 +65,7 @@ class AdminServer {
   AdminSource& source_;
   const Address address_;
   std::unique_ptr<httplib::Server> server_;
+  const int64_t made_s_;  // wall clock, with the process's start
   uint16_t port_ = 0;
   std::unique_ptr<RequestThreads> request_threads_;
   std::thread thread_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/counters.h"
+#include "control/status_info.h"
 #include "net/conn_table.h"
 
 namespace natrp {
@@ -22,6 +23,9 @@ class AdminSource {
   virtual std::vector<const Counters*> counters() const = 0;
   virtual const ConnTable& conns() const = 0;
   virtual size_t sessions_live() const = 0;
+  virtual std::string version() const = 0;
+  // Those whose tunnels are counted, for labels of the metrics. Empty also where the control thread does not answer.
+  virtual std::vector<SessionInfo> sessions() { return {}; }
   // Empty: visitors are served. Else what stands against it.
   virtual std::string why_not_healthy() = 0;
   // The page of the daemon's own, and what stands there now, as JSON. nullopt: its control thread is busy.

@@ -22,14 +22,71 @@ std::string dumped(const nlohmann::json& json) {
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
-void append_metric(std::string& out, std::string_view name, std::string_view sentence, bool gauge, uint64_t value) {
+void append_head(std::string& out, std::string_view name, std::string_view sentence, bool gauge) {
   out.append("# HELP ").append(name).append(" ").append(sentence).append("\n# TYPE ").append(name);
-  out.append(gauge ? " gauge\n" : " counter\n").append(name).append(" ").append(std::to_string(value)).append("\n");
+  out.append(gauge ? " gauge\n" : " counter\n");
+}
+
+void append_metric(std::string& out, std::string_view name, std::string_view sentence, bool gauge, uint64_t value) {
+  append_head(out, name, sentence, gauge);
+  out.append(name).append(" ").append(std::to_string(value)).append("\n");
+}
+
+std::string label(std::string_view name, std::string_view value) {
+  std::string out(name);
+  out += "=\"";
+  for (const char c : value) {
+    if (c == '\n') {
+      out += "\\n";
+      continue;
+    }
+    if (c == '\\' || c == '"') out += '\\';
+    out += c;
+  }
+  return out + "\"";
+}
+
+// One value of each tunnel. more: labels behind those of the tunnel.
+void append_of_tunnels(std::string& out, std::string_view name, const std::vector<SessionInfo>& sessions,
+                       uint64_t TunnelCounts::*value, std::string_view more = {}) {
+  for (const SessionInfo& session : sessions) {
+    for (const SessionInfo::Tunnel& tunnel : session.tunnels) {
+      out.append(name).append("{").append(label("client", session.client)).append(",");
+      out.append(label("tunnel", tunnel.name)).append(more).append("} ");
+      out.append(std::to_string(tunnel.counts.*value)).append("\n");
+    }
+  }
+}
+
+void append_tunnels(std::string& out, const std::vector<SessionInfo>& sessions) {
+  struct Family {
+    std::string_view name;
+    std::string_view sentence;
+    bool gauge;
+    uint64_t TunnelCounts::*value;
+  };
+  static constexpr Family kFamilies[] = {
+      {"natrp_tunnel_visitors_total", "visitors of a tunnel, since its lease began", false,
+       &TunnelCounts::visitors_total},
+      {"natrp_tunnel_visitors_refused_total", "of these, visitors that were refused", false,
+       &TunnelCounts::visitors_refused},
+      {"natrp_tunnel_visitors_live", "visitors of a tunnel now, with those that wait for a data channel", true,
+       &TunnelCounts::visitors_live},
+  };
+  for (const Family& family : kFamilies) {
+    append_head(out, family.name, family.sentence, family.gauge);
+    append_of_tunnels(out, family.name, sessions, family.value);
+  }
+  constexpr std::string_view kBytes = "natrp_tunnel_bytes_total";
+  append_head(out, kBytes, "bytes carried for a tunnel: up to its service, down to its visitors", false);
+  append_of_tunnels(out, kBytes, sessions, &TunnelCounts::bytes_up, ",direction=\"up\"");
+  append_of_tunnels(out, kBytes, sessions, &TunnelCounts::bytes_down, ",direction=\"down\"");
 }
 
 }  // namespace
 
-std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live) {
+std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live,
+                            const std::vector<SessionInfo>& sessions) {
   std::string out;
   for (size_t i = 0; i < static_cast<size_t>(Counter::kCount); ++i) {
     const auto counter = static_cast<Counter>(i);
@@ -42,6 +99,16 @@ std::string prometheus_text(const std::vector<const Counters*>& sets, size_t ses
                 true, sessions_live);
   append_metric(out, "natrp_log_lines_lost_total", "lines of the log that standard error did not take", false,
                 log_lines_lost());
+  append_tunnels(out, sessions);
+  return out;
+}
+
+std::string process_text(const std::string& version, int64_t started_s) {
+  std::string out;
+  append_head(out, "natrp_build_info", "1, with the version of this program", true);
+  out.append("natrp_build_info{").append(label("version", version)).append("} 1\n");
+  append_metric(out, "process_start_time_seconds", "when this process started, in seconds since 1970", true,
+                static_cast<uint64_t>(started_s));
   return out;
 }
 
@@ -50,7 +117,14 @@ std::string sessions_json(const std::vector<SessionInfo>& sessions) {
   for (const SessionInfo& session : sessions) {
     auto tunnels = nlohmann::json::array();
     for (const auto& tunnel : session.tunnels) {
-      tunnels.push_back({{"name", tunnel.name}, {"port", tunnel.port}, {"id", tunnel.id}});
+      tunnels.push_back({{"name", tunnel.name},
+                         {"port", tunnel.port},
+                         {"id", tunnel.id},
+                         {"visitors_live", tunnel.counts.visitors_live},
+                         {"visitors_total", tunnel.counts.visitors_total},
+                         {"visitors_refused", tunnel.counts.visitors_refused},
+                         {"bytes_up", tunnel.counts.bytes_up},
+                         {"bytes_down", tunnel.counts.bytes_down}});
     }
     list.push_back({{"client", session.client},
                     {"session", session.session},

@@ -14,8 +14,12 @@
 
 namespace natrp {
 
-// One line HELP, one TYPE, one value for each counter, summed over sets; and what is the process's.
-std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live);
+// One line HELP, one TYPE, one value for each counter, summed over sets; what is the process's; and of each tunnel what
+// it counts, with the tunnel in labels.
+std::string prometheus_text(const std::vector<const Counters*>& sets, size_t sessions_live,
+                            const std::vector<SessionInfo>& sessions);
+// Which program this is, and since when it runs: seconds of the wall clock.
+std::string process_text(const std::string& version, int64_t started_s);
 // Of an edge, of an agent.
 std::string sessions_json(const std::vector<SessionInfo>& sessions);
 std::string tunnels_json(const AgentStatus& status);

@@ -9,11 +9,20 @@
 
 namespace natrp {
 
+struct TunnelCounts {
+  uint64_t visitors_total = 0;
+  uint64_t visitors_live = 0;
+  uint64_t visitors_refused = 0;
+  uint64_t bytes_up = 0;  // towards the service
+  uint64_t bytes_down = 0;
+};
+
 struct SessionInfo {
   struct Tunnel {
     std::string name;
     uint32_t id = 0;
     uint16_t port = 0;
+    TunnelCounts counts{};
   };
   std::string client;
   std::string software;

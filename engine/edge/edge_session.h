@@ -16,6 +16,7 @@
 #include "base/slot_id.h"
 #include "control/ticket.h"
 #include "edge/grpc_client.h"
+#include "edge/tunnel_stats.h"
 
 namespace natrp {
 
@@ -58,6 +59,7 @@ struct EdgeTunnel {
   uint32_t index = 0;  // the agent's number for it, in Start
   std::shared_ptr<EdgeSession> session;
   std::shared_ptr<GrpcClient> grpc{};  // instead of a session: the tunnel of an original natrp's client
+  std::shared_ptr<TunnelStats> stats{};
 };
 
 }  // namespace natrp

@@ -9,7 +9,12 @@
 namespace natrp {
 
 EdgeWorker::EdgeWorker(Worker& worker, EdgeControlPort& control, bool grpc, const Crew<EdgeWorker>& crew)
-    : worker_(worker), control_(control), crew_(crew), rendezvous_(*this), unproven_(*this, grpc) {
+    : worker_(worker),
+      control_(control),
+      crew_(crew),
+      tunnels_(worker.index()),
+      rendezvous_(*this),
+      unproven_(*this, grpc) {
   if (grpc) grpc_ = std::make_unique<GrpcAgents>(*this);
 }
 
@@ -43,6 +48,7 @@ void EdgeWorker::add_port(int listener_fd, EdgeTunnel tunnel, Acceptor::OnAccept
 void EdgeWorker::open_control_listener(int listener_fd) { add_port(listener_fd, {}, on_control_accept); }
 
 void EdgeWorker::open_public_port(int listener_fd, EdgeTunnel tunnel) {
+  tunnels_.hold(tunnel.id, tunnel.stats);
   add_port(listener_fd, std::move(tunnel), on_visitor_accept);
 }
 
@@ -57,6 +63,7 @@ void EdgeWorker::on_port_landed(void* context) {
   Port& port = *static_cast<Port*>(context);
   EdgeWorker& self = *port.self;
   const int fd = port.listener_fd;
+  self.tunnels_.let_go(port.tunnel.id);
   self.ports_.erase(fd);
   --self.ports_closing_;
   self.control_.listener_landed(fd);
@@ -85,9 +92,10 @@ void EdgeWorker::share_what_comes(Port& port) {
 }
 
 void EdgeWorker::take_visitor(int fd, const EdgeTunnel& tunnel) {
+  if (!tunnel.session && !grpc_) return worker_.loop().close(fd, CloseWith::kReset);
+  tunnels_.visitor_came(tunnel.id, tunnel.stats);
   if (tunnel.session) return rendezvous_.take_visitor(fd, tunnel);
-  if (grpc_) return grpc_->take_visitor(fd, tunnel.grpc);
-  worker_.loop().close(fd, CloseWith::kReset);
+  grpc_->take_visitor(fd, tunnel.grpc);
 }
 
 // --- First bytes --------------------------------------------------------------------------------------------------

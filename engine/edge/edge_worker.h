@@ -14,6 +14,7 @@
 #include "edge/edge_session.h"
 #include "edge/grpc_agents.h"
 #include "edge/rendezvous.h"
+#include "edge/tunnels_here.h"
 #include "edge/unproven_conns.h"
 #include "net/acceptor.h"
 #include "runtime/crew.h"
@@ -74,6 +75,7 @@ class EdgeWorker final : public WorkerRole {
   EdgeControlPort& control() { return control_; }
   // nullptr: --natrp-grpc off, or the worker ends.
   GrpcAgents* grpc() { return grpc_.get(); }
+  TunnelsHere& tunnels() { return tunnels_; }
   // Something has ended: wakes those that wait for the last of it.
   void check_idle();
   // All workers, this one among them.
@@ -97,6 +99,7 @@ class EdgeWorker final : public WorkerRole {
   const Crew<EdgeWorker>& crew_;
   IdleWaiters nobody_waits_waiters_;
   IdleWaiters idle_waiters_;  // declared before the members whose ends call check_idle()
+  TunnelsHere tunnels_;
   Rendezvous rendezvous_;
   UnprovenConns unproven_;
   std::unique_ptr<GrpcAgents> grpc_;

@@ -263,6 +263,8 @@ void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client)
     if (allowed) client->conns->refuse(VisitorRefusal::kOther);
     client->conns->leave();
     worker().counters().add(Counter::kVisitorsRefused);
+    edge_.tunnels().visitor_refused(client->tunnel);
+    edge_.tunnels().visitor_over(client->tunnel);
     return worker().loop().close(fd, CloseWith::kReset);
   }
   if (Conn* conn = claim(fd, client)) {
@@ -280,6 +282,8 @@ Conn* GrpcAgents::claim(int fd, const std::shared_ptr<GrpcClient>& client) {
   client->conns->refuse(VisitorRefusal::kOther);
   client->conns->leave();
   worker().counters().add(Counter::kVisitorsRefused);
+  edge_.tunnels().visitor_refused(client->tunnel);
+  edge_.tunnels().visitor_over(client->tunnel);
   worker().loop().close(fd, CloseWith::kReset);
   return nullptr;
 }
@@ -305,6 +309,7 @@ void GrpcAgents::move(GrpcClientHere& client, ParkedVisitor& parked, unsigned to
   Conn& conn = parked_.unpark(parked);
   const int fd = conn.fd;
   worker().conns().release(conn);
+  edge_.tunnels().let_go(client.shared->tunnel);
   edge_.crew().post(to_worker, [fd, shared = client.shared, deadline_ms](EdgeWorker& role) {
     if (role.grpc() != nullptr) return role.grpc()->take_waiting_visitor(fd, shared, deadline_ms);
     const Fd lost(fd);  // that worker ends
@@ -312,6 +317,7 @@ void GrpcAgents::move(GrpcClientHere& client, ParkedVisitor& parked, unsigned to
 }
 
 void GrpcAgents::take_waiting_visitor(int fd, const std::shared_ptr<GrpcClient>& client, uint64_t deadline_ms) {
+  edge_.tunnels().hold(client->tunnel, client->stats);
   Conn* conn = claim(fd, client);
   if (conn == nullptr) return;
   GrpcClientHere& its = here(client);
@@ -330,10 +336,11 @@ void GrpcAgents::visitor_came(GrpcClientHere& client) {
   publish(client);
 }
 
-void GrpcAgents::visitor_gone(GrpcClientHere& client) {
+void GrpcAgents::visitor_gone(GrpcClientHere& client, uint64_t bytes_up, uint64_t bytes_down) {
   --client.flowing;
   publish(client);
   client.shared->conns->leave();
+  edge_.tunnels().visitor_over(client.shared->tunnel, bytes_up, bytes_down);
 }
 
 }  // namespace natrp

@@ -94,7 +94,7 @@ class GrpcAgents {
   // No visitor may meet the stream any more. Does nothing when it was not ready.
   void unready(GrpcChannel& channel);
   void visitor_came(GrpcClientHere& client);
-  void visitor_gone(GrpcClientHere& client);
+  void visitor_gone(GrpcClientHere& client, uint64_t bytes_up, uint64_t bytes_down);
   void over(GrpcChannel& channel);  // deletes it
   void over(GrpcAgent& agent);      // likewise
 

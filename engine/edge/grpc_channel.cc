@@ -179,6 +179,7 @@ void GrpcChannel::on_write(Op& op) {
   const bool whole = op.result >= 0 && static_cast<uint32_t>(op.result) == op.len;
   if (op.result > 0) {
     all_.worker().counters().add(Counter::kBytesDown, static_cast<uint64_t>(op.result));
+    bytes_down_ += static_cast<uint64_t>(op.result);
     if (agent_ != nullptr) agent_->http2().consume_stream(stream_, static_cast<size_t>(op.result));
     if (finishing_ && !end_sent_) all_.worker().loop().timers().arm(timer_, kUntakenMs);
   }
@@ -267,10 +268,11 @@ void GrpcChannel::close_visitor() {
   // whole of what it got.
   worker.close(*visitor_, reset_ || !end_sent_ ? CloseWith::kReset : CloseWith::kFin);
   worker.counters().sub(Counter::kPairsLive);
+  const uint64_t bytes_up = visitor_->bytes_received.load(std::memory_order_relaxed);
   visitor_ = nullptr;
   queued_ = {};
   sending_ = {};
-  all_.visitor_gone(client_);
+  all_.visitor_gone(client_, bytes_up, bytes_down_);
 }
 
 }  // namespace natrp

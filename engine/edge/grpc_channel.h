@@ -81,6 +81,7 @@ class GrpcChannel {
   OwnedTimer<&GrpcChannel::on_timer> timer_{*this};
   std::vector<uint8_t> queued_;
   std::vector<uint8_t> sending_;
+  uint64_t bytes_down_ = 0;  // that its visitor has been sent
   size_t sent_ = 0;  // from the front of sending_, which is not empty while it is less than all
   uint32_t send_bytes_ = kSendBytesFirst;  // at most, in the next send
   uint64_t send_began_ms_ = 0;

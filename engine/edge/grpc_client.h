@@ -21,6 +21,7 @@
 #include "base/limits.h"
 #include "control/auth.h"
 #include "edge/client_conns.h"
+#include "edge/tunnel_stats.h"
 
 namespace natrp {
 
@@ -31,6 +32,7 @@ struct GrpcClient {
         name(std::move(client_name)),
         tunnel(tunnel_id),
         conns(std::move(client_conns)),
+        stats(std::make_shared<TunnelStats>(workers)),
         places(workers) {}
 
   const int64_t id;  // the store's: never given again
@@ -39,6 +41,7 @@ struct GrpcClient {
   std::atomic<bool> leased{false};   // its public port is open
   std::atomic<bool> removed{false};  // it is not in the store any more
   const std::shared_ptr<ClientConns> conns;
+  const std::shared_ptr<TunnelStats> stats;  // of its tunnel, over all of its leases
   std::atomic<uint64_t> visitors{0};
 
   // Each Place is written by one worker. When two workers publish at the same moment what they have, and then look what

@@ -90,6 +90,7 @@ void GrpcTunnels::open(Tunnel& tunnel) {
     EdgeTunnel shared;
     shared.id = tunnel.shared->tunnel;
     shared.grpc = tunnel.shared;
+    shared.stats = tunnel.shared->stats;
     const auto leased = edge_.lease_port(tunnel.client, kTunnelName, 0, tunnel.session, shared);
     if (leased.port != 0) {
       tunnel.listener = leased.listener;
@@ -160,7 +161,7 @@ void GrpcTunnels::list_sessions(std::vector<SessionInfo>& out) const {
     info.session = tunnel.session.index();
     info.visitors_live = tunnel.shared->visitors_live();
     info.visitors_total = tunnel.shared->visitors.load(std::memory_order_relaxed);
-    info.tunnels.push_back({kTunnelName, tunnel.shared->tunnel, tunnel.port});
+    info.tunnels.push_back({kTunnelName, tunnel.shared->tunnel, tunnel.port, tunnel.shared->stats->sum()});
     out.push_back(std::move(info));
   }
 }

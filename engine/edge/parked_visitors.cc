@@ -89,6 +89,7 @@ void ParkedVisitors::let_go(ParkedVisitor& parked) {
 
 void ParkedVisitors::refuse(ParkedQueue& queue, Conn& conn, VisitorRefusal why) {
   queue.conns_.refuse(why);
+  edge_.tunnels().visitor_refused(conn.tunnel.load(std::memory_order_relaxed));
   worker_.counters().add(Counter::kVisitorsRefused);
   end(queue, conn);
 }
@@ -99,6 +100,7 @@ void ParkedVisitors::refuse_all(ParkedQueue& queue) {
 
 void ParkedVisitors::end(ParkedQueue& queue, Conn& conn) {
   worker_.close(conn, CloseWith::kReset);
+  edge_.tunnels().visitor_over(conn.tunnel.load(std::memory_order_relaxed));
   queue.conns_.leave();
   edge_.check_idle();
 }

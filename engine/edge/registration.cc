@@ -284,7 +284,8 @@ void Registration::lease_tunnel(const wire::Register& wanted) {
   Tunnel tunnel;
   tunnel.name = wanted.name();
   tunnel.id = edge_.next_tunnel_id();
-  const EdgeTunnel shared{tunnel.id, wanted.tunnel_index(), session_};
+  tunnel.stats = std::make_shared<TunnelStats>(edge_.workers());
+  const EdgeTunnel shared{tunnel.id, wanted.tunnel_index(), session_, nullptr, tunnel.stats};
   const auto leased =
       edge_.lease_port(client_, tunnel.name, static_cast<uint16_t>(wanted.wanted_port()), session_->id, shared);
   if (leased.port == 0) {
@@ -417,7 +418,9 @@ SessionInfo Registration::info() const {
   info.session = session_->id.index();
   info.visitors_live = session_->visitors_live();
   info.visitors_total = session_->visitors.load(std::memory_order_relaxed);
-  for (const auto& [index, tunnel] : tunnels_) info.tunnels.push_back({tunnel.name, tunnel.id, tunnel.port});
+  for (const auto& [index, tunnel] : tunnels_) {
+    info.tunnels.push_back({tunnel.name, tunnel.id, tunnel.port, tunnel.stats->sum()});
+  }
   return info;
 }
 

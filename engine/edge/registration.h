@@ -77,6 +77,7 @@ class Registration final : public ControlChannelEvents {
     uint32_t id = 0;
     uint16_t port = 0;
     int listener = -1;
+    std::shared_ptr<TunnelStats> stats;
     uint32_t failures_untold = 0;  // visitors that its service did not get, not in the log yet
     std::string failure;
   };

@@ -82,6 +82,8 @@ void Rendezvous::take_visitor(int fd, const EdgeTunnel& tunnel) {
     if (entered) shared.conns->refuse(VisitorRefusal::kOther);
     shared.conns->leave();
     worker.counters().add(Counter::kVisitorsRefused);
+    edge_.tunnels().visitor_refused(tunnel.id);
+    edge_.tunnels().visitor_over(tunnel.id);
     worker.loop().close(fd, CloseWith::kReset);
     return;
   }
@@ -240,6 +242,7 @@ void Rendezvous::on_pair_end(Pair& pair) {
   Session& session = *sessions_.at(pair.owner);
   if (pair.front != Pair::kNoConn) {
     session.shared->conns->leave();
+    count_end(pair);
   } else if (pair.reason == EndReason::kMoved) {
     edge_.worker().counters().add(Counter::kChannelsMoved);
     edge_.worker().loop().let_go(pair.back_conn().fd);
@@ -264,9 +267,22 @@ void Rendezvous::on_pair_end(Pair& pair) {
   take_channel(conn, id);
 }
 
+// Its visitor's conn is released, and nobody has claimed it again: its numbers are still there.
+void Rendezvous::count_end(Pair& pair) {
+  const Conn& visitor = pair.front_conn();
+  Conn& channel = pair.back_conn();
+  const uint32_t tunnel = visitor.tunnel.load(std::memory_order_relaxed);
+  const uint64_t bytes_up = visitor.bytes_received.load(std::memory_order_relaxed);
+  const uint64_t bytes_down = channel.bytes_received.load(std::memory_order_relaxed);
+  // One that waits for FREE is still listed: what it carried is counted with the tunnel from now on.
+  if (pair.returning) channel.renew(edge_.worker().loop().turn_ms());
+  edge_.tunnels().visitor_over(tunnel, bytes_up, bytes_down);
+}
+
 bool Rendezvous::on_visitor_gone(Pair& pair) {
   Session& session = *sessions_.at(pair.owner);
   session.shared->conns->leave();
+  count_end(pair);
   const bool may = may_return(session);
   ++session.returning;
   ++returning_;

@@ -82,6 +82,7 @@ class Rendezvous {
   Session* find(SlotId id);
   void forget_if_over(uint32_t index);
   void publish(Session& session);
+  void count_end(Pair& pair);
   void ask_again();
 
   EdgeWorker& edge_;

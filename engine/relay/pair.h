@@ -91,10 +91,11 @@ struct PairList {
 class PairTable {
  public:
   // on_end(owner, pair): the pair is over; runs right before its slot is free, its conns already closed and
-  // released (or handed over, when moving). reason, owner and tag are still there.
+  // released (or handed over, when moving). reason, owner and tag are still there, and what its conns have counted.
   // on_unready(owner, pair): a pair marked in_ready is ending: take it out of the list of ready channels.
-  // on_visitor_gone(owner, pair): edge, with chunks only: the visitor's socket is closed and released, and the pair
-  // goes on without it until its channel comes back or is lost (on_end). False: do not wait for the channel.
+  // on_visitor_gone(owner, pair): edge, with chunks only: the visitor's socket is closed and released (what its conn
+  // has counted is still there), and the pair goes on without it until its channel comes back or is lost (on_end).
+  // False: do not wait for the channel.
   // may_keep_channel(owner, pair): agent, with chunks only: shall the pair's channel be kept when it is over?
   // on_end with kReturned: the data channel (front at the agent, back at the edge) is the callee's, with its slot.
   struct Events {

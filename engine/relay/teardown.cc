@@ -35,9 +35,10 @@ bool teardown_visitor(PairTable& table, Pair& pair) {
   close_conn(table.context_, pair.front_conn(), false);
   --table.with_visitor_;
   table.context_.counters.sub(Counter::kPairsLive);
-  pair.front = Pair::kNoConn;
   pair.returning = true;
-  return table.events_.on_visitor_gone(table.owner_, pair);
+  const bool may_return = table.events_.on_visitor_gone(table.owner_, pair);
+  pair.front = Pair::kNoConn;
+  return may_return;
 }
 
 void teardown_step(PairTable& table, Pair& pair) {

@@ -61,6 +61,11 @@ def test_a_client_is_a_session_with_its_port_and_its_visitors(tunnel):
     visitor.close()
     wait_until(lambda: edge.metric("natrp_pairs_live") == 0, 5, "the visitor is no pair any more")
     wait_until(lambda: sessions(edge)[0]["visitors_live"] == 0, 5, "nor one of the session's")
+    wait_until(lambda: sessions(edge)[0]["tunnels"][0]["visitors_live"] == 0, 5, "nor one of the tunnel's")
+    leased, values = sessions(edge)[0]["tunnels"][0], edge.metrics()
+    assert leased["bytes_up"] == values["natrp_bytes_up_total"] > 0
+    assert leased["bytes_down"] == values["natrp_bytes_down_total"] > 0
+    assert (leased["visitors_total"], leased["visitors_refused"]) == (1, 0)
     assert sessions(edge)[0]["visitors_total"] == 1
     assert edge.ctl("client", "remove", CLIENT)[0] == 0
     wait_until(lambda: not sessions(edge) and edge.metric("natrp_sessions_live") == 0, 5,

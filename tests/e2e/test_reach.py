@@ -214,9 +214,15 @@ def test_the_admin_pages_show_the_session_and_the_live_connection(rig):
     assert "tester" in sessions and json.loads(sessions)
     assert rig.metric("natrp_sessions_live") == 1
 
-    before = rig.edge.metrics()
+    def tunnel():
+        return json.loads(rig.edge.get("/api/v1/sessions"))["sessions"][0]["tunnels"][0]
+
+    before, tunnel_before = rig.edge.metrics(), tunnel()
     visitor, service = rig.pair()
     check_echo(visitor, service, 10_000)
+    wait_until(lambda: tunnel()["bytes_down"] - tunnel_before["bytes_down"] == 10_000, 10,
+               lambda: f"the bytes of a live visitor are its tunnel's: {tunnel()}")
+    wait_until(lambda: tunnel()["visitors_live"] == 1, 10, "nobody else is left")
     first = rig.edge.get("/api/v1/conns")
     assert json.loads(first)
     peer = f'"127.0.0.1:{visitor.sock.getsockname()[1]}"'
@@ -232,4 +238,12 @@ def test_the_admin_pages_show_the_session_and_the_live_connection(rig):
     assert after["natrp_visitors_total"] - before["natrp_visitors_total"] == 1
     assert after["natrp_bytes_up_total"] - before["natrp_bytes_up_total"] == 10_000
     assert after["natrp_bytes_down_total"] - before["natrp_bytes_down_total"] == 60_000
+    wait_until(lambda: tunnel()["visitors_live"] == 0, 10, "it is counted as over")
+    counted = tunnel()
+    assert {key: counted[key] - tunnel_before[key] for key in ("visitors_total", "visitors_refused", "bytes_up",
+                                                               "bytes_down")
+            } == {"visitors_total": 1, "visitors_refused": 0, "bytes_up": 10_000, "bytes_down": 60_000}
+    line = f'natrp_tunnel_bytes_total{{client="tester",tunnel="default",direction="down"}} {counted["bytes_down"]}\n'
+    assert line in rig.edge.get("/metrics")
     assert peer not in rig.edge.get("/api/v1/conns")
+    assert after["natrp_build_info"] == 1 and 0 <= time.time() - after["process_start_time_seconds"] < 3600

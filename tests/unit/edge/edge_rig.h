@@ -115,6 +115,7 @@ class EdgeRig final : public EdgeControlPort {
     EdgeTunnel tunnel;
     tunnel.id = 9;
     tunnel.session = session;
+    tunnel.stats = native_stats = std::make_shared<TunnelStats>(crew_.size());
     open_public_ports("native", tunnel);
     return session;
   }
@@ -134,6 +135,7 @@ class EdgeRig final : public EdgeControlPort {
     EdgeTunnel tunnel;
     tunnel.id = client->tunnel;
     tunnel.grpc = client;
+    tunnel.stats = client->stats;
     open_public_ports(client->name, tunnel, send_buffer);
     return client;
   }
@@ -172,6 +174,15 @@ class EdgeRig final : public EdgeControlPort {
   bool until(const std::function<bool()>& done, uint32_t patience_ms = 20000) {
     return run_until([&] { turn_all(agents_, visitors_); }, done, patience_ms);
   }
+
+  // The ports of a tunnel close in every worker, as when it has lost its lease.
+  void close_public_ports(const std::string& name) {
+    for (unsigned i = 0; i < crew_.size(); ++i) {
+      in_worker(i, [&, fd = public_[name][i].fd.get()] { role(i).close_listener(fd); });
+    }
+  }
+  const ConnTable& conns() const { return crew_.conns(); }
+  std::shared_ptr<TunnelStats> native_stats;  // of open_session()'s tunnel
 
   // What the workers asked the control thread for.
   std::atomic<uint32_t> channels_wanted{0};
