@@ -1,5 +1,6 @@
 #include "admin/metrics.h"
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
@@ -46,19 +47,30 @@ std::string label(std::string_view name, std::string_view value) {
   return out + "\"";
 }
 
-// One value of each tunnel. more: labels behind those of the tunnel.
-void append_of_tunnels(std::string& out, std::string_view name, const std::vector<SessionInfo>& sessions,
-                       uint64_t TunnelCounts::*value, std::string_view more = {}) {
+// By their labels. A client that was removed and added again has, for a moment, a session that ends beside a new one,
+// and a scraper refuses a page with two values of one name: the later session's counts.
+using CountsByLabels = std::map<std::string, TunnelCounts>;
+
+CountsByLabels counts_by_labels(const std::vector<SessionInfo>& sessions) {
+  CountsByLabels found;
   for (const SessionInfo& session : sessions) {
     for (const SessionInfo::Tunnel& tunnel : session.tunnels) {
-      out.append(name).append("{").append(label("client", session.client)).append(",");
-      out.append(label("tunnel", tunnel.name)).append(more).append("} ");
-      out.append(std::to_string(tunnel.counts.*value)).append("\n");
+      found[label("client", session.client) + "," + label("tunnel", tunnel.name)] = tunnel.counts;
     }
+  }
+  return found;
+}
+
+// One value of each tunnel. more: labels behind those of the tunnel.
+void append_of_tunnels(std::string& out, std::string_view name, const CountsByLabels& tunnels,
+                       uint64_t TunnelCounts::*value, std::string_view more = {}) {
+  for (const auto& [labels, counts] : tunnels) {
+    out.append(name).append("{").append(labels).append(more).append("} ");
+    out.append(std::to_string(counts.*value)).append("\n");
   }
 }
 
-void append_tunnels(std::string& out, const std::vector<SessionInfo>& sessions) {
+void append_tunnels(std::string& out, const CountsByLabels& tunnels) {
   struct Family {
     std::string_view name;
     std::string_view sentence;
@@ -75,12 +87,12 @@ void append_tunnels(std::string& out, const std::vector<SessionInfo>& sessions) 
   };
   for (const Family& family : kFamilies) {
     append_head(out, family.name, family.sentence, family.gauge);
-    append_of_tunnels(out, family.name, sessions, family.value);
+    append_of_tunnels(out, family.name, tunnels, family.value);
   }
   constexpr std::string_view kBytes = "natrp_tunnel_bytes_total";
   append_head(out, kBytes, "bytes carried for a tunnel: up to its service, down to its visitors", false);
-  append_of_tunnels(out, kBytes, sessions, &TunnelCounts::bytes_up, ",direction=\"up\"");
-  append_of_tunnels(out, kBytes, sessions, &TunnelCounts::bytes_down, ",direction=\"down\"");
+  append_of_tunnels(out, kBytes, tunnels, &TunnelCounts::bytes_up, ",direction=\"up\"");
+  append_of_tunnels(out, kBytes, tunnels, &TunnelCounts::bytes_down, ",direction=\"down\"");
 }
 
 }  // namespace
@@ -99,7 +111,7 @@ std::string prometheus_text(const std::vector<const Counters*>& sets, size_t ses
                 true, sessions_live);
   append_metric(out, "natrp_log_lines_lost_total", "lines of the log that standard error did not take", false,
                 log_lines_lost());
-  append_tunnels(out, sessions);
+  append_tunnels(out, counts_by_labels(sessions));
   return out;
 }
 

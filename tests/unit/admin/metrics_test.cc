@@ -22,7 +22,10 @@ TEST(Metrics, EachTunnelIsALineOfItsFamiliesWithItsNamesInLabels) {
   two.client = "a \"b\" \\c\nd";
   two.tunnels.push_back({"web", 3, 20002, {.visitors_live = 5}});
   const Counters counters;
-  const std::string text = prometheus_text({&counters}, 2, {one, two});
+  SessionInfo ending;  // of a client "home" that was removed; the one above came with the new one's token
+  ending.client = "home";
+  ending.tunnels.push_back({"web", 4, 20003, {.visitors_total = 9}});
+  const std::string text = prometheus_text({&counters}, 2, {ending, one, two});
   const auto times = [&](const std::string& part) {
     size_t count = 0;
     for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
