@@ -72,6 +72,8 @@ def test_the_port_that_comes_back_is_the_one_it_had_and_not_the_one_it_would_get
     rig.agent.options["remote_port"] = had[1]
     rig.agent.start()
     assert rig.address == had
+    # Who kills an edge has what it wrote: a lease is written within 20 ms.
+    wait_until(lambda: str(had[1]) in rig.edge.ctl("client", "list")[1], 5, "the lease is in the store")
     rig.agent.options["remote_port"] = None
     for restarted in ("agent", "edge and agent"):
         rig.agent.process.kill()
