@@ -25,7 +25,6 @@ void Acceptor::stop(void (*on_landed)(void*), void* context) {
   stopping_ = true;
   on_landed_ = on_landed;
   landed_context_ = context;
-  loop_.timers().disarm(pause_);
   if (accept_.in_flight) {
     loop_.cancel(accept_);
   } else {
@@ -35,9 +34,7 @@ void Acceptor::stop(void (*on_landed)(void*), void* context) {
 }
 
 // A waiter that is armed anew goes to the end of the listener's queue (add_wait_queue_exclusive).
-void Acceptor::step_back() {
-  if (!stopping_ && accept_.in_flight) loop_.cancel(accept_);
-}
+void Acceptor::step_back() { loop_.cancel(accept_); }
 
 void Acceptor::landed() {
   if (on_landed_ != nullptr) on_landed_(landed_context_);

@@ -109,6 +109,54 @@ TEST_P(AcceptorTest, OneThatTellsNobodyOfItsLandingHandsNobodyOverAnyMore) {
   acceptor.reset();
 }
 
+// A ring may have accepted all of them before its worker hears of the first.
+TEST_P(AcceptorTest, BehindTheVisitorThatStopsOneThatTellsNobodyAllAreReset) {
+  struct Stopper {
+    std::unique_ptr<Acceptor> acceptor;
+    std::vector<Fd> accepted;
+  } stopper;
+  stopper.acceptor = std::make_unique<Acceptor>(
+      *loop, counters, listener.fd.get(),
+      [](void* context, int fd) {
+        auto& self = *static_cast<Stopper*>(context);
+        self.accepted.emplace_back(fd);
+        if (!self.acceptor->stopping()) self.acceptor->stop(nullptr, nullptr);
+      },
+      &stopper);
+  std::vector<Fd> visitors;
+  for (int i = 0; i < 5; ++i) visitors.push_back(loopback::connect_to(listener.address));
+  stopper.acceptor->start();
+  ASSERT_TRUE(run_until(*loop, [&] { return !stopper.accepted.empty(); }));
+  run_for(*loop, 20);
+  EXPECT_EQ(stopper.accepted.size(), 1u);
+  listener.fd.reset();  // whom nobody accepted is reset by the kernel
+  for (size_t i = 1; i < visitors.size(); ++i) EXPECT_TRUE(loop->is_reset(visitors[i].get())) << i;
+}
+
+TEST_P(AcceptorTest, OneThatSteppedBackGoesOnWithoutAPause) {
+  acceptor->start();
+  loop->run_once(0);
+  std::vector<Fd> visitors;
+  for (size_t i = 1; i <= 3; ++i) {
+    acceptor->step_back();
+    visitors.push_back(loopback::connect_to(listener.address));
+    ASSERT_TRUE(comes(i));
+  }
+  EXPECT_EQ(counters.get(Counter::kAcceptsFailed), 0u);
+  EXPECT_EQ(counters.get(Counter::kAcceptPauses), 0u);
+}
+
+TEST_P(AcceptorTest, OneWhoseListenerWasShutDownWaitsForItsStopAndComplainsOfNothing) {
+  acceptor->start();
+  loop->run_once(0);
+  stop_listening(listener.fd.get());
+  run_for(*loop, 20);
+  EXPECT_EQ(counters.get(Counter::kAcceptsFailed), 0u);
+  EXPECT_EQ(counters.get(Counter::kAcceptPauses), 0u);
+  stop();
+  EXPECT_TRUE(run_until(*loop, [&] { return landed == 1; }));
+}
+
 TEST_P(AcceptorTest, WithoutADescriptorItPausesAndTakesTheVisitorLater) {
   Fd visitor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   auto none = std::make_unique<NoDescriptors>();

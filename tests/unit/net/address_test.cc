@@ -65,6 +65,24 @@ TEST(Address, WhatCannotBeAHostIsRefusedBeforeAnybodyIsAsked) {
   EXPECT_FALSE(parse_target("unix:\0hidden"s).ok());
 }
 
+TEST(Address, AListenerOnAWildcardOverlapsWithThoseThatItCovers) {
+  const auto both_ways = [](const char* one, const char* other) {
+    const Address a = Address::parse(one).value();
+    const Address b = Address::parse(other).value();
+    EXPECT_EQ(overlap(a, b), overlap(b, a)) << one << " " << other;
+    return overlap(a, b);
+  };
+  EXPECT_TRUE(both_ways("127.0.0.1:80", "127.0.0.1:80"));
+  EXPECT_FALSE(both_ways("127.0.0.1:80", "127.0.0.1:81"));
+  EXPECT_FALSE(both_ways("127.0.0.1:80", "127.0.0.2:80"));
+  EXPECT_TRUE(both_ways("0.0.0.0:80", "127.0.0.1:80"));
+  EXPECT_FALSE(both_ways("0.0.0.0:80", "127.0.0.1:81"));
+  EXPECT_FALSE(both_ways("0.0.0.0:80", "[::1]:80"));
+  EXPECT_TRUE(both_ways("[::]:80", "[::1]:80"));
+  EXPECT_TRUE(both_ways("[::]:80", "127.0.0.1:80")) << "it serves IPv4, too";
+  EXPECT_TRUE(both_ways("[::]:80", "0.0.0.0:80"));
+}
+
 TEST(Address, AUnixPathHasOneToAHundredAndSevenBytes) {
   auto target = parse_target("unix:/run/service.sock");
   ASSERT_TRUE(target.ok());

@@ -139,6 +139,17 @@ TEST_P(DialTest, ASilentAddressLeavesTheNextOnesTheirShareOfTheTime) {
   EXPECT_EQ(peer_address(fd.get()).text(), listener.address.text());
 }
 
+TEST_P(DialTest, ASilentAddressTakesNoMoreThanItsShareOfTheTime) {
+  std::vector<Address> addresses{silent()};
+  loopback::Listener listener = loopback::listener();
+  while (addresses.size() < 10) addresses.push_back(listener.address);
+  const uint64_t began = now_ms();
+  dial->start(addresses, 3000, {});  // 300 ms each
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, 0);
+  EXPECT_LT(now_ms(), began + 2500);
+}
+
 TEST_P(DialTest, WhatAPeerSaidBeforeItResetTheConnectionIsNotLost) {
   loopback::Listener listener = loopback::listener();
   dial->start({listener.address}, 2000, {});
@@ -157,6 +168,33 @@ TEST_P(DialTest, WhatAPeerSaidBeforeItResetTheConnectionIsNotLost) {
   EXPECT_EQ(error, ECONNRESET);
   char bytes[16];
   EXPECT_EQ(::recv(fd.get(), bytes, sizeof bytes, MSG_DONTWAIT), 6);
+}
+
+TEST_P(DialTest, OneWhoseConnectionHasComeHearsOfNoDeadline) {
+  loopback::Listener listener = loopback::listener();
+  dial->start({listener.address}, 20, {});
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, 0);
+  run_for(*loop, 60);
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_P(DialTest, AUnixServiceThatCannotTakeMoreIsRefused) {
+  const std::string path = testing::TempDir() + "full-" + std::to_string(::getpid()) + ".sock";
+  const Address address = Address::unix_path(path).value();
+  const Fd service(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(service.get(), address.get(), address.length()), 0);
+  ASSERT_EQ(::listen(service.get(), 0), 0);
+  int refused = 0;
+  while (refused == 0) {
+    held.emplace_back(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (::connect(held.back().get(), address.get(), address.length()) != 0) refused = errno;
+  }
+  EXPECT_EQ(refused, EAGAIN);
+  dial->start({address}, 2000, {});
+  ::unlink(path.c_str());
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, ECONNREFUSED);
 }
 
 TEST_P(DialTest, AnAddressThatIsSilentIsGivenUpAtTheDeadline) {
@@ -183,6 +221,19 @@ TEST_P(DialTest, ACancelledDialEndsOnceAndMayBeUsedAgain) {
   dial->start({listener.address}, 2000, {});
   ASSERT_TRUE(run_until(*loop, [&] { return calls == 2; }));
   EXPECT_EQ(error, 0);
+}
+
+TEST_P(DialTest, ACancelledDialTriesNoOtherAddress) {
+  const Address address = silent();
+  loopback::Listener listener = loopback::listener();
+  dial->start({address, listener.address}, 5000, {});
+  loop->run_once(0);
+  dial->cancel();
+  ASSERT_TRUE(done());
+  EXPECT_EQ(error, ECANCELED);
+  EXPECT_FALSE(fd.valid());
+  const Fd accepted(::accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  EXPECT_FALSE(accepted.valid()) << "nobody dialled it";
 }
 
 TEST_P(DialTest, ACancelledDialWhoseConnectionHasComeIsNoEmptyVisit) {
