@@ -28,6 +28,7 @@ struct SimSocket {
   int read_error = 0;           // an errno of the next read, though the far end is well
   bool readiness_lost = false;  // a poll is not told of the inbox: something outside swallows it
   uint32_t sent_ms_ago = UINT32_MAX;  // not counted here: a test says it
+  int peer_silent_ms = 0;       // the same
   bool near_fin = false;        // shut down by the engine
   bool closed = false;          // by the engine
   bool closed_by_reset = false;
@@ -54,7 +55,7 @@ class SimLoop final : public Loop {
   bool is_at_mark(int) override { return false; }
   bool is_reset(int fd) override { return socket(fd).far_reset && !socket(fd).reset_told; }
   bool is_tcp_closed(int fd) override { return socket(fd).far_reset; }
-  int peer_silent_ms(int) override { return 0; }
+  int peer_silent_ms(int fd) override { return socket(fd).peer_silent_ms; }
   uint32_t sent_ms_ago(int fd) override { return socket(fd).sent_ms_ago; }
   void close(int fd, CloseWith with) override;
 

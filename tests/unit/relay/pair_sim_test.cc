@@ -132,8 +132,13 @@ struct SimRig {
     pairs.end_all(EndReason::kDrainDeadline);
     for (int i = 0; i < 1000 && pairs.live() > 0; ++i) loop.run_once(0);
   }
-  void start(int front, int back) {
-    pairs.start(*conns.claim(front, {}, ConnRole::kVisitor, 0), *conns.claim(back, {}, ConnRole::kService, 0), 0);
+  void start(int front, int back, ConnRole front_role = ConnRole::kVisitor, ConnRole back_role = ConnRole::kService) {
+    pairs.start(*conns.claim(front, {}, front_role, 0), *conns.claim(back, {}, back_role, 0), 0);
+  }
+  // As at the agent, whose channel is in front, or as at the edge.
+  void start_with_channel(int front, int back, bool in_front) {
+    start(front, back, in_front ? ConnRole::kDataChannel : ConnRole::kVisitor,
+          in_front ? ConnRole::kService : ConnRole::kDataChannel);
   }
   template <typename Done>
   bool until(uint64_t seconds, Done done) {
@@ -261,6 +266,87 @@ TEST(PairSim, AResetIsNoticedWhileBothSinksTakeNothing) {
       EXPECT_TRUE(rig.loop.socket(front_resets ? back : front).closed_by_reset);
     }
   }
+}
+
+// --- Peers that answer nothing any more -----------------------------------------------------------------------------
+
+constexpr PumpKind kEveryPump[] = {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy};
+
+// Bytes went one way only, and not for long: the other direction has never moved any.
+TEST(PairSim, AChannelWhosePeerIsSilentIsGivenUpAndOnlyTheOtherEndIsReset) {
+  for (const PumpKind kind : kEveryPump) {
+    for (const bool in_front : {true, false}) {
+      SimRig rig(kind);
+      const int front = rig.loop.make_socket(1000);
+      const int back = rig.loop.make_socket(1000);
+      rig.start_with_channel(front, back, in_front);
+      rig.until(kPatrolRecentMs / 1000 + 10, [] { return false; });
+      rig.loop.socket(front).inbox = "hello";
+      ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox == "hello"; }));
+      rig.loop.socket(back).outbox.clear();
+      const int channel = in_front ? front : back;
+      rig.loop.socket(channel).peer_silent_ms = kPeerSilentMs;
+      EXPECT_TRUE(rig.until(20, [&] { return rig.pairs.live() == 0; }));
+      ASSERT_EQ(rig.reasons.size(), 1u);
+      EXPECT_EQ(rig.reasons[0], EndReason::kPeerSilent);
+      EXPECT_EQ(rig.counters.get(Counter::kPeersSilent), 1u);
+      EXPECT_FALSE(rig.loop.socket(channel).closed_by_reset) << "it hears nothing anyway";
+      EXPECT_TRUE(rig.loop.socket(in_front ? back : front).closed_by_reset);
+    }
+  }
+}
+
+TEST(PairSim, AChannelWhosePeerIsSilentIsGivenUpHoweverLongItHasHeldBytes) {
+  for (const PumpKind kind : kEveryPump) {
+    for (const bool up : {true, false}) {
+      SimRig rig(kind);
+      const int front = rig.loop.make_socket(1000);
+      const int back = rig.loop.make_socket(1000);
+      rig.loop.socket(up ? front : back).inbox = std::string(5000, 'x');
+      rig.start_with_channel(front, back, false);
+      rig.until(kPatrolRecentMs / 1000 + 10, [] { return false; });
+      rig.loop.socket(back).peer_silent_ms = kPeerSilentMs;
+      EXPECT_TRUE(rig.until(20, [&] { return rig.counters.get(Counter::kPeersSilent) == 1; }));
+    }
+  }
+}
+
+TEST(PairSim, AChannelThatHasNothingUnderWayIsLeftToItsKeepalive) {
+  SimRig rig(PumpKind::kAuto);
+  const int front = rig.loop.make_socket(1000);
+  const int back = rig.loop.make_socket(1000);
+  rig.start_with_channel(front, back, false);
+  rig.until(kPatrolRecentMs / 1000 + 10, [] { return false; });
+  rig.loop.socket(back).peer_silent_ms = kPeerSilentMs;
+  EXPECT_FALSE(rig.until(30, [&] { return rig.pairs.live() == 0; }));
+}
+
+// A visitor or a service that answers nothing is as it would be without a tunnel: its own keepalive looks after it.
+TEST(PairSim, OnlyAChannelIsGivenUpForItsSilence) {
+  for (const bool in_front : {true, false}) {
+    SimRig rig(PumpKind::kAuto);
+    const int front = rig.loop.make_socket(1000);
+    const int back = rig.loop.make_socket(1000);
+    rig.start_with_channel(front, back, in_front);
+    rig.loop.socket(in_front ? back : front).peer_silent_ms = kPeerSilentMs;
+    EXPECT_FALSE(rig.until(30, [&] { return rig.pairs.live() == 0; }));
+  }
+}
+
+TEST(PairSim, PairsThatComeAllTheTimeDoNotKeepTheOthersFromBeingLookedAt) {
+  SimRig rig(PumpKind::kAuto);
+  const auto one_more = [&] {
+    const int front = rig.loop.make_socket(1000);
+    const int back = rig.loop.make_socket(1000);
+    rig.start_with_channel(front, back, false);
+    return back;
+  };
+  rig.loop.socket(one_more()).peer_silent_ms = kPeerSilentMs;
+  for (int second = 0; second < 12 && rig.reasons.empty(); ++second) {
+    rig.until(1, [] { return false; });
+    one_more();
+  }
+  EXPECT_EQ(rig.reasons.size(), 1u);
 }
 
 TEST(PairSim, ASpliceThatIsNotToldOfItsBytesIsCountedAndTheDirectionCopiesForGood) {
