@@ -76,11 +76,11 @@ class AdminServer {
   bool stopping_ = false;
   // /proc/self/fd for hang_up(), which has to work where no descriptor is left. Of one thread at a time.
   std::mutex descriptors_mutex_;
-  // For end_overdue(): connections that were there when it looked last, by their SO_COOKIE.
-  std::vector<uint64_t> seen_;
-  uint64_t looked_ms_ = 0;
   std::unique_ptr<DIR, int (*)(DIR*)> descriptors_{nullptr, closedir};
   std::atomic<bool> ended_{false};
+  // Of end_overdue(): connections that were there when it looked last, by their SO_COOKIE.
+  std::vector<uint64_t> seen_;
+  uint64_t looked_ms_ = 0;
 };
 
 }  // namespace natrp

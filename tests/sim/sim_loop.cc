@@ -58,7 +58,7 @@ ssize_t SimLoop::take(SimSocket& from, char* data, size_t len) {
       from.reset_told = true;
       return -ECONNRESET;
     }
-    return from.far_fin ? 0 : -EAGAIN;
+    return from.far_fin || from.far_closed ? 0 : -EAGAIN;
   }
   if (chance(5)) return -EAGAIN;
   size_t n = std::min(len, from.inbox.size());
@@ -83,6 +83,7 @@ ssize_t SimLoop::put(SimSocket& to, const char* data, size_t len) {
     to.reset_told = true;
     return told ? -EPIPE : -ECONNRESET;
   }
+  if (to.far_closed) return -EPIPE;
   size_t n = std::min(len, to.outbox_max - std::min(to.outbox_max, to.outbox.size()));
   if (n == 0 || chance(5)) return -EAGAIN;
   if (chance(30)) n = 1 + random(n);
@@ -122,7 +123,7 @@ int SimLoop::shutdown_write(int fd) {
 
 int SimLoop::bytes_unacknowledged(int fd) {
   const SimSocket& at = socket(fd);
-  return at.far_reset ? 0 : static_cast<int>(at.outbox.size());
+  return at.far_reset || at.far_closed ? 0 : static_cast<int>(at.outbox.size());
 }
 
 int SimLoop::bytes_readable(int fd) { return static_cast<int>(socket(fd).inbox.size()); }
@@ -144,6 +145,7 @@ int SimLoop::mask_of(const SimSocket& at) const {
   if (!at.inbox.empty() || at.far_fin || at.far_reset || at.read_error != 0) mask |= POLLIN;
   if (at.outbox.size() < at.outbox_max || at.far_reset) mask |= POLLOUT;
   if (at.far_reset) mask |= POLLERR | POLLHUP;
+  if (at.far_closed) mask |= POLLIN | POLLOUT | POLLHUP;
   return mask;
 }
 

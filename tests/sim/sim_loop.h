@@ -24,6 +24,7 @@ struct SimSocket {
   bool far_fin = false;         // an end of stream behind the inbox
   bool far_reset = false;       // a reset behind the inbox
   bool reset_told = false;      // an errno is reported once
+  bool far_closed = false;      // as a unix socket's far end: a hang-up without an error, and nothing is taken any more
   bool unwatchable = false;     // no room to watch for a hang-up: the op ends, as if cancelled
   int read_error = 0;           // an errno of the next read, though the far end is well
   bool readiness_lost = false;  // a poll is not told of the inbox: something outside swallows it

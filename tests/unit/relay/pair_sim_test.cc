@@ -112,6 +112,8 @@ TEST(PairSim, TheCanaryThatLosesOneByteIsCaught) {
   EXPECT_GE(caught, 30);
 }
 
+constexpr PumpKind kEveryPump[] = {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy};
+
 // What only time shows: the simulated clock makes minutes of it.
 struct SimRig {
   SimLoop loop{5};
@@ -149,7 +151,7 @@ struct SimRig {
 };
 
 TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
-  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+  for (const PumpKind kind : kEveryPump) {
     SimRig rig(kind);
     const int front = rig.loop.make_socket(1000);
     const int back = rig.loop.make_socket(1000);
@@ -183,7 +185,7 @@ TEST(PairSim, AHalfClosedSourceThatCouldNotBeWatchedIsWatchedLater) {
 }
 
 TEST(PairSim, AReadThatFailsForWantOfMemoryIsACleanEndForNobody) {
-  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+  for (const PumpKind kind : kEveryPump) {
     for (const bool in_front : {true, false}) {
       SimRig rig(kind);
       const int front = rig.loop.make_socket(1000);
@@ -198,9 +200,47 @@ TEST(PairSim, AReadThatFailsForWantOfMemoryIsACleanEndForNobody) {
   }
 }
 
+// Keepalive gives up, a route is gone: the kernel has many words for it, and only some of them are a RST.
+TEST(PairSim, AConnectionThatBrokeIsAResetForTheOtherEndByWhateverName) {
+  for (const int error : {EPIPE, ECONNRESET, ECONNABORTED, ENOTCONN, ETIMEDOUT, EHOSTUNREACH, EHOSTDOWN, ENETUNREACH,
+                          ENETDOWN}) {
+    for (const PumpKind kind : kEveryPump) {
+      SimRig rig(kind);
+      const int front = rig.loop.make_socket(1000);
+      const int back = rig.loop.make_socket(1000);
+      rig.start(front, back);
+      rig.loop.socket(front).read_error = error;
+      EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
+      EXPECT_EQ(rig.reasons, std::vector{EndReason::kFrontReset}) << error;
+      EXPECT_EQ(rig.counters.get(Counter::kPairsFailed), 0u) << error;
+      EXPECT_FALSE(rig.loop.socket(front).closed_by_reset) << error;
+      EXPECT_TRUE(rig.loop.socket(back).closed_by_reset) << error;
+    }
+  }
+}
+
+// A unix socket knows no reset: that its far end is gone shows in a hang-up, which tells nothing, and in the next send.
+TEST(PairSim, AUnixServiceThatClosedBeforeItsVisitorHasSaidAllIsAResetForTheVisitor) {
+  for (const PumpKind kind : kEveryPump) {
+    SimRig rig(kind);
+    const int front = rig.loop.make_socket(1000);
+    const int back = rig.loop.make_socket(1000);
+    rig.start(front, back);
+    rig.loop.socket(back).far_closed = true;
+    EXPECT_TRUE(rig.until(5, [&] { return rig.loop.socket(front).near_fin; }));
+    rig.until(10, [] { return false; });
+    EXPECT_EQ(rig.pairs.live(), 1u) << "it may read what it was sent";
+    rig.loop.socket(front).inbox = "one more";
+    EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
+    EXPECT_EQ(rig.reasons, std::vector{EndReason::kBackReset});
+    EXPECT_TRUE(rig.loop.socket(front).closed_by_reset);
+    EXPECT_FALSE(rig.loop.socket(back).closed_by_reset);
+  }
+}
+
 // What was said before a reset arrives before it, for as long as the reader reads.
 TEST(PairSim, ASlowReaderHasAllThatWasSaidBeforeTheReset) {
-  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+  for (const PumpKind kind : kEveryPump) {
     for (const bool held_by_the_pump : {true, false}) {
       SimRig rig(kind);
       const size_t said = held_by_the_pump ? 5000 : 900;
@@ -229,7 +269,7 @@ TEST(PairSim, ASlowReaderHasAllThatWasSaidBeforeTheReset) {
 }
 
 TEST(PairSim, AReaderThatStopsGetsTheResetWithoutTheRest) {
-  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+  for (const PumpKind kind : kEveryPump) {
     SimRig rig(kind);
     const int front = rig.loop.make_socket(1000);
     const int back = rig.loop.make_socket(1000);
@@ -247,7 +287,7 @@ TEST(PairSim, AReaderThatStopsGetsTheResetWithoutTheRest) {
 }
 
 TEST(PairSim, AResetIsNoticedWhileBothSinksTakeNothing) {
-  for (const PumpKind kind : {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy}) {
+  for (const PumpKind kind : kEveryPump) {
     for (const bool front_resets : {true, false}) {
       SimRig rig(kind);
       const int front = rig.loop.make_socket(1000);
@@ -269,8 +309,6 @@ TEST(PairSim, AResetIsNoticedWhileBothSinksTakeNothing) {
 }
 
 // --- Peers that answer nothing any more -----------------------------------------------------------------------------
-
-constexpr PumpKind kEveryPump[] = {PumpKind::kAuto, PumpKind::kSplice, PumpKind::kUring, PumpKind::kCopy};
 
 // Bytes went one way only, and not for long: the other direction has never moved any.
 TEST(PairSim, AChannelWhosePeerIsSilentIsGivenUpAndOnlyTheOtherEndIsReset) {
