@@ -127,6 +127,7 @@ LeaseAnswer PortLeases::reserve_wanted(const LeaseRequest& request) const {
                                                      range_.format_short() + "): ask for one of them, or for any");
   }
   if (!allowed(request, request.wanted)) {
+    if (range_.without(request.policy) == range_) return none_allowed(request);
     return refuse(LeaseRefusal::kPortNotAllowed, "client '" + request.client + "' may not have port " + port +
                                                      ": its ports are " + request.policy.format_short());
   }
@@ -182,6 +183,13 @@ LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
   return port != 0 ? give(port) : exhausted(request);
 }
 
+LeaseAnswer PortLeases::none_allowed(const LeaseRequest& request) const {
+  return refuse(LeaseRefusal::kNoneAllowed,
+                "none of the ports of client '" + request.client + "' (" + request.policy.format_short() +
+                    ") is one of this edge's public ports (" + range_.format_short() +
+                    "): the operator has to widen one of them");
+}
+
 LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
   size_t permitted = 0;
   size_t leased = 0;
@@ -198,12 +206,7 @@ LeaseAnswer PortLeases::exhausted(const LeaseRequest& request) const {
       ++taken;
     }
   }
-  if (permitted == 0) {
-    return refuse(LeaseRefusal::kNoneAllowed,
-                  "none of the ports of client '" + request.client + "' (" + request.policy.format_short() +
-                      ") is one of this edge's public ports (" + range_.format_short() +
-                      "): the operator has to widen one of them");
-  }
+  if (permitted == 0) return none_allowed(request);
   const std::string remedy = request.policy.empty()
                                  ? "widen --ports or remove clients"
                                  : "let it have others (natrpctl client set " + request.client + " --ports PORTS)";

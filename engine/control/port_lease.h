@@ -130,6 +130,7 @@ class PortLeases {
   LeaseAnswer reserve_wanted(const LeaseRequest& request) const;
   LeaseAnswer choose_any(const LeaseRequest& request) const;
   LeaseAnswer exhausted(const LeaseRequest& request) const;
+  LeaseAnswer none_allowed(const LeaseRequest& request) const;
   void make_sticky(const Owner& owner, uint16_t port);
   void put(uint16_t port, Lease lease);  // of an owner that has none
   TunnelPort drop(uint16_t port);

@@ -64,7 +64,9 @@ TEST(PortLeases, RefusesAPortOutsideOfTheRangeOrThePolicy) {
   EXPECT_EQ(leases.reserve(request("a", "web", 1, 443), 0).refusal, LeaseRefusal::kPortNotAllowed);
   EXPECT_EQ(leases.reserve(request("a", "web", 1, 20000, "20005-20006"), 0).refusal,
             LeaseRefusal::kPortNotAllowed);
-  EXPECT_EQ(leases.reserve(request("a", "web", 1, 0, "443"), 0).refusal, LeaseRefusal::kNoneAllowed);
+  for (const uint16_t wanted : {0, 20000}) {
+    EXPECT_EQ(leases.reserve(request("a", "web", 1, wanted, "443"), 0).refusal, LeaseRefusal::kNoneAllowed) << wanted;
+  }
   const LeaseAnswer any = leases.reserve(request("a", "web", 1, 0, "443,20005-20006"), 0);
   ASSERT_TRUE(any.ok());
   EXPECT_TRUE(any.port == 20005 || any.port == 20006);
