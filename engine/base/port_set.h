@@ -31,6 +31,7 @@ class PortSet {
   // The next greater port; behind the last comes the first. Not of an empty set.
   uint16_t next(uint16_t port) const;
   PortSet without(const PortSet& others) const;
+  bool intersects(const PortSet& others) const { return without(others) != *this; }
   // "443,20000-29999"; parse(format()) gives the same set.
   std::string format() const;
   // For a sentence or a line of the log: "1,3,5,7,9,11,13,15,… (20000 ports)" where there are many ranges.

@@ -127,7 +127,7 @@ LeaseAnswer PortLeases::reserve_wanted(const LeaseRequest& request) const {
                                                      range_.format_short() + "): ask for one of them, or for any");
   }
   if (!allowed(request, request.wanted)) {
-    if (range_.without(request.policy) == range_) return none_allowed(request);
+    if (!request.policy.intersects(range_)) return none_allowed(request);
     return refuse(LeaseRefusal::kPortNotAllowed, "client '" + request.client + "' may not have port " + port +
                                                      ": its ports are " + request.policy.format_short());
   }
@@ -240,17 +240,13 @@ void PortLeases::mark_taken(uint16_t port, SlotId session, uint64_t now_ms) {
 }
 
 std::vector<TunnelPort> PortLeases::session_lost(SlotId session, uint64_t now_ms) {
-  std::vector<uint16_t> ports;
+  std::vector<TunnelPort> lost;
   for (auto at = of_sessions_.lower_bound({session.word, 0});
        at != of_sessions_.end() && at->first == session.word; ++at) {
-    ports.push_back(at->second);
+    const Lease& lease = leases_.at(at->second);
+    lost.push_back({lease.client, lease.tunnel, at->second});
   }
-  std::vector<TunnelPort> lost;
-  for (const uint16_t port : ports) {
-    Lease& lease = leases_.at(port);
-    lost.push_back({lease.client, lease.tunnel, port});
-    begin_grace(port, lease, now_ms);
-  }
+  for (const TunnelPort& its : lost) begin_grace(its.port, leases_.at(its.port), now_ms);
   end_graces(now_ms);
   return lost;
 }

@@ -106,7 +106,7 @@ void Edge::honour_limits(const ClientRecord& client) {
 void Edge::warn_of_useless_ports(const ClientRecord& client) const {
   const auto policy = ports_of(client);
   if (!policy.ok() || policy.value().empty()) return;
-  if (!(options_.ports.without(policy.value()) == options_.ports)) return;
+  if (policy.value().intersects(options_.ports)) return;
   log_warning("none of the client's ports is one of this edge's --ports: its agents will be refused",
               {{"client", client.name},
                {"ports", policy.value().format_short()},

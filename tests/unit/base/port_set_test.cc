@@ -92,6 +92,8 @@ TEST(PortSet, AgreesWithASetOfNumbers) {
     const PortSet left = set.without(others);
     std::erase_if(model, [&](unsigned port) { return others.contains(static_cast<uint16_t>(port)); });
     ASSERT_EQ(left.size(), model.size()) << text << " without " << others.format();
+    ASSERT_EQ(set.intersects(others), left.size() < set.size()) << text << " and " << others.format();
+    ASSERT_EQ(others.intersects(set), set.intersects(others)) << text << " and " << others.format();
     for (const unsigned port : model) ASSERT_TRUE(left.contains(static_cast<uint16_t>(port))) << text << " " << port;
     ASSERT_TRUE(left.empty() || PortSet::parse(left.format()).value() == left) << "ranges that touch";
   }
