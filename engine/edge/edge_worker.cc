@@ -98,6 +98,14 @@ void EdgeWorker::take_visitor(int fd, const EdgeTunnel& tunnel) {
   grpc_->take_visitor(fd, tunnel.grpc);
 }
 
+void EdgeWorker::turn_away(int fd, uint32_t tunnel, ClientConns& conns) {
+  conns.leave();
+  worker_.counters().add(Counter::kVisitorsRefused);
+  tunnels_.visitor_refused(tunnel);
+  tunnels_.visitor_over(tunnel);
+  worker_.loop().close(fd, CloseWith::kReset);
+}
+
 // --- First bytes --------------------------------------------------------------------------------------------------
 
 void EdgeWorker::on_control_conn(Conn& conn, std::string prefix, uint64_t deadline_ms) {

@@ -76,6 +76,9 @@ class EdgeWorker final : public WorkerRole {
   // nullptr: --natrp-grpc off, or the worker ends.
   GrpcAgents* grpc() { return grpc_.get(); }
   TunnelsHere& tunnels() { return tunnels_; }
+  // Resets a visitor that has no conn yet, and counts it as refused. It was counted by conns.enter(), and so was why
+  // (ClientConns::refuse).
+  void turn_away(int fd, uint32_t tunnel, ClientConns& conns);
   // Something has ended: wakes those that wait for the last of it.
   void check_idle();
   // All workers, this one among them.

@@ -261,11 +261,7 @@ void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client)
   client->visitors.fetch_add(1, std::memory_order_relaxed);
   if (!allowed || draining_ || client->removed.load()) {
     if (allowed) client->conns->refuse(VisitorRefusal::kOther);
-    client->conns->leave();
-    worker().counters().add(Counter::kVisitorsRefused);
-    edge_.tunnels().visitor_refused(client->tunnel);
-    edge_.tunnels().visitor_over(client->tunnel);
-    return worker().loop().close(fd, CloseWith::kReset);
+    return edge_.turn_away(fd, client->tunnel, *client->conns);
   }
   if (Conn* conn = claim(fd, client)) {
     meet_or_park(here(client), *conn, parked_.deadline_ms());
@@ -280,11 +276,7 @@ Conn* GrpcAgents::claim(int fd, const std::shared_ptr<GrpcClient>& client) {
     return conn;
   }
   client->conns->refuse(VisitorRefusal::kOther);
-  client->conns->leave();
-  worker().counters().add(Counter::kVisitorsRefused);
-  edge_.tunnels().visitor_refused(client->tunnel);
-  edge_.tunnels().visitor_over(client->tunnel);
-  worker().loop().close(fd, CloseWith::kReset);
+  edge_.turn_away(fd, client->tunnel, *client->conns);
   return nullptr;
 }
 

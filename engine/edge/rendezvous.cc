@@ -80,12 +80,7 @@ void Rendezvous::take_visitor(int fd, const EdgeTunnel& tunnel) {
                    : nullptr;
   if (conn == nullptr) {
     if (entered) shared.conns->refuse(VisitorRefusal::kOther);
-    shared.conns->leave();
-    worker.counters().add(Counter::kVisitorsRefused);
-    edge_.tunnels().visitor_refused(tunnel.id);
-    edge_.tunnels().visitor_over(tunnel.id);
-    worker.loop().close(fd, CloseWith::kReset);
-    return;
+    return edge_.turn_away(fd, tunnel.id, *shared.conns);
   }
   conn->tunnel.store(tunnel.id, std::memory_order_relaxed);
   const uint64_t deadline_ms = parked_.deadline_ms();
