@@ -258,7 +258,6 @@ void GrpcAgents::unready(GrpcChannel& channel) {
 void GrpcAgents::take_visitor(int fd, const std::shared_ptr<GrpcClient>& client) {
   worker().counters().add(Counter::kVisitors);
   const bool allowed = client->conns->enter();
-  client->visitors.fetch_add(1, std::memory_order_relaxed);
   if (!allowed || draining_ || client->removed.load()) {
     if (allowed) client->conns->refuse(VisitorRefusal::kOther);
     return edge_.turn_away(fd, client->tunnel, *client->conns);

@@ -42,7 +42,6 @@ struct GrpcClient {
   std::atomic<bool> removed{false};  // it is not in the store any more
   const std::shared_ptr<ClientConns> conns;
   const std::shared_ptr<TunnelStats> stats;  // of its tunnel, over all of its leases
-  std::atomic<uint64_t> visitors{0};
 
   // Each Place is written by one worker. When two workers publish at the same moment what they have, and then look what
   // the others have, at least one of them sees the other: all accesses are sequentially consistent.

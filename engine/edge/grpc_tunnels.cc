@@ -160,8 +160,9 @@ void GrpcTunnels::list_sessions(std::vector<SessionInfo>& out) const {
     info.software = kSoftware;
     info.session = tunnel.session.index();
     info.visitors_live = tunnel.shared->visitors_live();
-    info.visitors_total = tunnel.shared->visitors.load(std::memory_order_relaxed);
-    info.tunnels.push_back({kTunnelName, tunnel.shared->tunnel, tunnel.port, tunnel.shared->stats->sum()});
+    const TunnelCounts counts = tunnel.shared->stats->sum();
+    info.visitors_total = counts.visitors_total;  // it has this tunnel and no other
+    info.tunnels.push_back({kTunnelName, tunnel.shared->tunnel, tunnel.port, counts});
     out.push_back(std::move(info));
   }
 }

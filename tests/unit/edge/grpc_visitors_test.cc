@@ -62,7 +62,7 @@ TEST_P(GrpcVisitorsTest, AVisitorMovesToTheWorkerThatHasAReadyStream) {
   EXPECT_EQ(rig->slots_claimed(1), 2u) << "the agent's and the visitor's";
   EXPECT_EQ(rig->count(Counter::kVisitors), 1u);
   EXPECT_EQ(client->conns->live.load(), 1u);
-  EXPECT_EQ(client->visitors.load(), 1u);
+  EXPECT_EQ(client->stats->sum().visitors_total, 1u);
   visitor.closes = true;
   EXPECT_TRUE(closed(agent, id));
   EXPECT_TRUE(rig->until([&] { return client->conns->live.load() == 0; }));
