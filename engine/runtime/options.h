@@ -54,7 +54,7 @@ struct AgentOptions : EngineOptions {
   HostPort server;
   std::string server_text;  // as the operator wrote it
   JoinToken token{};       // a secret: not for any log
-  std::string secret_file; // where it was read; empty: no file
+  std::string secret_file;  // where it was read; empty: no file
   std::optional<Pin> pin;  // instead of the token's
   std::string ca_file;     // empty: verify by pin. Readable, holds a PEM certificate
   bool on_conflict_replace = false;

@@ -18,6 +18,7 @@ namespace {
 struct Credentials {
   std::optional<JoinToken> token;
   std::string token_file;
+  std::string secret_file;  // that holds the token: token_file, or the configuration; empty: none does
   std::optional<Pin> pin;
   std::string ca_file;
 };
@@ -28,7 +29,6 @@ struct AgentDraft {
   Credentials taken;          // what holds so far, by the sources before it
   TunnelOptions tunnel;       // the [[tunnel]] that is being read, or the flags'
   bool tunnel_flags = false;  // --name or --remote-port was given
-  bool token_in_config = false;
 };
 
 Status set_token(std::optional<JoinToken>& to, const std::string& text) {
@@ -38,8 +38,10 @@ Status set_token(std::optional<JoinToken>& to, const std::string& text) {
   return Done{};
 }
 
-// What the source says about the token and about verification holds from now on.
-Status take_credentials(AgentDraft& draft, const std::string& source) {
+// What the source says about the token and about verification holds from now on. config: the file that it is; empty: it
+// is the flags.
+Status take_credentials(AgentDraft& draft, const std::string& config) {
+  const std::string source = config.empty() ? "the flags" : "the keys of " + config;
   Credentials given = std::move(draft.credentials);
   draft.credentials = {};
   if (given.token && !given.token_file.empty()) {
@@ -53,6 +55,7 @@ Status take_credentials(AgentDraft& draft, const std::string& source) {
   if (given.token || !given.token_file.empty()) {
     taken.token = given.token;
     taken.token_file = std::move(given.token_file);
+    taken.secret_file = taken.token_file.empty() ? config : taken.token_file;
   }
   if (given.pin || !given.ca_file.empty()) {
     taken.pin = given.pin;
@@ -61,10 +64,8 @@ Status take_credentials(AgentDraft& draft, const std::string& source) {
   return Done{};
 }
 
-// config: the configuration file.
-Status read_credentials(AgentDraft& draft, const std::string& config) {
+Status read_credentials(AgentDraft& draft) {
   Credentials& taken = draft.taken;
-  draft.options.secret_file = !taken.token_file.empty() ? taken.token_file : draft.token_in_config ? config : "";
   if (!taken.token_file.empty()) {
     const auto text = read_small_file("the token file", taken.token_file);
     if (!text.ok()) return text.error();
@@ -80,6 +81,7 @@ Status read_credentials(AgentDraft& draft, const std::string& config) {
     }
   }
   if (taken.token) draft.options.token = *taken.token;
+  draft.options.secret_file = taken.secret_file;
   draft.options.pin = taken.pin;
   draft.options.ca_file = taken.ca_file;
   return Done{};
@@ -210,8 +212,7 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
   if (!flags.config.empty()) {
     const TomlList list = tunnel_list(draft);
     if (Status status = read_toml(flags.config, table, &list); !status.ok()) return status;
-    if (Status status = take_credentials(draft, "the keys of " + flags.config); !status.ok()) return status;
-    draft.token_in_config = draft.taken.token.has_value();
+    if (Status status = take_credentials(draft, flags.config); !status.ok()) return status;
   }
   draft.tunnel = {};
   draft.tunnel_flags = false;
@@ -223,11 +224,10 @@ Status read_agent(AgentDraft& draft, const OptionTable& table, const Flags& flag
       return Error{"the environment's NATRP_TOKEN: " + status.error().message};
     }
     draft.taken.token_file.clear();
-    draft.token_in_config = false;
+    draft.taken.secret_file.clear();
   }
-  if (by_flag) draft.token_in_config = false;
-  if (Status status = take_credentials(draft, "the flags"); !status.ok()) return status;
-  if (Status status = read_credentials(draft, flags.config); !status.ok()) return status;
+  if (Status status = take_credentials(draft, {}); !status.ok()) return status;
+  if (Status status = read_credentials(draft); !status.ok()) return status;
 
   AgentOptions& options = draft.options;
   if (!draft.tunnel.local.empty()) {
