@@ -228,6 +228,12 @@ bool TlsStream::fail(std::string sentence) {
   return false;
 }
 
+// With the library's reason, which is told once.
+bool TlsStream::fail_in_library(const std::string& what, const std::string& remedy) {
+  state_->rejected = state_->server && is_certificate_alert(ERR_peek_error());
+  return fail(what + ": " + library_reason() + remedy);
+}
+
 bool TlsStream::handshake() {
   State& state = *state_;
   if (state.done) return true;
@@ -244,10 +250,9 @@ bool TlsStream::handshake() {
   }
   const int error = SSL_get_error(state.ssl, result);
   if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) return true;
-  state.rejected = state.server && is_certificate_alert(ERR_peek_error());
-  return fail(state.server ? "the TLS handshake with the agent failed: " + library_reason()
-                           : "the TLS handshake with the edge failed: " + library_reason() +
-                                 "; check that --server names a natrp edge");
+  return state.server ? fail_in_library("the TLS handshake with the agent failed")
+                      : fail_in_library("the TLS handshake with the edge failed",
+                                        "; check that --server names a natrp edge");
 }
 
 bool TlsStream::feed(std::span<const uint8_t> bytes) {
@@ -272,9 +277,7 @@ size_t TlsStream::read(std::span<uint8_t> to) {
   } else if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) {
     // In TLS 1.3 the client has finished before the edge has judged it, so a refusal may come this late; and
     // an agent that does not accept the edge's certificate tells so here.
-    state.rejected = state.server && is_certificate_alert(ERR_peek_error());
-    fail(std::string("the ") + (state.server ? "agent" : "edge") +
-         " ended TLS with an error: " + library_reason());
+    fail_in_library(std::string("the ") + (state.server ? "agent" : "edge") + " ended TLS with an error");
   }
   return 0;
 }
@@ -287,7 +290,7 @@ bool TlsStream::write(std::span<const uint8_t> bytes) {
   ERR_clear_error();
   // Without partial writes OpenSSL takes all of it, in records of 16 KiB: a memory BIO never blocks.
   if (SSL_write(state.ssl, bytes.data(), static_cast<int>(bytes.size())) <= 0) {
-    return fail("cannot encrypt: " + library_reason());
+    return fail_in_library("cannot encrypt");
   }
   return true;
 }

@@ -83,6 +83,7 @@ class TlsStream {
   static int verify_edge(X509_STORE_CTX* store, void* unused);
   bool handshake();
   bool fail(std::string sentence);
+  bool fail_in_library(const std::string& what, const std::string& remedy = {});
   std::unique_ptr<State> state_;  // the verify callback holds its address
 };
 
