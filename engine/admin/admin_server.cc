@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/pace.h"
+#include "base/version.h"
 #include "loop/start_thread.h"
 #include "net/socket.h"
 
@@ -188,7 +189,7 @@ Status AdminServer::bind() {
   });
   server_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
     response.set_content(prometheus_text(source_.counters(), source_.sessions_live(), source_.sessions()) +
-                             process_text(source_.version(), made_s_),
+                             process_text(kVersion, made_s_),
                          "text/plain; version=0.0.4");
   });
   server_->Get(source_.list_path(), [this](const httplib::Request&, httplib::Response& response) {

@@ -23,7 +23,6 @@ class AdminSource {
   virtual std::vector<const Counters*> counters() const = 0;
   virtual const ConnTable& conns() const = 0;
   virtual size_t sessions_live() const = 0;
-  virtual std::string version() const = 0;
   // Those whose tunnels are counted, for labels of the metrics. Empty also where the control thread does not answer.
   virtual std::vector<SessionInfo> sessions() { return {}; }
   // Empty: visitors are served. Else what stands against it.

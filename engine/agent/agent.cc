@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/version.h"
 #include "control/auth.h"
 #include "loop/ask.h"
-#include "runtime/version.h"
 
 namespace natrp {
 namespace {

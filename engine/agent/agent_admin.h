@@ -6,7 +6,6 @@
 #include "admin/admin_source.h"
 #include "admin/metrics.h"
 #include "agent/agent.h"
-#include "runtime/version.h"
 
 namespace natrp {
 
@@ -18,7 +17,6 @@ class AgentAdmin final : public AdminSource {
   std::vector<const Counters*> counters() const override { return agent_.counters(); }
   const ConnTable& conns() const override { return agent_.conns(); }
   size_t sessions_live() const override { return agent_.has_session() ? 1 : 0; }
-  std::string version() const override { return kVersion; }
   std::string why_not_healthy() override {
     const auto status = agent_.status();
     if (!status) return "the control thread is busy or stopping";

@@ -9,9 +9,9 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "loop/ask.h"
 #include "net/socket.h"
-#include "runtime/version.h"
 #include "store/state_dir.h"
 
 namespace natrp {

@@ -7,7 +7,6 @@
 #include "admin/live_bytes.h"
 #include "admin/metrics.h"
 #include "edge/edge.h"
-#include "runtime/version.h"
 
 namespace natrp {
 
@@ -19,7 +18,6 @@ class EdgeAdmin final : public AdminSource {
   std::vector<const Counters*> counters() const override { return edge_.counters(); }
   const ConnTable& conns() const override { return edge_.conns(); }
   size_t sessions_live() const override { return edge_.sessions_live(); }
-  std::string version() const override { return kVersion; }
   std::string why_not_healthy() override {
     if (edge_.draining()) return "draining";
     return edge_.busy() ? "the control thread is busy" : "";

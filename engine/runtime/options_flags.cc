@@ -9,7 +9,7 @@
 
 #include "base/join_token.h"
 #include "base/log.h"
-#include "runtime/version.h"
+#include "base/version.h"
 
 namespace natrp {
 namespace {

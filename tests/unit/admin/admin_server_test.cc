@@ -23,7 +23,6 @@ class NothingToShow final : public AdminSource {
   std::vector<const Counters*> counters() const override { return {&counters_}; }
   const ConnTable& conns() const override { return conns_; }
   size_t sessions_live() const override { return 0; }
-  std::string version() const override { return "1.2"; }
   std::string why_not_healthy() override { return {}; }
   std::string list_path() const override { return "/list"; }
   std::optional<std::string> list() override { return std::string(list_bytes, ' '); }

@@ -1,4 +1,4 @@
-// runtime/version.h
+// base/version.h
 //
 // The version that the programs print; the build gives it (-DNATRP_VERSION), from the project's one place for it.
 #pragma once
