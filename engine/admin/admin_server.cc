@@ -44,12 +44,6 @@ bool has_whole_request(int fd) {
   return n > 0 && std::string_view(text.data(), static_cast<size_t>(n)).find("\r\n\r\n") != std::string_view::npos;
 }
 
-bool is_listener(int fd) {
-  int listens = 0;
-  socklen_t length = sizeof listens;
-  return ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || listens != 0;
-}
-
 bool is_being_answered(int fd) {
   int unread = 0;
   return ::ioctl(fd, SIOCOUTQ, &unread) == 0 && unread > 0;
@@ -175,30 +169,32 @@ Status AdminServer::bind() {
   server_->set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
     using Response = httplib::Server::HandlerResponse;
     if (request.method == "GET" || request.method == "HEAD") return Response::Unhandled;
-    const std::string& path = request.path;
-    const bool known =
-        path == "/healthz" || path == "/metrics" || path == "/api/v1/conns" || path == source_.list_path();
+    const bool known = std::find(pages_.begin(), pages_.end(), request.path) != pages_.end();
     response.status = known ? 405 : 404;
     if (known) response.set_header("Allow", "GET, HEAD");
     return Response::Handled;
   });
-  server_->Get("/healthz", [this](const httplib::Request&, httplib::Response& response) {
+  const auto page = [this](const std::string& path, httplib::Server::Handler answer) {
+    server_->Get(path, std::move(answer));
+    pages_.push_back(path);
+  };
+  page("/healthz", [this](const httplib::Request&, httplib::Response& response) {
     const std::string why_not = source_.why_not_healthy();
     response.status = why_not.empty() ? 200 : 503;
     response.set_content((why_not.empty() ? "ok" : why_not) + "\n", "text/plain");
   });
-  server_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
+  page("/metrics", [this](const httplib::Request&, httplib::Response& response) {
     response.set_content(prometheus_text(source_.counters(), source_.sessions_live(), source_.sessions()) +
                              process_text(kVersion, made_s_),
                          "text/plain; version=0.0.4");
   });
-  server_->Get(source_.list_path(), [this](const httplib::Request&, httplib::Response& response) {
+  page(source_.list_path(), [this](const httplib::Request&, httplib::Response& response) {
     const auto list = source_.list();
     response.status = list ? 200 : 503;
     response.set_content(list.value_or("the control thread is busy or stopping; try again\n"),
                          list ? "application/json" : "text/plain");
   });
-  server_->Get("/api/v1/conns", [this](const httplib::Request&, httplib::Response& response) {
+  page("/api/v1/conns", [this](const httplib::Request&, httplib::Response& response) {
     response.set_content(conns_json(source_.conns(), now_ms()), "application/json");
   });
   const std::string host = address_.host_text();
@@ -301,7 +297,7 @@ void AdminServer::end_overdue() {
   hang_up([&](int fd, bool held) {
     uint64_t cookie = 0;
     socklen_t length = sizeof cookie;
-    if (!held || is_listener(fd) || ::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0) return false;
+    if (!held || is_listening(fd) || ::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0) return false;
     there.push_back(cookie);
     if (std::find(seen_.begin(), seen_.end(), cookie) == seen_.end()) return false;
     if (is_being_answered(fd)) return longest_ms >= kAnswerMs;

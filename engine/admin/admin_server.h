@@ -66,6 +66,7 @@ class AdminServer {
   const Address address_;
   std::unique_ptr<httplib::Server> server_;
   const int64_t made_s_;  // wall clock, with the process's start
+  std::vector<std::string> pages_;
   uint16_t port_ = 0;
   std::unique_ptr<RequestThreads> request_threads_;
   std::thread thread_;

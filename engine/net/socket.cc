@@ -33,6 +33,12 @@ void apply_options(int fd, int family, const SocketOptions& options) {
 
 void stop_listening(int fd) { ::shutdown(fd, SHUT_RDWR); }
 
+bool is_listening(int fd) {
+  int listens = 0;
+  socklen_t length = sizeof listens;
+  return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 && listens != 0;
+}
+
 Result<Fd> listen_on(const Address& address, const SocketOptions& options, int backlog) {
   Fd fd(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return Error::from_errno("cannot make a socket for " + address.text(), errno);

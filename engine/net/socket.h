@@ -37,6 +37,8 @@ Result<Fd> listen_on(const Address& address, const SocketOptions& options, int b
 // Frees the port now, whoever else has the descriptor, and resets connections that wait to be accepted: shutdown(2)
 // takes a listener out of the listening state, and SO_REUSEADDR lets the next bind pass.
 void stop_listening(int fd);
+// False also of what is no socket.
+bool is_listening(int fd);
 
 // A socket to connect with. errno in Error on failure (EMFILE …).
 Result<Fd> make_stream_socket(int family, const SocketOptions& options);

@@ -64,19 +64,22 @@ std::string first_line(const Address& address) { return first_line(ask(address, 
 // accept(2) fails from then on.
 void break_listener(const Address& address) {
   for (int fd = 0; fd < 1024; ++fd) {
-    int listens = 0;
-    socklen_t length = sizeof listens;
-    if (::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || listens == 0) continue;
-    if (local_address(fd).text() == address.text()) ::shutdown(fd, SHUT_RDWR);
+    if (is_listening(fd) && local_address(fd).text() == address.text()) stop_listening(fd);
   }
 }
 
-TEST(AdminServer, AnAcceptThatFailedEndsNothing) {
+class ServedAdmin : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(server.listen().ok());
+    server.serve();
+  }
   const Address address = loopback::listener().address;  // its port is free again
   NothingToShow shown;
-  AdminServer server(shown, address);
-  ASSERT_TRUE(server.listen().ok());
-  server.serve();
+  AdminServer server{shown, address};
+};
+
+TEST_F(ServedAdmin, AnAcceptThatFailedEndsNothing) {
   ASSERT_EQ(first_line(address), "HTTP/1.1 200 OK");
   break_listener(address);
   for (int tries = 0; tries < 300 && first_line(address).empty(); ++tries) {
@@ -85,13 +88,8 @@ TEST(AdminServer, AnAcceptThatFailedEndsNothing) {
   EXPECT_EQ(first_line(address), "HTTP/1.1 200 OK");
 }
 
-TEST(AdminServer, ItEndsBesideARequestThatGoesOnThoughNoDescriptorIsLeft) {
+TEST_F(ServedAdmin, ItEndsBesideARequestThatGoesOnThoughNoDescriptorIsLeft) {
   using Clock = std::chrono::steady_clock;
-  const Address address = loopback::listener().address;
-  NothingToShow shown;
-  AdminServer server(shown, address);
-  ASSERT_TRUE(server.listen().ok());
-  server.serve();
   ASSERT_EQ(first_line(address), "HTTP/1.1 200 OK");
   const Fd fd = loopback::connect_to(address);
   std::thread dripping([&fd] {
@@ -113,12 +111,7 @@ TEST(AdminServer, ItEndsBesideARequestThatGoesOnThoughNoDescriptorIsLeft) {
 constexpr int kTries = 600;
 constexpr std::chrono::milliseconds kTry{100};
 
-TEST(AdminServer, ClientsThatSendALittleNowAndThenDoNotHoldItUp) {
-  NothingToShow shown;
-  const Address address = loopback::listener().address;
-  AdminServer server(shown, address);
-  ASSERT_TRUE(server.listen().ok());
-  server.serve();
+TEST_F(ServedAdmin, ClientsThatSendALittleNowAndThenDoNotHoldItUp) {
   std::vector<Fd> slow;
   for (int i = 0; i < 6; ++i) slow.push_back(loopback::connect_to(address));
   const Fd good = ask(address, "GET /healthz HTTP/1.0\r\n\r\n");
@@ -133,13 +126,8 @@ TEST(AdminServer, ClientsThatSendALittleNowAndThenDoNotHoldItUp) {
   EXPECT_EQ(first_line(good), "HTTP/1.1 200 OK") << "it came whole, and waited";
 }
 
-TEST(AdminServer, ClientsThatReadALittleNowAndThenDoNotHoldItUp) {
-  NothingToShow shown;
+TEST_F(ServedAdmin, ClientsThatReadALittleNowAndThenDoNotHoldItUp) {
   shown.list_bytes = 128u << 20;  // more than the kernel keeps for a reader
-  const Address address = loopback::listener().address;
-  AdminServer server(shown, address);
-  ASSERT_TRUE(server.listen().ok());
-  server.serve();
   const Fd slow = ask(address, "GET /list HTTP/1.0\r\n\r\n");
   std::string some(256u << 10, ' ');
   size_t read = 0;
@@ -154,12 +142,7 @@ TEST(AdminServer, ClientsThatReadALittleNowAndThenDoNotHoldItUp) {
   EXPECT_LT(read, shown.list_bytes);
 }
 
-TEST(AdminServer, AnotherMethodIsRefusedBeforeItsBody) {
-  NothingToShow shown;
-  const Address address = loopback::listener().address;
-  AdminServer server(shown, address);
-  ASSERT_TRUE(server.listen().ok());
-  server.serve();
+TEST_F(ServedAdmin, AnotherMethodIsRefusedBeforeItsBody) {
   const auto refused = [&](const std::string& words) {
     const Fd fd = ask(address, words + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     return first_line(fd);
