@@ -89,9 +89,7 @@ TEST_P(TunnelStatsTest, AVisitorThatResetsIsCountedWithWhatItSaid) {
   EXPECT_EQ(counted().visitors_live, 1u);
   expect(counted(), 1, 0, 0, 0);
   expect(shown(), 1, 0, 8, 6);
-  const linger hard{1, 0};
-  setsockopt(visitor.fd.get(), SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-  visitor.fd.reset();
+  loopback::reset(visitor.fd);
   ASSERT_TRUE(until([&] { return agent.was_reset; }));
   ASSERT_TRUE(wait_over());
   expect(counted(), 1, 0, 8, 6);
@@ -126,9 +124,7 @@ TEST_P(TunnelStatsTest, ThoseThatAreRefusedAndThoseThatLeaveAreOver) {
   ASSERT_TRUE(until([&] { return one_too_many.over(); }));
   expect(counted(), 2, 1, 0, 0);
   EXPECT_EQ(counted().visitors_live, 1u);
-  const linger hard{1, 0};
-  setsockopt(waits.fd.get(), SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-  waits.fd.reset();
+  loopback::reset(waits.fd);
   ASSERT_TRUE(wait_over());
   expect(counted(), 2, 1, 0, 0);
   rig->visit(0, "native");

@@ -123,6 +123,8 @@ struct SimRig {
   RelayContext context;
   PairTable pairs;
   std::vector<EndReason> reasons;
+  const int front_fd = loop.make_socket(1000);
+  const int back_fd = loop.make_socket(1000);
 
   explicit SimRig(PumpKind kind)
       : context{loop, conns, pipes, counters, kind},
@@ -137,11 +139,15 @@ struct SimRig {
   void start(int front, int back, ConnRole front_role = ConnRole::kVisitor, ConnRole back_role = ConnRole::kService) {
     pairs.start(*conns.claim(front, {}, front_role, 0), *conns.claim(back, {}, back_role, 0), 0);
   }
+  void start() { start(front_fd, back_fd); }
   // As at the agent, whose channel is in front, or as at the edge.
   void start_with_channel(int front, int back, bool in_front) {
     start(front, back, in_front ? ConnRole::kDataChannel : ConnRole::kVisitor,
           in_front ? ConnRole::kService : ConnRole::kDataChannel);
   }
+  void start_with_channel(bool in_front) { start_with_channel(front_fd, back_fd, in_front); }
+  SimSocket& front() { return loop.socket(front_fd); }
+  SimSocket& back() { return loop.socket(back_fd); }
   template <typename Done>
   bool until(uint64_t seconds, Done done) {
     const uint64_t end = loop.turn_ms() + seconds * 1000;
@@ -153,49 +159,43 @@ struct SimRig {
 TEST(PairSim, ASourceThatIsResetWhileItsSinkTakesNothingIsNoticed) {
   for (const PumpKind kind : kEveryPump) {
     SimRig rig(kind);
-    const int front = rig.loop.make_socket(1000);
-    const int back = rig.loop.make_socket(1000);
-    rig.loop.socket(front).inbox = std::string(200'000, 'x');
-    rig.start(front, back);
-    ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox.size() == 1000; }));
+    rig.front().inbox = std::string(200'000, 'x');
+    rig.start();
+    ASSERT_TRUE(rig.until(5, [&] { return rig.back().outbox.size() == 1000; }));
     rig.until(60, [] { return false; });
     EXPECT_EQ(rig.pairs.live(), 1u) << "a sink that does not read is no reason to end";
-    rig.loop.socket(front).far_reset = true;
+    rig.front().far_reset = true;
     EXPECT_TRUE(rig.until(40, [&] { return rig.pairs.live() == 0; }));
     ASSERT_EQ(rig.reasons.size(), 1u);
     EXPECT_EQ(rig.reasons[0], EndReason::kFrontReset);
-    EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+    EXPECT_TRUE(rig.back().closed_by_reset);
   }
 }
 
 TEST(PairSim, AHalfClosedSourceThatCouldNotBeWatchedIsWatchedLater) {
   SimRig rig(PumpKind::kAuto);
-  const int front = rig.loop.make_socket(1000);
-  const int back = rig.loop.make_socket(1000);
-  rig.start(front, back);
-  rig.loop.socket(front).far_fin = true;
-  rig.loop.socket(front).unwatchable = true;
-  EXPECT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).near_fin; }));
+  rig.start();
+  rig.front().far_fin = true;
+  rig.front().unwatchable = true;
+  EXPECT_TRUE(rig.until(5, [&] { return rig.back().near_fin; }));
   rig.until(10, [] { return false; });
   EXPECT_EQ(rig.pairs.live(), 1u);
-  rig.loop.socket(front).unwatchable = false;
-  rig.loop.socket(front).far_reset = true;
+  rig.front().unwatchable = false;
+  rig.front().far_reset = true;
   EXPECT_TRUE(rig.until(10, [&] { return rig.pairs.live() == 0; }));
-  EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+  EXPECT_TRUE(rig.back().closed_by_reset);
 }
 
 TEST(PairSim, AReadThatFailsForWantOfMemoryIsACleanEndForNobody) {
   for (const PumpKind kind : kEveryPump) {
     for (const bool in_front : {true, false}) {
       SimRig rig(kind);
-      const int front = rig.loop.make_socket(1000);
-      const int back = rig.loop.make_socket(1000);
-      rig.start(front, back);
-      rig.loop.socket(in_front ? front : back).read_error = ENOMEM;
+      rig.start();
+      (in_front ? rig.front() : rig.back()).read_error = ENOMEM;
       EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
       EXPECT_EQ(rig.counters.get(Counter::kPairsFailed), 1u);
-      EXPECT_TRUE(rig.loop.socket(front).closed_by_reset);
-      EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+      EXPECT_TRUE(rig.front().closed_by_reset);
+      EXPECT_TRUE(rig.back().closed_by_reset);
     }
   }
 }
@@ -206,15 +206,13 @@ TEST(PairSim, AConnectionThatBrokeIsAResetForTheOtherEndByWhateverName) {
                           ENETDOWN}) {
     for (const PumpKind kind : kEveryPump) {
       SimRig rig(kind);
-      const int front = rig.loop.make_socket(1000);
-      const int back = rig.loop.make_socket(1000);
-      rig.start(front, back);
-      rig.loop.socket(front).read_error = error;
+      rig.start();
+      rig.front().read_error = error;
       EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
       EXPECT_EQ(rig.reasons, std::vector{EndReason::kFrontReset}) << error;
       EXPECT_EQ(rig.counters.get(Counter::kPairsFailed), 0u) << error;
-      EXPECT_FALSE(rig.loop.socket(front).closed_by_reset) << error;
-      EXPECT_TRUE(rig.loop.socket(back).closed_by_reset) << error;
+      EXPECT_FALSE(rig.front().closed_by_reset) << error;
+      EXPECT_TRUE(rig.back().closed_by_reset) << error;
     }
   }
 }
@@ -223,18 +221,16 @@ TEST(PairSim, AConnectionThatBrokeIsAResetForTheOtherEndByWhateverName) {
 TEST(PairSim, AUnixServiceThatClosedBeforeItsVisitorHasSaidAllIsAResetForTheVisitor) {
   for (const PumpKind kind : kEveryPump) {
     SimRig rig(kind);
-    const int front = rig.loop.make_socket(1000);
-    const int back = rig.loop.make_socket(1000);
-    rig.start(front, back);
-    rig.loop.socket(back).far_closed = true;
-    EXPECT_TRUE(rig.until(5, [&] { return rig.loop.socket(front).near_fin; }));
+    rig.start();
+    rig.back().far_closed = true;
+    EXPECT_TRUE(rig.until(5, [&] { return rig.front().near_fin; }));
     rig.until(10, [] { return false; });
     EXPECT_EQ(rig.pairs.live(), 1u) << "it may read what it was sent";
-    rig.loop.socket(front).inbox = "one more";
+    rig.front().inbox = "one more";
     EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
     EXPECT_EQ(rig.reasons, std::vector{EndReason::kBackReset});
-    EXPECT_TRUE(rig.loop.socket(front).closed_by_reset);
-    EXPECT_FALSE(rig.loop.socket(back).closed_by_reset);
+    EXPECT_TRUE(rig.front().closed_by_reset);
+    EXPECT_FALSE(rig.back().closed_by_reset);
   }
 }
 
@@ -244,18 +240,16 @@ TEST(PairSim, ASlowReaderHasAllThatWasSaidBeforeTheReset) {
     for (const bool held_by_the_pump : {true, false}) {
       SimRig rig(kind);
       const size_t said = held_by_the_pump ? 5000 : 900;
-      const int front = rig.loop.make_socket(1000);
-      const int back = rig.loop.make_socket(1000);
-      rig.loop.socket(front).inbox = std::string(said, 'x');
-      rig.loop.socket(back).sent_ms_ago = 3000;
-      rig.start(front, back);
-      ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox.size() == std::min<size_t>(said, 1000); }));
-      rig.loop.socket(front).far_reset = true;
+      rig.front().inbox = std::string(said, 'x');
+      rig.back().sent_ms_ago = 3000;
+      rig.start();
+      ASSERT_TRUE(rig.until(5, [&] { return rig.back().outbox.size() == std::min<size_t>(said, 1000); }));
+      rig.front().far_reset = true;
       rig.until(120, [] { return false; });
       ASSERT_EQ(rig.pairs.live(), 1u);
       size_t heard = 0;
       const auto hears = [&](size_t bytes) {
-        std::string& outbox = rig.loop.socket(back).outbox;
+        std::string& outbox = rig.back().outbox;
         bytes = std::min(bytes, outbox.size());
         heard += bytes;
         outbox.erase(0, bytes);
@@ -263,7 +257,7 @@ TEST(PairSim, ASlowReaderHasAllThatWasSaidBeforeTheReset) {
       EXPECT_TRUE(rig.until(300, [&] { hears(1); return heard == said; })) << heard;
       EXPECT_TRUE(rig.until(5, [&] { return rig.pairs.live() == 0; }));
       EXPECT_EQ(heard, said);
-      EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+      EXPECT_TRUE(rig.back().closed_by_reset);
     }
   }
 }
@@ -271,18 +265,16 @@ TEST(PairSim, ASlowReaderHasAllThatWasSaidBeforeTheReset) {
 TEST(PairSim, AReaderThatStopsGetsTheResetWithoutTheRest) {
   for (const PumpKind kind : kEveryPump) {
     SimRig rig(kind);
-    const int front = rig.loop.make_socket(1000);
-    const int back = rig.loop.make_socket(1000);
-    rig.loop.socket(front).inbox = std::string(900, 'x');
-    rig.loop.socket(back).sent_ms_ago = 3000;
-    rig.start(front, back);
-    ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox.size() == 900; }));
-    rig.loop.socket(front).far_reset = true;
+    rig.front().inbox = std::string(900, 'x');
+    rig.back().sent_ms_ago = 3000;
+    rig.start();
+    ASSERT_TRUE(rig.until(5, [&] { return rig.back().outbox.size() == 900; }));
+    rig.front().far_reset = true;
     rig.until(60, [] { return false; });
     ASSERT_EQ(rig.pairs.live(), 1u);
-    rig.loop.socket(back).sent_ms_ago = kResetDrainTimeoutMs;
+    rig.back().sent_ms_ago = kResetDrainTimeoutMs;
     EXPECT_TRUE(rig.until(1, [&] { return rig.pairs.live() == 0; }));
-    EXPECT_TRUE(rig.loop.socket(back).closed_by_reset);
+    EXPECT_TRUE(rig.back().closed_by_reset);
   }
 }
 
@@ -290,20 +282,18 @@ TEST(PairSim, AResetIsNoticedWhileBothSinksTakeNothing) {
   for (const PumpKind kind : kEveryPump) {
     for (const bool front_resets : {true, false}) {
       SimRig rig(kind);
-      const int front = rig.loop.make_socket(1000);
-      const int back = rig.loop.make_socket(1000);
-      for (const int fd : {front, back}) rig.loop.socket(fd).inbox = std::string(200'000, 'x');
-      rig.start(front, back);
+      rig.front().inbox = rig.back().inbox = std::string(200'000, 'x');
+      rig.start();
       ASSERT_TRUE(rig.until(5, [&] {
-        return rig.loop.socket(back).outbox.size() == 1000 && rig.loop.socket(front).outbox.size() == 1000;
+        return rig.back().outbox.size() == 1000 && rig.front().outbox.size() == 1000;
       }));
       rig.until(60, [] { return false; });
       EXPECT_EQ(rig.pairs.live(), 1u);
-      rig.loop.socket(front_resets ? front : back).far_reset = true;
+      (front_resets ? rig.front() : rig.back()).far_reset = true;
       EXPECT_TRUE(rig.until(40, [&] { return rig.pairs.live() == 0; }));
       ASSERT_EQ(rig.reasons.size(), 1u);
       EXPECT_EQ(rig.reasons[0], front_resets ? EndReason::kFrontReset : EndReason::kBackReset);
-      EXPECT_TRUE(rig.loop.socket(front_resets ? back : front).closed_by_reset);
+      EXPECT_TRUE((front_resets ? rig.back() : rig.front()).closed_by_reset);
     }
   }
 }
@@ -315,21 +305,19 @@ TEST(PairSim, AChannelWhosePeerIsSilentIsGivenUpAndOnlyTheOtherEndIsReset) {
   for (const PumpKind kind : kEveryPump) {
     for (const bool in_front : {true, false}) {
       SimRig rig(kind);
-      const int front = rig.loop.make_socket(1000);
-      const int back = rig.loop.make_socket(1000);
-      rig.start_with_channel(front, back, in_front);
+      rig.start_with_channel(in_front);
       rig.until(kPatrolRecentMs / 1000 + 10, [] { return false; });
-      rig.loop.socket(front).inbox = "hello";
-      ASSERT_TRUE(rig.until(5, [&] { return rig.loop.socket(back).outbox == "hello"; }));
-      rig.loop.socket(back).outbox.clear();
-      const int channel = in_front ? front : back;
-      rig.loop.socket(channel).peer_silent_ms = kPeerSilentMs;
+      rig.front().inbox = "hello";
+      ASSERT_TRUE(rig.until(5, [&] { return rig.back().outbox == "hello"; }));
+      rig.back().outbox.clear();
+      SimSocket& channel = in_front ? rig.front() : rig.back();
+      channel.peer_silent_ms = kPeerSilentMs;
       EXPECT_TRUE(rig.until(20, [&] { return rig.pairs.live() == 0; }));
       ASSERT_EQ(rig.reasons.size(), 1u);
       EXPECT_EQ(rig.reasons[0], EndReason::kPeerSilent);
       EXPECT_EQ(rig.counters.get(Counter::kPeersSilent), 1u);
-      EXPECT_FALSE(rig.loop.socket(channel).closed_by_reset) << "it hears nothing anyway";
-      EXPECT_TRUE(rig.loop.socket(in_front ? back : front).closed_by_reset);
+      EXPECT_FALSE(channel.closed_by_reset) << "it hears nothing anyway";
+      EXPECT_TRUE((in_front ? rig.back() : rig.front()).closed_by_reset);
     }
   }
 }
@@ -338,12 +326,10 @@ TEST(PairSim, AChannelWhosePeerIsSilentIsGivenUpHoweverLongItHasHeldBytes) {
   for (const PumpKind kind : kEveryPump) {
     for (const bool up : {true, false}) {
       SimRig rig(kind);
-      const int front = rig.loop.make_socket(1000);
-      const int back = rig.loop.make_socket(1000);
-      rig.loop.socket(up ? front : back).inbox = std::string(5000, 'x');
-      rig.start_with_channel(front, back, false);
+      (up ? rig.front() : rig.back()).inbox = std::string(5000, 'x');
+      rig.start_with_channel(false);
       rig.until(kPatrolRecentMs / 1000 + 10, [] { return false; });
-      rig.loop.socket(back).peer_silent_ms = kPeerSilentMs;
+      rig.back().peer_silent_ms = kPeerSilentMs;
       EXPECT_TRUE(rig.until(20, [&] { return rig.counters.get(Counter::kPeersSilent) == 1; }));
     }
   }
@@ -351,11 +337,9 @@ TEST(PairSim, AChannelWhosePeerIsSilentIsGivenUpHoweverLongItHasHeldBytes) {
 
 TEST(PairSim, AChannelThatHasNothingUnderWayIsLeftToItsKeepalive) {
   SimRig rig(PumpKind::kAuto);
-  const int front = rig.loop.make_socket(1000);
-  const int back = rig.loop.make_socket(1000);
-  rig.start_with_channel(front, back, false);
+  rig.start_with_channel(false);
   rig.until(kPatrolRecentMs / 1000 + 10, [] { return false; });
-  rig.loop.socket(back).peer_silent_ms = kPeerSilentMs;
+  rig.back().peer_silent_ms = kPeerSilentMs;
   EXPECT_FALSE(rig.until(30, [&] { return rig.pairs.live() == 0; }));
 }
 
@@ -363,10 +347,8 @@ TEST(PairSim, AChannelThatHasNothingUnderWayIsLeftToItsKeepalive) {
 TEST(PairSim, OnlyAChannelIsGivenUpForItsSilence) {
   for (const bool in_front : {true, false}) {
     SimRig rig(PumpKind::kAuto);
-    const int front = rig.loop.make_socket(1000);
-    const int back = rig.loop.make_socket(1000);
-    rig.start_with_channel(front, back, in_front);
-    rig.loop.socket(in_front ? back : front).peer_silent_ms = kPeerSilentMs;
+    rig.start_with_channel(in_front);
+    (in_front ? rig.back() : rig.front()).peer_silent_ms = kPeerSilentMs;
     EXPECT_FALSE(rig.until(30, [&] { return rig.pairs.live() == 0; }));
   }
 }
