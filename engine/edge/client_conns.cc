@@ -5,21 +5,6 @@
 #include "base/log.h"
 
 namespace natrp {
-
-std::shared_ptr<ClientConns> ClientConnsTable::of(const ClientRecord& client) {
-  auto& conns = by_client_[client.id];
-  if (!conns) conns = std::make_shared<ClientConns>(client.name);
-  conns->max.store(client.conns_max, std::memory_order_relaxed);
-  return conns;
-}
-
-void ClientConnsTable::update(const std::vector<ClientRecord>& clients) {
-  for (const ClientRecord& client : clients) {
-    const auto at = by_client_.find(client.id);
-    if (at != by_client_.end()) at->second->max.store(client.conns_max, std::memory_order_relaxed);
-  }
-}
-
 namespace {
 
 const char* sentence_of(VisitorRefusal why) {
@@ -51,6 +36,20 @@ void tell(ClientConns& conns) {
 }
 
 }  // namespace
+
+std::shared_ptr<ClientConns> ClientConnsTable::of(const ClientRecord& client) {
+  auto& conns = by_client_[client.id];
+  if (!conns) conns = std::make_shared<ClientConns>(client.name);
+  conns->max.store(client.conns_max, std::memory_order_relaxed);
+  return conns;
+}
+
+void ClientConnsTable::update(const std::vector<ClientRecord>& clients) {
+  for (const ClientRecord& client : clients) {
+    const auto at = by_client_.find(client.id);
+    if (at != by_client_.end()) at->second->max.store(client.conns_max, std::memory_order_relaxed);
+  }
+}
 
 // Only this thread makes copies, so a last one stays the last.
 void ClientConnsTable::tidy() {
