@@ -126,6 +126,7 @@ struct ChainSim {
 struct Totals {
   unsigned visitors = 0;
   unsigned returned = 0;
+  unsigned broken = 0;  // visitors whose channel was reset under them
 };
 
 std::string verdict(const FarEnd& end, const FarEnd& other, const char* who) {
@@ -138,8 +139,19 @@ std::string verdict(const FarEnd& end, const FarEnd& other, const char* who) {
   return "";
 }
 
+// Of an end whose channel broke: a reset takes bytes away, and a clean end is one of which nothing is missing.
+std::string verdict_of_broken(const FarEnd& end, const FarEnd& other, const char* who) {
+  if (end.gone() || end.was_reset) return "";
+  if (other.resets()) return std::string(who) + " was not told of the reset";
+  if (end.heard == other.total) return "";
+  return std::string(who) + " saw a clean end behind " + std::to_string(end.heard) + " of " +
+         std::to_string(other.total) + " bytes";
+}
+
+enum class Channel { kLasts, kBreaks };
+
 // One run; empty, or what was wrong.
-std::string run_seed(uint64_t seed, Mutation mutation, Totals& totals) {
+std::string run_seed(uint64_t seed, Mutation mutation, Totals& totals, Channel channel = Channel::kLasts) {
   auto made = std::make_unique<ChainSim>(seed);
   ChainSim& sim = *made;
   SimLoop& loop = sim.loop;
@@ -175,9 +187,12 @@ std::string run_seed(uint64_t seed, Mutation mutation, Totals& totals) {
     bool served = false;
     const size_t channel_inbox_max = 100 + loop.random(100'000);
     int turns = 0;
+    int breaks_in = channel == Channel::kBreaks ? static_cast<int>(loop.random(size_t{4} << loop.random(9))) : -1;
+    bool broken = false;
     // The next visitor comes as soon as the edge may have one, whatever the agent still has to do.
     const auto over = [&] {
       if (sim.edge != nullptr || !served || !visitor.over() || !service.over()) return false;
+      if (broken) return sim.agent == nullptr && sim.waiting == nullptr;
       return sim.edge_has_it_back || sim.agent == nullptr;
     };
     while (wrong.empty() && !over()) {
@@ -199,13 +214,24 @@ std::string run_seed(uint64_t seed, Mutation mutation, Totals& totals) {
       for (const FarEnd* end : {&visitor, &service}) {
         if (!end->wrong.empty()) wrong = end->wrong;
       }
+      if (served && !broken && breaks_in-- == 0) {
+        broken = true;
+        loop.socket(sim.edge_fd).far_reset = loop.socket(sim.agent_fd).far_reset = true;
+      }
       carry(loop, sim.edge_fd, sim.agent_fd, channel_inbox_max);
       carry(loop, sim.agent_fd, sim.edge_fd, channel_inbox_max);
       loop.run_once(0);
       if (!loop.complaint().empty()) wrong = loop.complaint();
     }
-    if (wrong.empty()) wrong = verdict(visitor, service, "the visitor");
-    if (wrong.empty()) wrong = verdict(service, visitor, "the service");
+    const auto judge = broken ? verdict_of_broken : verdict;
+    if (wrong.empty()) wrong = judge(visitor, service, "the visitor");
+    if (wrong.empty()) wrong = judge(service, visitor, "the service");
+    if (broken) {
+      ++totals.broken;
+      sim.drop_idle();
+      if (wrong.empty()) sim.open_channel();
+      continue;
+    }
     if (wrong.empty() && sim.edge_has_it_back) {
       ++totals.returned;
       if (visitor.resets() || service.resets()) wrong = "a channel came back whose visitor was reset";
@@ -260,6 +286,15 @@ TEST(PairReturnSim, EveryVisitorOfAChannelHasItsOwnBytesAndEndsForThousandsOfSee
   }
 }
 
+TEST(PairReturnSim, WhereTheChannelBreaksNobodySeesACleanEndThatIsNoneForThousandsOfSeeds) {
+  Totals totals;
+  expect_right_for_all_seeds([&](uint64_t seed) { return run_seed(seed, Mutation::kNone, totals, Channel::kBreaks); });
+  if (!replays_one_seed() && !testing::Test::HasFailure()) {
+    EXPECT_GT(totals.broken, totals.visitors / 4);
+    EXPECT_GT(totals.returned, totals.visitors / 20) << "and some came back in time";
+  }
+}
+
 TEST(PairReturnSim, TheCanariesAreCaught) {
   for (const Mutation mutation : {Mutation::kLoseAByte, Mutation::kAByteOfTheFormerVisitor}) {
     int caught = 0;
@@ -282,6 +317,7 @@ struct OneEnd {
   PairTable pairs;
   std::vector<EndReason> reasons;
   unsigned visitors_gone = 0;
+  bool has_use = true;  // for the channel, when its visitor is gone
   int front = loop.make_socket(1000);
   int back = loop.make_socket(1000);
 
@@ -290,12 +326,17 @@ struct OneEnd {
         pairs(context, 16,
               {.on_end = [](void* self, Pair& pair) { static_cast<OneEnd*>(self)->reasons.push_back(pair.reason); },
                .on_unready = [](void*, Pair&) {},
-               .on_visitor_gone = [](void* self, Pair&) { return ++static_cast<OneEnd*>(self)->visitors_gone > 0; },
+               .on_visitor_gone = on_visitor_gone,
                .may_keep_channel = [](void*, const Pair&) { return true; }},
               this) {}
   ~OneEnd() {
     pairs.end_all(EndReason::kDrainDeadline);
     for (int i = 0; i < 1000 && pairs.live() > 0; ++i) loop.run_once(0);
+  }
+  static bool on_visitor_gone(void* self, Pair&) {
+    auto& one = *static_cast<OneEnd*>(self);
+    ++one.visitors_gone;
+    return one.has_use;
   }
   Pair& start_edge() {
     Pair* pair = pairs.start_waiting(*conns.claim(back, {}, ConnRole::kDataChannel, 0), kEdge);
@@ -331,6 +372,22 @@ TEST(PairReturnSim, AnAgentThatNeverSaysFreeIsNotWaitedForForever) {
       EXPECT_TRUE(edge.loop.socket(edge.back).closed);
       EXPECT_FALSE(edge.loop.socket(edge.back).closed_by_reset) << "the service may still read the visitor's bytes";
     }
+  }
+}
+
+TEST(PairReturnSim, AnEdgeWithoutUseForTheChannelClosesItWithItsVisitorAndDoesNotWaitForFree) {
+  for (const PumpKind kind : kKinds) {
+    OneEnd edge(kind);
+    edge.has_use = false;
+    edge.start_edge();
+    edge.loop.socket(edge.front).far_fin = true;
+    edge.loop.socket(edge.back).inbox = kEndText;
+    ASSERT_TRUE(edge.until(5, [&] { return edge.pairs.live() == 0; }));
+    EXPECT_EQ(edge.visitors_gone, 1u);
+    ASSERT_EQ(edge.reasons.size(), 1u);
+    EXPECT_EQ(edge.reasons[0], EndReason::kCompleted);
+    EXPECT_TRUE(edge.loop.socket(edge.back).closed);
+    EXPECT_FALSE(edge.loop.socket(edge.back).closed_by_reset);
   }
 }
 
