@@ -1,12 +1,14 @@
 // natrpctl: adds, changes, lists and removes the clients of an edge, through the files of its state folder. A running
-// edge sees the change by itself.
+// edge sees the change by itself. The sessions of a running edge it has from its admin server.
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <filesystem>
 #include <iostream>
 #include <system_error>
 
+#include "admin/admin_client.h"
 #include "base/join_token.h"
 #include "control/auth.h"
 #include "control/tls_identity.h"
@@ -180,6 +182,47 @@ Status list(const CtlOptions& options) {
   return Done{};
 }
 
+std::string bytes_text(uint64_t bytes) {
+  if (bytes < 1000) return std::to_string(bytes) + " B";
+  double count = static_cast<double>(bytes);
+  size_t unit = 0;
+  constexpr std::array kUnits = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
+  for (; count >= 999.95; count /= 1000) ++unit;
+  std::array<char, 16> text;
+  std::snprintf(text.data(), text.size(), "%.1f %s", count, kUnits[unit]);
+  return text.data();
+}
+
+Status list_sessions(const CtlOptions& options) {
+  const auto sessions = ask_for_sessions(options.admin);
+  if (!sessions.ok()) return sessions.error();
+  if (sessions.value().empty()) {
+    std::cout << "There are no sessions: no agent is connected.\n";
+    return Done{};
+  }
+  std::vector<Row> rows = {
+      {"CLIENT", "SESSION", "AGENT", "TUNNEL", "PORT", "VISITORS-NOW", "VISITORS", "REFUSED", "UP", "DOWN"}};
+  for (const SessionInfo& session : sessions.value()) {
+    const Row of_session = {session.client, std::to_string(session.session),
+                            session.peer.empty() ? "several" : session.peer};
+    for (const auto& tunnel : session.tunnels) {
+      const TunnelCounts& counts = tunnel.counts;
+      Row row = of_session;
+      row.insert(row.end(), {tunnel.name, std::to_string(tunnel.port), std::to_string(counts.visitors_live),
+                             std::to_string(counts.visitors_total), std::to_string(counts.visitors_refused),
+                             bytes_text(counts.bytes_up), bytes_text(counts.bytes_down)});
+      rows.push_back(std::move(row));
+    }
+    if (session.tunnels.empty()) {
+      Row row = of_session;
+      row.resize(rows.front().size(), "-");
+      rows.push_back(std::move(row));
+    }
+  }
+  print_table(rows);
+  return Done{};
+}
+
 Status run(const CtlOptions& options) {
   switch (options.action) {
     case CtlAction::kClientAdd: return add(options);
@@ -187,6 +230,7 @@ Status run(const CtlOptions& options) {
     case CtlAction::kClientList: return list(options);
     case CtlAction::kClientRemove: return remove(options);
     case CtlAction::kTokenRotate: return rotate(options);
+    case CtlAction::kSessionList: return list_sessions(options);
   }
   return Error{"natrpctl knows no such command"};
 }

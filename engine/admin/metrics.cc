@@ -149,6 +149,35 @@ std::string sessions_json(const std::vector<SessionInfo>& sessions) {
   return dumped({{"sessions", std::move(list)}});
 }
 
+std::optional<std::vector<SessionInfo>> sessions_from_json(const std::string& text) {
+  const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  std::vector<SessionInfo> sessions;
+  try {
+    for (const auto& from : json.at("sessions")) {
+      SessionInfo& session = sessions.emplace_back();
+      session.client = from.at("client");
+      session.session = from.at("session");
+      session.software = from.at("software");
+      session.peer = from.at("peer");
+      session.visitors_live = from.at("visitors_live");
+      session.visitors_total = from.at("visitors_total");
+      for (const auto& one : from.at("tunnels")) {
+        session.tunnels.push_back({.name = one.at("name"),
+                                   .id = one.at("id"),
+                                   .port = one.at("port"),
+                                   .counts = {.visitors_total = one.at("visitors_total"),
+                                              .visitors_live = one.at("visitors_live"),
+                                              .visitors_refused = one.at("visitors_refused"),
+                                              .bytes_up = one.at("bytes_up"),
+                                              .bytes_down = one.at("bytes_down")}});
+      }
+    }
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt;
+  }
+  return sessions;
+}
+
 std::string tunnels_json(const AgentStatus& status) {
   auto list = nlohmann::json::array();
   for (const TunnelStatus& tunnel : status.tunnels) {

@@ -22,7 +22,7 @@ class EdgeAdmin final : public AdminSource {
     if (edge_.draining()) return "draining";
     return edge_.busy() ? "the control thread is busy" : "";
   }
-  std::string list_path() const override { return "/api/v1/sessions"; }
+  std::string list_path() const override { return kSessionsPath; }
   std::optional<std::string> list() override {
     const auto sessions = list_sessions();
     return sessions ? std::optional(sessions_json(*sessions)) : std::nullopt;

@@ -62,7 +62,7 @@ struct AgentOptions : EngineOptions {
   std::vector<TunnelOptions> tunnels;  // at least one, each name once
 };
 
-enum class CtlAction : uint8_t { kClientAdd, kClientSet, kClientList, kClientRemove, kTokenRotate };
+enum class CtlAction : uint8_t { kClientAdd, kClientSet, kClientList, kClientRemove, kTokenRotate, kSessionList };
 
 struct CtlOptions {
   CtlAction action = CtlAction::kClientList;
@@ -73,6 +73,7 @@ struct CtlOptions {
   std::optional<uint32_t> tunnels_max;  // 0: no limit
   std::optional<uint32_t> conns_max;    // 0: no limit
   bool plain_token = false;
+  Address admin;  // of the edge's admin server
 };
 
 // The program ends here: --help, --version and --check with 0, a mistake with 2.

@@ -19,8 +19,10 @@ constexpr const char* kFooter =
     "client set NAME [--ports PORTS] [--tunnels-max N] [--conns-max N]\n"
     "client list\n"
     "client remove NAME\n"
-    "token rotate NAME [--plain-token]\n\n"
-    "Works beside a running edge, which honours a change at once, and beside a stopped one.\n"
+    "token rotate NAME [--plain-token]\n"
+    "session list [--admin ADDR:PORT]\n\n"
+    "Works beside a running edge, which honours a change at once, and beside a stopped one; session list asks the\n"
+    "admin server of a running edge.\n"
     "A token is printed once: the edge keeps only its SHA-256.\n"
     "--ports any is all ports of the edge; 0 of --tunnels-max and --conns-max is no limit.";
 // No set of ports looks like it, and `client list` prints it.
@@ -50,12 +52,25 @@ OptionTable policy_table(CtlOptions& options, bool fallbacks) {
   return table;
 }
 
+void add_admin_option(OptionTable& table, CtlOptions& options) {
+  constexpr const char* kUsual = "127.0.0.1:9022";  // in packaging/engine.toml
+  options.admin = Address::parse(kUsual).value();
+  table.text("admin", "ADDR:PORT", kUsual, "Where the edge has its admin server: its own --admin.",
+             [&](const std::string& text) -> Status {
+               auto address = Address::parse(text);
+               if (!address.ok()) return address.error();
+               options.admin = address.value();
+               return Done{};
+             });
+}
+
 struct Commands {
   CLI::App* add;
   CLI::App* set;
   CLI::App* list;
   CLI::App* remove;
   CLI::App* rotate;
+  CLI::App* sessions;
 
   std::optional<CtlAction> given() const {
     if (add->parsed()) return CtlAction::kClientAdd;
@@ -63,6 +78,7 @@ struct Commands {
     if (list->parsed()) return CtlAction::kClientList;
     if (remove->parsed()) return CtlAction::kClientRemove;
     if (rotate->parsed()) return CtlAction::kTokenRotate;
+    if (sessions->parsed()) return CtlAction::kSessionList;
     return std::nullopt;
   }
 };
@@ -70,15 +86,17 @@ struct Commands {
 Commands add_commands(CLI::App& app, CtlOptions& options) {
   CLI::App* client = app.add_subcommand("client", "Add, change, list and remove clients.");
   CLI::App* token = app.add_subcommand("token", "Tokens of clients.");
+  CLI::App* session = app.add_subcommand("session", "The live sessions of agents.");
   const Commands commands{
       .add = client->add_subcommand("add", "Add a client and print its join token, as the last word."),
       .set = client->add_subcommand("set", "Change what a client may have; its token stays as it is."),
       .list = client->add_subcommand("list", "Show all clients, what they may have and the ports they had last."),
       .remove = client->add_subcommand("remove", "Remove a client: its sessions end, its ports close."),
       .rotate = token->add_subcommand("rotate", "Print a token that replaces the client's, as the last word."),
+      .sessions = session->add_subcommand("list", "Show who is connected, with each tunnel's port and bytes."),
   };
-  const auto& [add, set, list, remove, rotate] = commands;
-  for (CLI::App* command : {client, add, set, list, remove, token, rotate}) command->fallthrough();
+  const auto& [add, set, list, remove, rotate, sessions] = commands;
+  for (CLI::App* command : {client, add, set, list, remove, token, rotate, session, sessions}) command->fallthrough();
   for (CLI::App* command : {add, set, remove, rotate}) {
     command->add_option("NAME", options.name, "The client's name.")->required();
   }
@@ -119,7 +137,8 @@ std::string no_command(const CLI::App& app, const std::string& word) {
     sentence += std::exchange(separator, ", ") + command->get_name();
     if (meant.empty() && resembles(word, command->get_name())) meant = command->get_name();
     for (const CLI::App* below : commands_of(*command)) {
-      if (word == below->get_name()) meant = command->get_name() + " " + word;
+      if (word != below->get_name()) continue;
+      meant += (meant.empty() ? "" : "' or '") + command->get_name() + " " + word;
     }
   }
   return sentence + (meant.empty() ? "; `natrpctl --help` tells what they do" : "; did you mean '" + meant + "'?");
@@ -165,8 +184,12 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   add_state_option(shared, options.state_dir);
   const OptionTable policy = policy_table(options, true);
   const OptionTable change = policy_table(options, false);
+  OptionTable admin;
+  add_admin_option(admin, options);
+  OptionTable known = policy;  // whatever a mistyped flag may have meant
+  add_admin_option(known, options);
 
-  CLI::App app("Who may open sessions at an edge: clients and their tokens.", kName);
+  CLI::App app("Who may open sessions at an edge (clients and their tokens), and who has one.", kName);
   app.footer(kFooter);
   app.set_help_flag("-h,--help", "Print this help and exit.");  // each command inherits it, for itself
   app.set_version_flag("--version", version_text(kName), "Print the version and exit.");
@@ -174,17 +197,18 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   const Commands commands = add_commands(app, options);
   const BoundFlags policy_flags(*commands.add, policy);
   const BoundFlags change_flags(*commands.set, change);
+  const BoundFlags admin_flags(*commands.sessions, admin);
   for (CLI::App* command : {commands.add, commands.rotate}) {
     command->add_flag("--plain-token", options.plain_token,
                       "Also make a plain token, for agents of the original natrp only.");
   }
 
-  if (const std::string stray = first_stray_word(app, words_of(argc, argv), policy); !stray.empty()) {
+  if (const std::string stray = first_stray_word(app, words_of(argc, argv), known); !stray.empty()) {
     outcome.end = refusal(kName, stray);
     return outcome;
   }
   const auto end = parse_words(app, words_of(argc, argv),
-                               [&](const std::string& said) { return sentence_for(said, policy); });
+                               [&](const std::string& said) { return sentence_for(said, known); });
   if (end) {
     outcome.end = *end;
     return outcome;
@@ -199,7 +223,9 @@ ParseOutcome<CtlOptions> parse_ctl_options(int argc, const char* const* argv) {
   Status status = shared_flags.apply();
   if (status.ok()) status = policy_flags.apply();
   if (status.ok()) status = change_flags.apply();
-  if (status.ok() && action != CtlAction::kClientList) status = check_name("client", options.name);
+  if (status.ok()) status = admin_flags.apply();
+  const bool names_a_client = action != CtlAction::kClientList && action != CtlAction::kSessionList;
+  if (status.ok() && names_a_client) status = check_name("client", options.name);
   if (status.ok() && action == CtlAction::kClientSet && !options.ports && !options.tunnels_max && !options.conns_max) {
     status = Error{"client set changes what it is given, and nothing is: give --ports, --tunnels-max or --conns-max"};
   }

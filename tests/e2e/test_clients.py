@@ -4,10 +4,11 @@ import re
 
 import pytest
 
+import net
 from conftest import CONTROL
 from net import wait_until
 from processes import EXIT_REFUSED
-from sockets import check_echo, is_refused
+from sockets import check_echo, connect, is_refused
 from test_refused import ports_of
 
 CHANGED = "a client may have other things than before"
@@ -232,6 +233,41 @@ def test_the_list_of_clients_names_them_and_shows_no_token(yard):
     edge.process.stop()
     stopped = edge.ctl("client", "list")[1]
     assert "alice" in stopped and "bob" in stopped
+
+
+def test_live_sessions_are_listed_with_what_each_tunnel_carries(yard):
+    edge = yard.edge()
+    admin = ("--admin", edge.options["admin"])
+    token = edge.add_client()
+    code, out, err = edge.ctl("session", "list", *admin)
+    assert code == 0 and "no sessions" in out, out + err
+    service = yard.service()
+    agent = yard.agent(edge, token, service)
+    visitor = connect(agent.address)
+    peer = service.accept()
+    visitor.send(bytes(1_500_000))
+    assert len(peer.receive(1_500_000)) == 1_500_000
+    port = agent.address[1]
+
+    def row():
+        code, out, err = edge.ctl("session", "list", *admin)
+        assert code == 0 and out.startswith("CLIENT "), out + err
+        return re.search(rf"^tester +\d+ +127\.\S+:\d+ +\S+ +{port} +1 +1 +0 +1\.5 MB +0 B$", out, re.MULTILINE)
+
+    wait_until(row, 10, "the tunnel is listed, with its visitor and its bytes")
+
+
+def test_who_asks_the_wrong_address_for_sessions_is_told_so(yard):
+    edge = yard.edge()
+    host = net.loopback_address()
+    agent = yard.agent(edge, edge.add_client(), yard.service(), admin=net.host_port(host, net.free_port(host)))
+    edge.process.stop()
+    code, out, err = edge.ctl("session", "list", "--admin", edge.options["admin"])
+    assert code == EXIT_REFUSED and "nobody listens there" in err and "--admin" in err, out + err
+    code, out, err = edge.ctl("session", "list", "--admin", agent.options["admin"])
+    assert code == EXIT_REFUSED and "none of an edge" in err and "404" in err, out + err
+    code, out, err = edge.ctl("session", "list", "--admni", edge.options["admin"])
+    assert code == EXIT_REFUSED and "did you mean --admin?" in err, out + err
 
 
 def test_a_state_folder_that_cannot_be_looked_at_is_told_of(yard):

@@ -54,6 +54,19 @@ TEST(Metrics, WhichProgramThisIsAndSinceWhen) {
             "process_start_time_seconds 1234567890\n");
 }
 
+TEST(Metrics, SessionsAreReadAsTheyWereWritten) {
+  SessionInfo session{.client = "home", .software = "natrp 1", .peer = "[::1]:5", .session = 7, .visitors_live = 1,
+                      .visitors_total = 1ull << 40, .tunnels = {}};
+  session.tunnels.push_back({"web", 3, 20000, {5, 4, 3, 1ull << 60, 1}});
+  const auto read = sessions_from_json(sessions_json({session, {}}));
+  ASSERT_TRUE(read && read->size() == 2);
+  EXPECT_EQ(sessions_json(*read), sessions_json({session, {}}));
+  EXPECT_EQ(read->front().tunnels.front().counts.bytes_up, 1ull << 60);
+  for (const char* other : {"", "x", "{}", "[]", "{\"sessions\": 1}", "{\"sessions\": [{\"client\": 5}]}"}) {
+    EXPECT_FALSE(sessions_from_json(other)) << other;
+  }
+}
+
 TEST(Metrics, NoSessionsAreAnEmptyList) { EXPECT_EQ(sessions_json({}), "{\n  \"sessions\": []\n}\n"); }
 
 }  // namespace

@@ -559,15 +559,17 @@ TEST_F(OptionsTest, CtlBlamesTheFirstWordThatBelongsNowhere) {
   const std::vector<std::pair<Words, std::string>> cases = {
       {{"client", "ad", "x"}, "'ad' is no command of 'client': add, set, list, remove; did you mean 'add'?"},
       {{"client", "rm", "x"}, "'rm' is no command of 'client': add, set, list, remove;"},
-      {{"clients", "list"}, "'clients' is no command: client, token; did you mean 'client'?"},
-      {{"tokn", "rotate", "x"}, "'tokn' is no command: client, token; did you mean 'token'?"},
+      {{"clients", "list"}, "'clients' is no command: client, token, session; did you mean 'client'?"},
+      {{"tokn", "rotate", "x"}, "'tokn' is no command: client, token, session; did you mean 'token'?"},
       {{"client", "show", "home"}, "'show' is no command of 'client'"},
-      {{"--state", dir_, "list"}, "'list' is no command: client, token; did you mean 'client list'?"},
+      {{"--state", dir_, "list"}, "did you mean 'client list' or 'session list'?"},
+      {{"remove", "x"}, "did you mean 'client remove'?"},
       {{"--config", "x", "client", "list"}, "unknown flag --config"},
       {{"client", "add", "x", "--prots", "1"}, "did you mean --ports?"},
       {{"client", "add", "x", "--tunnels-max", "-1"}, "--tunnels-max"},
       {{"client", "add", "x", "y"}, "unexpected word 'y'"},
-      {{"client", "list", "x", "y"}, "unexpected word 'x'"}};
+      {{"client", "list", "x", "y"}, "unexpected word 'x'"},
+      {{"session", "list", "--admni", "x"}, "did you mean --admin?"}};
   for (const auto& [words, mention] : cases) {
     std::string trace = "natrpctl";
     for (const std::string& word : words) trace += " " + word;
