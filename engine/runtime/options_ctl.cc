@@ -127,6 +127,26 @@ const CLI::Option* find_flag(const CLI::App& app, const std::string& flag) {
   return found;
 }
 
+bool takes(const CLI::App* command, const std::string& flag) {
+  for (; command != nullptr; command = command->get_parent()) {
+    if (command->get_option_no_throw(flag) != nullptr) return true;
+  }
+  return false;
+}
+
+// "--ports is a flag of 'client add' and 'client set': write it behind one of them"
+std::string misplaced_flag(const CLI::App& app, const std::string& flag) {
+  std::string owners;
+  size_t count = 0;
+  for (const CLI::App* command : commands_of(app)) {
+    for (const CLI::App* below : commands_of(*command)) {
+      if (below->get_option_no_throw(flag) == nullptr) continue;
+      owners += (count++ == 0 ? "'" : " and '") + command->get_name() + " " + below->get_name() + "'";
+    }
+  }
+  return flag + " is a flag of " + owners + ": write it behind " + (count == 1 ? "that" : "one of them");
+}
+
 // "'ad' is no command of 'client': add, set, list, remove; did you mean 'add'?"
 std::string no_command(const CLI::App& app, const std::string& word) {
   std::string sentence = "'" + word + "' is no command";
@@ -156,6 +176,7 @@ std::string first_stray_word(const CLI::App& app, const std::vector<std::string>
       const std::string flag = word.substr(0, word.find('='));
       const CLI::Option* option = find_flag(app, flag);
       if (option == nullptr) return unexpected_word(kName, table, word);
+      if (!takes(command, flag)) return misplaced_flag(app, flag);
       if (flag == word && option->get_items_expected_max() > 0) ++i;
       continue;
     }

@@ -602,6 +602,9 @@ TEST_F(OptionsTest, CtlSaysWhatIsWrongWithAWord) {
       {{"--state=", "client", "list"}, "--state="},
       {{"client", "list", "--state"}, "--state needs a value: write --state DIR"},
       {{"client", "add", "x", "--ports", "1", "--ports", "2"}, "--ports is given more than once"},
+      {{"session", "list", "--admin", "x"}, "'x'"},
+      {{"client", "list", "--admin", "127.0.0.1:1"}, "--admin is a flag of 'session list': write it behind that"},
+      {{"--ports", "1", "client", "add", "x"}, "--ports is a flag of 'client add' and 'client set': write it behind"},
       {{"client", "add", ""}, "name"}};
   for (const auto& [words, mention] : cases) {
     std::string trace = "natrpctl";
