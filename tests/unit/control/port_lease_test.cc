@@ -163,6 +163,26 @@ TEST(PortLeases, AStickyPortGoesToAnotherWhenNothingElseIsFreeTheOldestFirst) {
   EXPECT_EQ(leases.reserve(request("a", "old", 2), kGraceMs).refusal, LeaseRefusal::kRangeExhausted);
 }
 
+TEST(PortLeases, APortThatItsTunnelLeftForAnotherIsNobodysLast) {
+  PortLeases leases(ports("20000-20002"), kGraceMs);
+  leases.restore("c", "web", 20002, 0);
+  lease(leases, request("a", "web", 1, 20000), kGraceMs);
+  lease(leases, request("a", "web", 1, 20001), kGraceMs);
+  EXPECT_EQ(lease(leases, request("b", "web", 2), kGraceMs), 20000) << "c may come back for its port";
+}
+
+TEST(PortLeases, APortIsTheLastOfWhoHadItLast) {
+  for (const char* tunnel : {"web", "ssh", "db"}) {  // whatever port each would begin its search with
+    PortLeases leases(ports("20000-20001"), 0);
+    lease(leases, request("a", tunnel, 1, 20000));
+    leases.session_lost(session(1), 0);
+    lease(leases, request("b", "web", 2, 20000));
+    leases.session_lost(session(2), 0);
+    EXPECT_EQ(lease(leases, request("a", tunnel, 3)), 20001) << "b may come back for its port";
+    EXPECT_EQ(lease(leases, request("b", "web", 4)), 20000);
+  }
+}
+
 TEST(PortLeases, WhereNoPortIsFreeItSaysWhatBecameOfThem) {
   PortLeases leases(ports("20000-20003"), kGraceMs);
   leases.restore("a", "old", 20003, 0);
@@ -296,6 +316,20 @@ TEST(PortLeases, ARemovedClientLeavesNothingBehind) {
   EXPECT_EQ(numbers(leases.remove_client("a")), std::vector<uint16_t>{port});
   EXPECT_EQ(leases.size(), 1u);
   EXPECT_EQ(lease(leases, request("c", "web", 3)), port);
+}
+
+TEST(PortLeases, WhatARemovedClientHadLastIsNobodysLast) {
+  PortLeases leases(ports("20000-20002"), 0);
+  lease(leases, request("c", "web", 3, 20002));
+  leases.session_lost(session(3), 0);
+  lease(leases, request("a", "web", 1, 20001));
+  EXPECT_EQ(leases.clients(), (std::set<std::string>{"a", "c"}));
+  leases.remove_client("a");
+  EXPECT_EQ(leases.clients(), std::set<std::string>{"c"});
+  // c's is the oldest last port, and a's is none.
+  EXPECT_NE(lease(leases, request("b", "one", 2)), 20002);
+  EXPECT_NE(lease(leases, request("b", "two", 2)), 20002);
+  EXPECT_EQ(lease(leases, request("c", "web", 4)), 20002);
 }
 
 // A model that knows only the rules: who holds a port, and until when nobody else may have it.

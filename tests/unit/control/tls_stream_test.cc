@@ -243,6 +243,8 @@ TEST_F(TlsStreamTest, ACaIsReadOnceAndServesWhenItsFileIsGone) {
   }
 }
 
+constexpr unsigned char kOurAlpn[] = {7, 'n', 'a', 't', 'r', 'p', '/', '1'};
+
 // The other side is plain OpenSSL here, as far as its options say.
 struct Plain {
   SSL_CTX* context;
@@ -294,13 +296,40 @@ TEST_F(TlsStreamTest, AnAgentWithAnotherAlpnIsRefused) {
   EXPECT_FALSE(edge.handshake_done());
 }
 
-TEST_F(TlsStreamTest, AnAgentOfTls12IsRefused) {
-  Plain agent(TLS_client_method());
-  SSL_CTX_set_max_proto_version(agent.context, TLS1_2_VERSION);
-  agent.start(false);
-  TlsStream edge = server();
-  agent.exchange_with(edge);
-  EXPECT_TRUE(edge.failed());
+// Right in all but the version.
+TEST_F(TlsStreamTest, AnAgentOfTls12IsRefusedForThatAlone) {
+  for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+    Plain agent(TLS_client_method());
+    SSL_CTX_set_max_proto_version(agent.context, version);
+    SSL_CTX_set_alpn_protos(agent.context, kOurAlpn, sizeof kOurAlpn);
+    agent.start(false);
+    TlsStream edge = server();
+    agent.exchange_with(edge);
+    EXPECT_EQ(edge.failed(), version == TLS1_2_VERSION) << edge.error();
+    EXPECT_EQ(edge.handshake_done(), version == TLS1_3_VERSION);
+  }
+}
+
+TEST_F(TlsStreamTest, AnEdgeOfTls12IsRefusedForThatAlone) {
+  for (const int version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+    Plain edge(TLS_server_method());
+    SSL_CTX_set_max_proto_version(edge.context, version);
+    SSL_CTX_set_alpn_select_cb(
+        edge.context,
+        [](SSL*, const unsigned char** chosen, unsigned char* length, const unsigned char*, unsigned, void*) {
+          *chosen = kOurAlpn + 1;
+          *length = sizeof kOurAlpn - 1;
+          return SSL_TLSEXT_ERR_OK;
+        },
+        nullptr);
+    ASSERT_EQ(SSL_CTX_use_certificate_file(edge.context, certificate().c_str(), SSL_FILETYPE_PEM), 1);
+    ASSERT_EQ(SSL_CTX_use_PrivateKey_file(edge.context, (dir_.path() + "/edge.key").c_str(), SSL_FILETYPE_PEM), 1);
+    edge.start(true);
+    TlsStream agent = client_with_pin(identity_.pin());
+    edge.exchange_with(agent);
+    EXPECT_EQ(agent.failed(), version == TLS1_2_VERSION) << agent.error();
+    EXPECT_EQ(agent.handshake_done(), version == TLS1_3_VERSION);
+  }
 }
 
 TEST_F(TlsStreamTest, AnEdgeWithoutAlpnIsRefusedThoughItsKeyIsRight) {
