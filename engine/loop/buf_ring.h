@@ -55,6 +55,8 @@ class BufRing {
   unsigned held() const { return held_; }
   // Nothing is offered because everything is held: receives wait until a release.
   bool exhausted() const { return offer_ != nullptr ? offered_ == 0 : reserve_.empty(); }
+  // take() finds none, though some may be on offer: those are for receives.
+  bool has_no_reserve() const { return reserve_.empty(); }
 
  private:
   void top_up();

@@ -338,14 +338,14 @@ void PairTable::watch_bulk(Pump& pump) {
 }
 
 void PairTable::sweep() {
-  bool exhausted = context_.loop.buffers().exhausted();
+  bool may_reclaim = true;  // once a sweep
   uint32_t next_ms = kBulkSweepMs;
   bool any_bulk = false;
   for (sweep_next_ = sweep_list_.first; sweep_next_ != PairList::kEnd;) {
     Pair& pair = slots_[sweep_next_];
     sweep_next_ = pair.next;
-    if (exhausted && (pair.up.starved || pair.down.starved)) {
-      exhausted = false;  // once a sweep
+    if (may_reclaim && (needs_buffer_of_another(pair.up) || needs_buffer_of_another(pair.down))) {
+      may_reclaim = false;
       reclaim_buffers();
     }
     if (pair.state == PairState::kResetting) {
@@ -455,6 +455,12 @@ bool PairTable::is_silent(const Conn& conn) {
 bool PairTable::sink_took_nothing(Pair& pair, const Pump& pump, uint32_t for_ms) {
   const auto now = static_cast<uint32_t>(context_.loop.turn_ms());
   return now - pump.progress_ms >= for_ms && context_.loop.sent_ms_ago(pair.sink(pump).fd) >= for_ms;
+}
+
+// A pump that copies takes its buffer from the reserve, and what a ring has on offer is no use to it.
+bool PairTable::needs_buffer_of_another(const Pump& pump) const {
+  const BufRing& buffers = context_.loop.buffers();
+  return pump.starved && (pump.mode == PumpMode::kUring ? buffers.exhausted() : buffers.has_no_reserve());
 }
 
 // While a pump holds a buffer it does not read. When pairs whose sinks take nothing hold all 16,384, no other pair of

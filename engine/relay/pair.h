@@ -147,6 +147,7 @@ class PairTable {
   void patrol(Pair& pair);
   bool is_silent(const Conn& conn);
   bool sink_took_nothing(Pair& pair, const Pump& pump, uint32_t for_ms);
+  bool needs_buffer_of_another(const Pump& pump) const;
   void reclaim_buffers();
   Pair* claim();
   void release(Pair& pair);

@@ -18,10 +18,11 @@ uint64_t inode_of(int fd) {
 
 }  // namespace
 
-SimLoop::SimLoop(uint64_t seed) : generator_(seed * 0x9e3779b97f4a7c15ull + 1) {
+SimLoop::SimLoop(uint64_t seed, Offers offers) : generator_(seed * 0x9e3779b97f4a7c15ull + 1) {
   batches_ = chance(50);
   sockets_.reserve(64);
-  buffers_.setup(nullptr, nullptr);
+  // The receives of this kernel ask by take() all the same, so what is on offer stays there.
+  buffers_.setup(offers == Offers::kAsARing ? [](void*, uint16_t) {} : BufRing::OfferFn(nullptr), nullptr);
   turn_ms_ = 1000 + random(5000);
   timers_.start_at(turn_ms_);
 }

@@ -38,7 +38,9 @@ struct SimSocket {
 class SimLoop final : public Loop {
  public:
   static constexpr int kFirstFd = 1'000'000;  // no real descriptor has such a number
-  explicit SimLoop(uint64_t seed);
+  // As a ring's: some buffers are on offer to the kernel, and take() does not get them.
+  enum class Offers : uint8_t { kNone, kAsARing };
+  explicit SimLoop(uint64_t seed, Offers offers = Offers::kNone);
 
   const char* name() const override { return "sim"; }
   bool batches_messages() const override { return batches_; }
