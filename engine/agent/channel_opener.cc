@@ -254,10 +254,11 @@ void ChannelOpener::on_op(Op& op) {
   ChannelOpener& self = *channel.self;
   if (op.result > 0) {
     channel.got += static_cast<uint32_t>(op.result);
-    if (channel.got < kStartBytes) return self.receive_start(channel);
-    return self.on_start(channel);
+    if (channel.got == kStartBytes) return self.on_start(channel);
   }
-  if (!op.cancelled && (op.result == -EAGAIN || op.result == -EINTR)) return self.receive_start(channel);
+  // A part of a Start may have been faster than the cancel: nobody would cancel another receive.
+  const bool goes_on = op.result > 0 || op.result == -EAGAIN || op.result == -EINTR;
+  if (goes_on && !op.cancelled) return self.receive_start(channel);
   // The edge closed it, or the session is over. One that came back behind the end of its session has none.
   if (channel.state == State::kReady && channel.session == self.session_) {
     self.worker_.counters().add(Counter::kChannelsLost);

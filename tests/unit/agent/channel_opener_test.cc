@@ -374,6 +374,19 @@ TEST_P(ChannelOpenerTest, DialsThatEndWithTheirSessionAreNoFailures) {
 
 // --- A session that ends in peace ---------------------------------------------------------------------------------
 
+TEST_P(ChannelOpenerTest, AReadyChannelEndsWithItsSessionAlsoWhereHalfAStartIsFasterThanItsCancel) {
+  demand(1);
+  ASSERT_TRUE(wait_channels(1));
+  std::promise<void> both_are_there;
+  worker->mailbox().post([&] { both_are_there.get_future().wait(); });
+  ::poll(nullptr, 0, 20);  // the worker has taken that letter, and no other
+  worker->mailbox().post([this] { role->opener().close_session(ChannelOpener::Ready::kEnd); });
+  ASSERT_EQ(::send(channels[0].fd.get(), start().data(), 10, MSG_NOSIGNAL), 10);
+  both_are_there.set_value();
+  EXPECT_TRUE(until([&] { return channels[0].over(); }));
+  EXPECT_EQ(conns_live(), 0u);
+}
+
 TEST_P(ChannelOpenerTest, AStartThatWasOnItsWayIsServed) {
   demand(2);
   ASSERT_TRUE(wait_channels(2));
