@@ -16,6 +16,9 @@ namespace {
 
 constexpr uint32_t kBulkSweepMs = 250;
 
+// A direction that is over keeps the mode that it had.
+bool is_bulk(const Pump& pump) { return pump.status == PumpStatus::kFlowing && pump.mode == PumpMode::kSplice; }
+
 // How long a half-closed source waits to be watched. Where its last op was such a watch already, the kernel had no room
 // for it, and may have none for a while.
 uint32_t watch_wait_ms(const Pump& pump) { return pump.op.kind == OpKind::kHangUp ? kBulkSweepMs : kHalfClosedMs; }
@@ -364,7 +367,7 @@ void PairTable::sweep() {
         sweep_bulk(pair, *pump);
       }
     }
-    const bool bulk = pair.up.mode == PumpMode::kSplice || pair.down.mode == PumpMode::kSplice;
+    const bool bulk = is_bulk(pair.up) || is_bulk(pair.down);
     const bool needs_sweep = bulk || pair.up.starved || pair.down.starved || watched_later;
     if (pair.in_sweep && !needs_sweep && pair.state == PairState::kFlowing) leave_sweep(pair);
     any_bulk |= bulk;

@@ -397,6 +397,26 @@ TEST(PairSim, ASpliceThatIsNotToldOfItsBytesIsCountedAndTheDirectionCopiesForGoo
   EXPECT_EQ(rig.counters.get(Counter::kPumpStalls), 1u);
 }
 
+TEST(PairSim, AHalfClosedStreamIsLookedAtNoMore) {
+  SimRig rig(PumpKind::kAuto);
+  rig.start();
+  rig.front().inbox = std::string(400'000, 'x');
+  const auto heard = [&](auto done) {
+    return rig.until(60, [&] {
+      rig.back().outbox.clear();
+      return done();
+    });
+  };
+  Pump& up = rig.pairs.at(0).up;
+  rig.back().outbox_max = 100'000;
+  ASSERT_TRUE(heard([&] { return up.mode == PumpMode::kSplice && up.pending == 0 && rig.front().inbox.empty(); }));
+  rig.front().far_fin = true;
+  ASSERT_TRUE(heard([&] { return up.status == PumpStatus::kEof && up.op.in_flight; }));
+  EXPECT_FALSE(heard([] { return false; }));
+  EXPECT_EQ(rig.pairs.live(), 1u);
+  EXPECT_EQ(rig.loop.timers().armed(), 1u) << "the patrol's, and no sweep's";
+}
+
 TEST(PairSim, WhenNoBufferIsLeftAPairThatHoldsOneForLongGivesItUp) {
   struct Case {
     PumpKind kind;
