@@ -21,7 +21,8 @@ namespace natrp {
 // Appends frame to out. False, and nothing appended, when it is larger than kFrameBytesMax.
 bool encode_frame(const wire::Frame& frame, std::string& out);
 
-// At most bytes of text, and no half of a character at its end: neither a frame nor JSON can hold one.
+// At most bytes of text, with no half of a character at its end, and a '?' for each byte that is no UTF-8, as a path or
+// a host's name may have: neither a frame nor JSON can hold such, and a peer would take the frame for no frame.
 std::string cut_text(const std::string& text, size_t bytes);
 
 class FrameDecoder {

@@ -36,6 +36,28 @@ TEST(FrameCodec, ATextIsCutBetweenCharacters) {
   }
 }
 
+TEST(FrameCodec, ASentenceOfAnyBytesArrives) {
+  // A byte of Latin-1, one alone, a half, the longer form of '/', a surrogate, what is past the last character.
+  for (const std::string bytes :
+       {"unix:/run/caf\xe9.sock", "\x80", "\xe2\x80", "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+        "\xff", "\xf0\x9f\x98", "\xe2\xe2\x80\xa6"}) {
+    FrameDecoder decoder;
+    const std::string text = cut_text(bytes, kSentenceBytesMax);
+    decoder.feed(bytes_of(encoded_bye(text)));
+    const auto next = decoder.next();
+    ASSERT_TRUE(next) << text << ": " << next.error().message;
+    EXPECT_EQ(next.value()->bye().reason(), text);
+    EXPECT_EQ(text.size(), bytes.size());
+    EXPECT_NE(text.find('?'), std::string::npos) << text;
+  }
+  EXPECT_EQ(cut_text("unix:/run/caf\xe9.sock", 64), "unix:/run/caf?.sock");
+  EXPECT_EQ(cut_text("\xe2\xe2\x80\xa6", 64), "?\xe2\x80\xa6");
+  // The first and the last of each length.
+  const std::string good(
+      "\x00\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf", 26);
+  EXPECT_EQ(cut_text(good, 64), good);
+}
+
 TEST(FrameCodec, ASentenceOfAnyLengthFits) {
   std::string sentence;
   while (sentence.size() <= kFrameBytesMax) sentence += "\xe2\x80\xa6";
