@@ -272,6 +272,7 @@ void AdminServer::stop() {
     stopping_ = true;
   }
   stop_.notify_all();
+  source_.end();
   // stop() before the thread has begun to listen would be lost.
   for (int wait_ms = 0; wait_ms < 1000 && !server_->is_running() && !ended_; ++wait_ms) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -2,9 +2,10 @@
 //
 // AdminSource: what a daemon has to show on its admin server.
 //
-// Thread   all of it is called in the threads of requests, while the daemon works.
+// Thread   all of it but end() is called in the threads of requests, while the daemon works.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -30,6 +31,16 @@ class AdminSource {
   // The page of the daemon's own, and what stands there now, as JSON. nullopt: its control thread is busy.
   virtual std::string list_path() const = 0;
   virtual std::optional<std::string> list() = 0;
+
+  // The control thread waits for the last requests from here on: it answers no question of theirs, and none waits for
+  // an answer.
+  void end() { ending_ = true; }
+
+ protected:
+  const std::atomic<bool>& ending() const { return ending_; }
+
+ private:
+  std::atomic<bool> ending_{false};
 };
 
 }  // namespace natrp

@@ -365,8 +365,8 @@ std::vector<const Counters*> Agent::counters() const {
   return sets;
 }
 
-std::optional<AgentStatus> Agent::status() {
-  return ask(*mailbox_, [this] {
+std::optional<AgentStatus> Agent::status(const std::atomic<bool>& over) {
+  return ask(*mailbox_, over, [this] {
     AgentStatus status;
     status.server = options_.server_text;
     status.draining = draining_;

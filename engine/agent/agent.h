@@ -51,8 +51,8 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
   std::vector<const Counters*> counters() const;
   const ConnTable& conns() const { return crew_.conns(); }
   bool has_session() const { return has_session_.load(std::memory_order_relaxed); }
-  // Asks the control thread; nullopt when it does not answer within two seconds.
-  std::optional<AgentStatus> status();
+  // Asks the control thread; nullopt when it does not answer within two seconds, or when it is over.
+  std::optional<AgentStatus> status(const std::atomic<bool>& over);
 
   // From workers, any thread.
   void service_failed(uint32_t tunnel_index, int error) override;

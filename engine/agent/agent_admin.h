@@ -18,7 +18,7 @@ class AgentAdmin final : public AdminSource {
   const ConnTable& conns() const override { return agent_.conns(); }
   size_t sessions_live() const override { return agent_.has_session() ? 1 : 0; }
   std::string why_not_healthy() override {
-    const auto status = agent_.status();
+    const auto status = agent_.status(ending());
     if (!status) return "the control thread is busy or stopping";
     if (status->draining) return "draining";
     for (const TunnelStatus& tunnel : status->tunnels) {
@@ -28,7 +28,7 @@ class AgentAdmin final : public AdminSource {
   }
   std::string list_path() const override { return "/api/v1/tunnels"; }
   std::optional<std::string> list() override {
-    const auto status = agent_.status();
+    const auto status = agent_.status(ending());
     return status ? std::optional(tunnels_json(*status)) : std::nullopt;
   }
 

@@ -10,7 +10,6 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/version.h"
-#include "loop/ask.h"
 #include "net/socket.h"
 #include "store/state_dir.h"
 
@@ -341,8 +340,8 @@ std::vector<const Counters*> Edge::counters() const {
 // By its ticks, and not with a question: many may ask, and a thread that does not run would have all of it to answer.
 bool Edge::busy() const { return natrp::now_ms() > ticked_ms_.load(std::memory_order_relaxed) + kBusyMs; }
 
-std::optional<std::vector<SessionInfo>> Edge::list_sessions() {
-  return ask(*mailbox_, [this] {
+std::optional<std::vector<SessionInfo>> Edge::list_sessions(const std::atomic<bool>& over) {
+  return ask(*mailbox_, over, [this] {
     std::vector<SessionInfo> list;
     for (const auto& registration : registrations_) {
       if (registration->session().valid()) list.push_back(registration->info());

@@ -31,6 +31,7 @@
 #include "edge/registration.h"
 #include "edge/session_ids.h"
 #include "edge/store_watch.h"
+#include "loop/ask.h"
 #include "loop/owned.h"
 #include "runtime/crew.h"
 #include "runtime/options.h"
@@ -61,8 +62,8 @@ class Edge final : public EdgeControlPort {
   std::vector<const Counters*> counters() const;
   const ConnTable& conns() const { return crew_.conns(); }
   size_t sessions_live() const { return sessions_live_.load(std::memory_order_relaxed); }
-  // Asks the control thread; nullopt when it does not answer within two seconds.
-  std::optional<std::vector<SessionInfo>> list_sessions();
+  // Asks the control thread; nullopt when it does not answer within two seconds, or when it is over.
+  std::optional<std::vector<SessionInfo>> list_sessions(const std::atomic<bool>& over = kAnswersCome);
   unsigned workers() const { return options_.workers; }
   // For conns, of all workers together.
   uint64_t slots() const { return uint64_t{slots_per_worker_} * crew_.size(); }

@@ -34,7 +34,7 @@ class EdgeAdmin final : public AdminSource {
 
  private:
   std::optional<std::vector<SessionInfo>> list_sessions() {
-    auto sessions = edge_.list_sessions();
+    auto sessions = edge_.list_sessions(ending());
     if (sessions) live_bytes_.add_to(*sessions, edge_.conns());
     return sessions;
   }

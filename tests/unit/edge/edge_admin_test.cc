@@ -7,6 +7,7 @@
 #include <chrono>
 #include <csignal>
 
+#include "admin/admin_server.h"
 #include "edge/live_edge.h"
 
 namespace natrp {
@@ -40,6 +41,24 @@ TEST_F(EdgeHealth, AnEdgeWhoseControlThreadDoesNotRunIsNotWell) {
   EXPECT_TRUE(until([&] { return shown.why_not_healthy() == "the control thread is busy"; }));
   let_go();
   EXPECT_TRUE(until([&] { return shown.why_not_healthy().empty(); }));
+}
+
+// As an edge does that hands over: visitors wait for it.
+TEST_F(EdgeHealth, AServerThatStopsDoesNotWaitForAnswersOfTheThreadThatStopsIt) {
+  using Clock = std::chrono::steady_clock;
+  const Address address = loopback::listener().address;  // its port is free again
+  EdgeAdmin shown(*edge_);
+  AdminServer server(shown, address);
+  ASSERT_TRUE(server.listen().ok());
+  server.serve();
+  hold();
+  const Fd asks = loopback::connect_to(address);
+  const std::string request = "GET /api/v1/sessions HTTP/1.0\r\n\r\n";
+  ASSERT_EQ(::send(asks.get(), request.data(), request.size(), MSG_NOSIGNAL), static_cast<ssize_t>(request.size()));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  const auto began = Clock::now();
+  server.stop();
+  EXPECT_LT(Clock::now() - began, std::chrono::milliseconds(800));
 }
 
 }  // namespace
