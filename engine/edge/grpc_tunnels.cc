@@ -173,9 +173,10 @@ void GrpcTunnels::tick() {
   const uint64_t now = edge_.now_ms();
   for (auto& [id, tunnel] : tunnels_) {
     if (!tunnel.session.valid()) continue;
+    // Also in the pause before it dials anew: whose port is open, has the tunnel.
+    edge_.registry().heard(tunnel.session, now);
     if (tunnel.shared->agents() > 0) {
       tunnel.seen_ms = now;
-      edge_.registry().heard(tunnel.session, now);
     } else if (now - tunnel.seen_ms >= kGrpcAwayMs) {
       log_info("a client of the original natrp is away, its port closes", {{"client", tunnel.client.name}});
       close(tunnel);

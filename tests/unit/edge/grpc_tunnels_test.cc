@@ -16,6 +16,7 @@
 #include "control/temp_dir.h"
 #include "edge/edge_thread.h"
 #include "edge/grpc_socket.h"
+#include "edge/live_edge.h"
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/loopback.h"
@@ -288,6 +289,31 @@ TEST_P(GrpcTunnelsTest, AClientsMostVisitorsAreChangedBesideItsStreams) {
   visit().say = ", and another";
   EXPECT_TRUE(until([&] { return heard().size() == 21; })) << heard();
   EXPECT_FALSE(flowing.was_reset);
+}
+
+// The original client dials anew for every visitor, after a pause of up to 10 s.
+TEST_P(GrpcTunnelsTest, AClientThatIsAwayForAMomentKeepsItsTunnelFromAnAgentOfToday) {
+  add_client("client", {}, token_hash_of("client"));
+  open(connect_agent(), "client");
+  ASSERT_TRUE(until([&] { return edge_->sessions_live() == 1; }));
+  agents_.clear();
+  std::this_thread::sleep_for(std::chrono::milliseconds(2 * kSessionSilentMs));
+  ASSERT_TRUE(port_open());
+
+  const auto loop = make_loop(IoKind::kEpoll).value().loop;
+  HandAgent newcomer(*loop, options_.bind, TlsIdentity::load_or_create(folder_.path()).value().pin());
+  newcomer.hello();
+  newcomer.auth("client");
+  newcomer.wish(0, "natrp");
+  const auto answered = [&] { return newcomer.port() != 0 || newcomer.refused() != nullptr; };
+  EXPECT_TRUE(run_until(*loop, answered));
+  EXPECT_EQ(newcomer.port(), 0) << "it has what the client comes back to";
+  EXPECT_TRUE(newcomer.refused() != nullptr && newcomer.refused()->code() == wire::Refused::CONFLICT);
+  newcomer.leave();
+  EXPECT_TRUE(run_until(*loop, [&] { return newcomer.closed(); }));
+
+  GrpcSocket& again = connect_agent();
+  check_met(again, open(again, "client"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Loops, GrpcTunnelsTest, testing::Values(IoKind::kEpoll, IoKind::kUring), loop_of);
