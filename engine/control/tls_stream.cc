@@ -62,6 +62,13 @@ bool is_address(const std::string& host) {
   return inet_pton(AF_INET, host.c_str(), buffer) == 1 || inet_pton(AF_INET6, host.c_str(), buffer) == 1;
 }
 
+// The host as a certificate and SNI name it: without the dot behind a name that no search domain completes, and without
+// the zone of an address, which is this host's own (RFC 6066 §3, RFC 4007 §11).
+std::string name_of(const std::string& host) {
+  if (const std::string address = host.substr(0, host.find('%')); is_address(address)) return address;
+  return host.size() > 1 && host.back() == '.' ? host.substr(0, host.size() - 1) : host;
+}
+
 std::string library_reason() {
   const unsigned long code = ERR_peek_error();
   const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
@@ -206,12 +213,13 @@ Result<TlsStream> TlsStream::client(const ClientVerify& verify) {
   SSL_set_app_data(state->ssl, state.get());
   if (!verify.host.empty()) {
     X509_VERIFY_PARAM* wanted = SSL_get0_param(state->ssl);
-    const int set = is_address(verify.host) ? X509_VERIFY_PARAM_set1_ip_asc(wanted, verify.host.c_str())
-                                            : X509_VERIFY_PARAM_set1_host(wanted, verify.host.c_str(), 0);
+    const std::string name = name_of(verify.host);
+    const int set = is_address(name) ? X509_VERIFY_PARAM_set1_ip_asc(wanted, name.c_str())
+                                     : X509_VERIFY_PARAM_set1_host(wanted, name.c_str(), 0);
     if (set != 1) return Error{"\"" + verify.host + "\" cannot be a host name or address"};
     // SNI carries names only (RFC 6066 §3). A name too long for it is not sent; the verification does not
     // need it.
-    if (!is_address(verify.host)) SSL_set_tlsext_host_name(state->ssl, verify.host.c_str());
+    if (!is_address(name)) SSL_set_tlsext_host_name(state->ssl, name.c_str());
   }
   SSL_set_connect_state(state->ssl);
   TlsStream stream(std::move(state));

@@ -148,9 +148,9 @@ TEST_F(TlsStreamTest, AWrongPinEndsTheHandshakeWithASentenceAndTheEdgeIsTold) {
 
 TEST_F(TlsStreamTest, ACaAndHostNameVerifyAnOperatorsCertificate) {
   TempDir dir;
-  write_certificate_for(dir.path(), "DNS:edge.example,IP:127.0.0.1");
+  write_certificate_for(dir.path(), "DNS:edge.example,IP:127.0.0.1,IP:fe80::1");
   const TlsIdentity identity = TlsIdentity::load_or_create(dir.path()).value();
-  for (const char* host : {"edge.example", "127.0.0.1"}) {
+  for (const char* host : {"edge.example", "edge.example.", "EDGE.example", "127.0.0.1", "fe80::1", "fe80::1%eth0"}) {
     ClientVerify verify;
     verify.ca = load_ca(dir.path() + "/edge.crt").value();
     verify.host = host;
@@ -159,7 +159,7 @@ TEST_F(TlsStreamTest, ACaAndHostNameVerifyAnOperatorsCertificate) {
     exchange(agent, edge);
     EXPECT_TRUE(agent.handshake_done()) << agent.error();
   }
-  for (const char* host : {"other.example", "127.0.0.2"}) {
+  for (const char* host : {"other.example", "edge.example..", "127.0.0.2", "fe80::2%eth0"}) {
     ClientVerify verify;
     verify.ca = load_ca(dir.path() + "/edge.crt").value();
     verify.host = host;
