@@ -65,13 +65,6 @@ Status Edge::start() {
   auto signals = open_signals();
   if (!signals.ok()) return signals.error();
   if (Status opened = open_state(); !opened.ok()) return opened;
-  store_watch_ = std::make_unique<StoreWatch>(*loop_, *store_, options_.state_dir, [this](auto clients) {
-    on_clients_changed(std::move(clients));
-  });
-  auto clients = store_watch_->read();
-  if (!clients.ok()) return clients.error();
-  const auto leases = store_->list_leases();
-  if (!leases.ok()) return leases.error();
   const uint64_t descriptors = raise_descriptor_limit();
   slots_per_worker_ = conns_for_descriptors(descriptors, options_.workers);
   sessions_most_ = session_descriptors(descriptors);
@@ -80,6 +73,18 @@ Status Edge::start() {
     return std::make_unique<EdgeWorker>(worker, *this, options_.natrp_grpc, crew_);
   };
   if (Status started = crew_.start(options_, slots_per_worker_, make_role); !started.ok()) return started;
+  // Behind what may fail: who hands over to us takes the lock for our word that we serve, and gives up what we would
+  // need for another try (edge/handover).
+  auto lock = lock_state_dir(options_.state_dir);
+  if (!lock.ok()) return lock.error();
+  state_lock_ = std::move(lock).value();
+  store_watch_ = std::make_unique<StoreWatch>(*loop_, *store_, options_.state_dir, [this](auto clients) {
+    on_clients_changed(std::move(clients));
+  });
+  auto clients = store_watch_->read();
+  if (!clients.ok()) return clients.error();
+  const auto leases = store_->list_leases();
+  if (!leases.ok()) return leases.error();
   ports_ = std::make_unique<PublicPorts>(crew_);
   restore_leases(clients.value(), leases.value(), descriptors / 8);
   store_watch_->begin();
@@ -132,10 +137,10 @@ Fd Edge::take_handed_control() {
   return ours;
 }
 
+// Without the lock, as natrpctl does it beside any edge.
 Status Edge::open_state() {
-  auto lock = lock_state_dir(options_.state_dir);
-  if (!lock.ok()) return lock.error();
-  state_lock_ = std::move(lock).value();
+  if (Status made = make_state_dir(options_.state_dir); !made.ok()) return made;
+  if (Status ours = check_not_everybodys(options_.state_dir); !ours.ok()) return ours;
   const bool lost_its_store = TlsIdentity::find_pin(options_.state_dir) && !Store::exists(options_.state_dir);
   auto identity = TlsIdentity::load_or_create(options_.state_dir);
   if (!identity.ok()) return identity.error();

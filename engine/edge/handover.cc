@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/limits.h"
 #include "base/log.h"
 #include "edge/rehearsal.h"
 #include "runtime/process.h"
@@ -16,6 +17,8 @@ namespace {
 constexpr uint32_t kDueMs = 3000;
 // An edge through which nothing flows stays for this long, to see its successor start.
 constexpr uint32_t kWatchMs = 2000;
+// … and for so long while that has not begun to lead. It may wait for another program that holds the store.
+constexpr uint32_t kStartMs = 2 * kStoreWaitLongMs + kWatchMs;
 constexpr uint32_t kStartAgainLeastMs = 1000;
 constexpr uint32_t kStartAgainMostMs = 30'000;
 
@@ -99,6 +102,7 @@ void Handover::start(std::vector<Fd> listeners, Fd lock) {
 
 void Handover::run_successor() {
   watch_until_ms_ = loop_.turn_ms() + kWatchMs;
+  starts_until_ms_ = loop_.turn_ms() + kStartMs;
   led_ = false;
   const Status started = successor_->start(listeners_, [this](int status) { successor_ended(status); });
   if (!started.ok()) {
@@ -109,12 +113,18 @@ void Handover::run_successor() {
                                                        {"successor", static_cast<int>(successor_->pid())}});
 }
 
+bool Handover::watches() const {
+  if (stage_ != Stage::kDone) return false;
+  const bool starts = !led_ && successor_->busy();
+  return loop_.turn_ms() < (starts ? starts_until_ms_ : watch_until_ms_);
+}
+
 // The successor is announced once it has the state folder, and not before: when a main process could not start, and its
 // exit code says so, a manager starts no other one. We do.
 void Handover::tick() {
   if (led_ || stage_ != Stage::kDone || !successor_->busy()) return;
   // One with a state folder of its own is not seen to lead. By then it has begun, or it never will.
-  if (loop_.turn_ms() >= watch_until_ms_) listeners_.clear();
+  if (loop_.turn_ms() >= starts_until_ms_) listeners_.clear();
   if (nobody_leads()) return;
   led_ = true;
   listeners_.clear();

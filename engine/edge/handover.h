@@ -56,7 +56,7 @@ class Handover {
   // service manager.
   void tick();
   // The successor has just been started, or will be again: an edge through which nothing flows waits for it.
-  bool watches() const { return stage_ == Stage::kDone && loop_.turn_ms() < watch_until_ms_; }
+  bool watches() const;
 
  private:
   enum class Stage : uint8_t { kNone, kTrying, kWaiting, kLettingGo, kDone, kLeft };
@@ -76,6 +76,7 @@ class Handover {
   Stage stage_ = Stage::kNone;
   uint64_t due_ms_ = 0;
   uint64_t watch_until_ms_ = 0;
+  uint64_t starts_until_ms_ = 0;  // the successor has begun to lead by then, or it leads elsewhere
   uint32_t again_ms_ = 0;
   OwnedTimer<&Handover::run_successor> again_{*this};
   Fd lock_;

@@ -2,7 +2,10 @@
 // what it makes of leases that an edge before it left.
 #include <sqlite3.h>
 
+#include <filesystem>
+
 #include "edge/live_edge.h"
+#include "loop/no_threads.h"
 #include "sim/sim_loop.h"
 
 namespace natrp {
@@ -86,6 +89,18 @@ TEST_F(EdgeStoreTest, AnEdgeEndsWhileAnotherProgramHoldsItsStore) {
   ASSERT_TRUE(until([&] { return leased(agent) > 0; }));
   const auto ended = std::async(std::launch::async, [this] { stop(); });
   EXPECT_EQ(ended.wait_for(std::chrono::seconds(3)), std::future_status::ready);
+}
+
+// The edge that hands over to it would take it for one that serves, and not start it again.
+TEST_F(EdgeStoreTest, AnEdgeThatCannotStartHasNeverHadTheStateFolder) {
+  stop();
+  const std::string lock = folder_.path() + "/edge.lock";
+  ASSERT_TRUE(std::filesystem::remove(lock));
+  Edge edge(options_);
+  ASSERT_TRUE(edge.listen().ok());
+  const NoThreads none;
+  EXPECT_FALSE(edge.start().ok());
+  EXPECT_FALSE(std::filesystem::exists(lock));
 }
 
 // --- What an edge makes of leases that others left ----------------------------------------------------------------

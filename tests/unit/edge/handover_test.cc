@@ -21,6 +21,7 @@
 #include "loop/loop_of.h"
 #include "loop/recorder.h"
 #include "net/address.h"
+#include "net/loopback.h"
 #include "store/state_dir.h"
 
 namespace natrp {
@@ -135,6 +136,32 @@ TEST_P(HandoverTest, ASuccessorThatEndsByAFaultIsStartedAgainAndOneThatWasToldTo
   std::filesystem::remove(folder + "/second");
   run_for(*loop, 2500);  // the next time would be after 2 s
   EXPECT_FALSE(has("second"));
+}
+
+// Another program holds its store, for example. It has not begun to serve, so nothing is lost yet.
+TEST_P(HandoverTest, OneThatTakesLongToFailLeavesItsListenersToTheNext) {
+  make("exit 0", "sleep 3; echo \"$NATRP_HANDED_LISTENERS\" >> $F/handed; exit 2");
+  begin();
+  ASSERT_TRUE(waits());
+  handover->let_go();
+  auto lock = lock_state_dir(options.state_dir);
+  ASSERT_TRUE(lock.ok()) << lock.error().message;
+  unlock_state_dir(lock.value());
+  std::vector<Fd> listeners;
+  listeners.push_back(loopback::listener().fd);
+  const std::string line = std::to_string(listeners.front().get()) + '\n';
+  handover->start(std::move(listeners), std::move(lock).value());
+  const auto handed = [this] { return has("handed") ? std::filesystem::file_size(folder + "/handed") : 0; };
+  const auto fails = [&](size_t times) {
+    return run_until(*loop, [&] {
+      handover->tick();
+      return handed() >= times * line.size() || !handover->watches();
+    }, 10000);
+  };
+  ASSERT_TRUE(fails(1));
+  EXPECT_EQ(handed(), line.size()) << "an idle edge does not leave a successor that has not begun";
+  ASSERT_TRUE(fails(2));
+  EXPECT_EQ(handed(), 2 * line.size());
 }
 
 TEST_P(HandoverTest, AnEdgeThatIsToldToStopLooksAfterItsSuccessorNoLonger) {
