@@ -26,6 +26,12 @@ namespace {
 
 // Descriptors, separated by commas.
 constexpr char kListeners[] = "NATRP_HANDED_LISTENERS";
+// The kernel takes no longer one than 128 KiB (execve(2)): 21,000 listeners. What does not fit goes into the next ones,
+// NATRP_HANDED_LISTENERS_2 and so on.
+constexpr size_t kVariableBytesMax = 120'000;
+std::string listeners_name(size_t number) {
+  return number == 1 ? kListeners : std::string(kListeners) + '_' + std::to_string(number);
+}
 constexpr uint32_t kCheckMs = 5000;
 constexpr size_t kSaidBytesMax = 2048;
 // A check that says more than a pipe holds waits for us; and what it says to the end we hear when it has ended.
@@ -75,10 +81,10 @@ std::vector<std::string> own_command(int argc, char** argv) {
   return command;
 }
 
-std::vector<Fd> take_handed_listeners() {
-  std::vector<Fd> listeners;
-  const char* numbers = std::getenv(kListeners);
-  while (numbers != nullptr && *numbers != '\0') {
+namespace {
+
+void take_listeners_of(const char* numbers, std::vector<Fd>& listeners) {
+  while (*numbers != '\0') {
     int fd = -1;
     const auto read = std::from_chars(numbers, numbers + std::strlen(numbers), fd);
     numbers = read.ptr + (*read.ptr == ',' ? 1 : 0);
@@ -87,15 +93,26 @@ std::vector<Fd> take_handed_listeners() {
     // Somebody else's variable names somebody else's descriptors, or none.
     if (read.ec != std::errc() || fd <= STDERR_FILENO ||
         ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0) {
-      break;
+      return;
     }
     Fd listener(fd);
     ::fcntl(fd, F_SETFD, FD_CLOEXEC);
     // A successor before this one, that could not start, may have had no use for it (stop_listening).
     if (listens != 0) listeners.push_back(std::move(listener));
   }
-  ::unsetenv(kListeners);
-  return listeners;
+}
+
+}  // namespace
+
+std::vector<Fd> take_handed_listeners() {
+  std::vector<Fd> listeners;
+  for (size_t number = 1;; ++number) {
+    const std::string name = listeners_name(number);
+    const char* const numbers = std::getenv(name.c_str());
+    if (numbers == nullptr) return listeners;
+    take_listeners_of(numbers, listeners);
+    ::unsetenv(name.c_str());
+  }
 }
 
 std::string how_it_ended(int status) {
@@ -131,10 +148,15 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   // All others are close-on-exec. A dup2 of a descriptor to itself is how they are told not to be.
-  std::string handed(kListeners);
+  std::vector<std::string> handed;
   for (const Fd& listener : way.listeners) {
     posix_spawn_file_actions_adddup2(&files, listener.get(), listener.get());
-    handed += (handed.size() == sizeof kListeners - 1 ? '=' : ',') + std::to_string(listener.get());
+    const std::string number = std::to_string(listener.get());
+    if (handed.empty() || handed.back().size() + 1 + number.size() > kVariableBytesMax) {
+      handed.push_back(listeners_name(handed.size() + 1) + '=' + number);
+    } else {
+      handed.back() += ',' + number;
+    }
   }
   Pipe pipe;
   if (checks_) {
@@ -145,7 +167,7 @@ Status Successor::spawn(Way way, OnEnd on_end) {
   std::vector<char*> environment;
   for (char** each = environ; *each != nullptr; ++each) environment.push_back(*each);
   if (!way.variable.empty()) environment.push_back(way.variable.data());
-  if (!way.listeners.empty()) environment.push_back(handed.data());
+  for (std::string& each : handed) environment.push_back(each.data());
   environment.push_back(nullptr);
   const int error = start_process(way, files, words.data(), environment.data());
   posix_spawn_file_actions_destroy(&files);

@@ -210,6 +210,24 @@ TEST_P(SuccessorTest, HasTheListenersThatAreHandedOnAndNoOther) {
   EXPECT_EQ(ended, 0);
 }
 
+// As of an edge of many tunnels. One variable has no room for them all (execve(2)).
+TEST_P(SuccessorTest, HasAsManyListenersAsThereArePorts) {
+  constexpr size_t kMany = 30'000;
+  const auto listener = loopback::listener();
+  const Fd high(::fcntl(listener.fd.get(), F_DUPFD_CLOEXEC, 10'000));
+  if (!high.valid()) GTEST_SKIP() << "this process may have no such descriptor";
+  std::vector<Fd> listeners;  // the same one again and again
+  for (size_t i = 0; i < kMany; ++i) listeners.emplace_back(high.get());
+  const std::string count = "$(env | grep ^NATRP_HANDED_LISTENERS | tr = , | tr -cd , | wc -c)";
+  Successor successor(*loop, shell("test " + count + " -eq " + std::to_string(kMany)));
+  std::optional<int> ended;
+  const Status started = successor.start(listeners, [&](int status) { ended = status; });
+  for (Fd& each : listeners) (void)each.release();
+  ASSERT_TRUE(started.ok()) << started.error().message;
+  await(ended);
+  EXPECT_EQ(ended, 0);
+}
+
 // Each of them in a child, which may do what it likes with its environment.
 void take(const std::string& variable, size_t expected) {
   ::setenv("NATRP_HANDED_LISTENERS", variable.c_str(), 1);
@@ -234,6 +252,18 @@ TEST(HandedListeners, AreTakenOnceAndOnlyWhereTheyAreListeners) {
   }
   EXPECT_EXIT(take(a + ',' + std::to_string(other.get()) + ',' + b, 2), testing::ExitedWithCode(0), "");
   EXPECT_EXIT(take(a + ",," + b, 1), testing::ExitedWithCode(0), "");
+}
+
+void take_of_two_variables(const std::string& first, const std::string& second) {
+  ::setenv("NATRP_HANDED_LISTENERS_2", second.c_str(), 1);
+  take(first, 2);
+}
+
+TEST(HandedListeners, AreTakenOfAllVariables) {
+  const auto first = loopback::listener();
+  const auto second = loopback::listener();
+  EXPECT_EXIT(take_of_two_variables(std::to_string(first.fd.get()), std::to_string(second.fd.get())),
+              testing::ExitedWithCode(0), "");
 }
 
 TEST(OwnCommand, HasThePathOfTheFileAndTheArguments) {
