@@ -16,6 +16,7 @@ namespace {
 
 constexpr uint32_t kProtocolVersion = 1;
 constexpr uint32_t kContestStepMs = 100;
+constexpr uint32_t kContestLooks = kSessionSilentMs / kContestStepMs;
 
 ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
   ControlChannelTimes times;
@@ -238,8 +239,9 @@ void Registration::hear_rival(Registration& rival, Contest* contest) {
     rival.probe();
     contest->rival = holder;
     contest->began_ms = now;
+    contest->looks = 0;
   }
-  const bool asked = contest != nullptr && now - contest->began_ms >= kSessionSilentMs;
+  const bool asked = contest != nullptr && contest->looks >= kContestLooks;
   edge_.registry().heard(holder, rival.closing() || asked ? rival.last_heard_ms() : now);
 }
 
@@ -266,6 +268,7 @@ void Registration::on_contest(Timer& timer) {
   auto& contest = *reinterpret_cast<Contest*>(&timer);
   Registration& self = *contest.self;
   const wire::Register wanted = contest.wanted;
+  ++contest.looks;
   if (self.channel_.closing() || self.edge_.draining()) return self.end_contest(wanted.tunnel_index());
   const bool taken = self.take_tunnel(wanted, &contest);
   if (!taken && contest.timer.armed()) return;  // the holder still has time to answer

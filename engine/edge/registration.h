@@ -88,6 +88,9 @@ class Registration final : public ControlChannelEvents {
     wire::Register wanted;
     SlotId rival;           // the holder that was asked
     uint64_t began_ms = 0;  // when
+    // Looks for its answer since then, kContestStepMs apart. By the clock alone, an edge that stood still would take
+    // its own silence for the rival's: the answer may wait behind more than one turn takes.
+    uint32_t looks = 0;
   };
   void on_hello(const wire::Hello& hello);
   void on_auth(const wire::Auth& auth);

@@ -1,4 +1,4 @@
-// Whether an edge is well, as its admin server says it.
+// An edge whose control thread stands still for a while: what its admin server says, and what comes of it.
 #include "edge/edge_admin.h"
 
 #include <time.h>
@@ -59,6 +59,32 @@ TEST_F(EdgeHealth, AServerThatStopsDoesNotWaitForAnswersOfTheThreadThatStopsIt) 
   const auto began = Clock::now();
   server.stop();
   EXPECT_LT(Clock::now() - began, std::chrono::milliseconds(800));
+}
+
+// Before its answer there are more events than the edge takes in one turn.
+TEST_F(EdgeHealth, AnAgentThatAnswersInTimeKeepsItsTunnelThoughItsEdgeHearsItLate) {
+  add_client("client");
+  HandAgent& holder = open_session("client", "one process here", *second_loop_);
+  ASSERT_NE(lease(holder, "web"), 0);
+  std::vector<HandAgent*> others;
+  for (int i = 0; i < 300; ++i) others.push_back(&open_session("client", "many processes.."));
+  HandAgent& newcomer = open_session("client", "another process.");
+  second_loop_turns_ = false;
+  newcomer.wish(0, "web");
+  until([] { return false; }, 50);
+  ASSERT_TRUE(edge_->list_sessions().has_value()) << "the holder is asked";
+  hold();
+  wire::Frame heartbeat;
+  heartbeat.mutable_heartbeat()->set_sequence(1);
+  for (HandAgent* other : others) other->send(heartbeat);
+  until([] { return false; }, 200);
+  second_loop_turns_ = true;
+  until([] { return false; }, kSessionSilentMs);
+  let_go();
+  EXPECT_TRUE(until([&] { return newcomer.port() != 0 || newcomer.refused() != nullptr; }));
+  EXPECT_EQ(newcomer.port(), 0);
+  EXPECT_EQ(holder.refused(), nullptr);
+  EXPECT_FALSE(holder.closed());
 }
 
 }  // namespace
