@@ -79,10 +79,14 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::ve
   // The store has a lease for each tunnel that a client ever had. Kept for their tunnels are those that were live or in
   // grace when the last edge ended: their times are at most two hours (kLeaseFreshS) and the grace older than the
   // youngest, or their listeners were handed on. A client never had more of them at once than its tunnels_max: where
-  // there are more, the youngest are kept. Of all others, and of ports that a client may not have any more, it is only
-  // remembered that they were their tunnels' last ports, as the edge before did.
+  // there are more, those that were handed on are kept, and the youngest. Of all others, and of ports that a client may
+  // not have any more, it is only remembered that they were their tunnels' last ports, as the edge before did.
   std::set<uint16_t> listening;
   for (const Fd& listener : handed) listening.insert(local_address(listener.get()).port());
+  // One that was handed on was live a moment ago, whatever its time says: it was written within the hour.
+  std::vector<LeaseRecord> in_order = records;
+  std::stable_partition(in_order.begin(), in_order.end(),
+                        [&](const LeaseRecord& lease) { return !listening.contains(lease.port); });
   // A time to come was written by a clock that was wrong.
   int64_t youngest_s = 0;
   for (const LeaseRecord& lease : records) {
@@ -106,7 +110,7 @@ void EdgeLeases::restore(const std::vector<ClientRecord>& clients, const std::ve
   };
   for (const LeaseRecord& lease : records) limits[lease.client].left += allowed(lease) ? 1 : 0;
   std::vector<uint16_t> outside;
-  for (const LeaseRecord& lease : records) {
+  for (const LeaseRecord& lease : in_order) {
     Limits& of = limits[lease.client];
     const bool kept = allowed(lease) && (of.left-- <= of.most || of.most == 0);
     if (kept && !options_.ports.contains(lease.port)) outside.push_back(lease.port);

@@ -170,6 +170,30 @@ TEST_F(EdgeStoreTest, ThatALeaseIsLiveIsInTheStoreEachHour) {
   EXPECT_EQ(refreshed(), std::set<std::string>{"live"});
 }
 
+// A tunnel that comes back within the hour is not written again, so another one's row may be younger.
+TEST_F(EdgeStoreTest, OfAClientOfFewTunnelsTheListenerThatWasHandedOnIsKept) {
+  stop();
+  ASSERT_TRUE(store_->set_limits("one", {{}, 1, {}}).ok());
+  const LeaseRecord left[] = {{"one", "live", ports_[2], time(nullptr) - 2000},
+                              {"one", "gone", ports_[1], time(nullptr) - 1000},
+                              {"two", "live", ports_[0], time(nullptr) - 1000}};
+  ASSERT_TRUE(store_->remember_leases(left).ok());
+  std::vector<Fd> handed;
+  for (const uint16_t port : {ports_[0], ports_[2]}) {
+    handed.push_back(listen_on(options_.public_bind.with_port(port), {}, 1).value());
+  }
+  SimLoop loop(1);
+  const Crew<EdgeWorker> no_workers;
+  PublicPorts ports(no_workers);
+  EdgeLeases leases(options_, loop, *store_, ports, 100);
+  leases.restore(store_->list_clients().value(), store_->list_leases().value(), handed);
+  leases.take_listeners(std::move(handed));
+  EXPECT_EQ(leases.give_up_listeners().size(), 2u) << "who waits there was reset";
+  const ClientRecord two = store_->find_by_name("two").value().value();
+  EXPECT_EQ(leases.check(two, "more", ports_[2]).port, 0) << "its tunnel is on its way back";
+  EXPECT_EQ(leases.check(two, "more", ports_[1]).port, ports_[1]) << "its client may have no other";
+}
+
 TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
   stop();
   const ClientRecord one = store_->find_by_name("one").value().value();
