@@ -184,6 +184,8 @@ void Agent::register_tunnel(uint32_t index) {
   wanted->set_tunnel_index(index);
   wanted->set_name(options_.tunnels[index].name);
   wanted->set_wanted_port(options_.tunnels[index].remote_port);
+  // So that visitors find it where they know it, though the edge may have forgotten.
+  wanted->set_had_port(leasings_[index].port);
   // Once: an agent that has taken the tunnel over since then is its replacement.
   wanted->set_replace(options_.on_conflict_replace && !leasings_[index].had);
   channel_->send(frame);
@@ -201,7 +203,8 @@ void Agent::on_leased(const wire::Leased& leased) {
     return static_cast<unsigned char>(c) <= ' ' || c == 0x7f;
   });
   const std::string host = named.empty() || !is_host ? options_.server.host : named;
-  const std::string address = HostPort{host, static_cast<uint16_t>(leased.port())}.text();
+  leasing.port = static_cast<uint16_t>(leased.port());
+  const std::string address = HostPort{host, leasing.port}.text();
   leasing.public_address = address;
   log_info("lease", {{"tunnel", tunnel.name}, {"public", address}, {"local", tunnel.local}});
   const std::string line = "public address: " + address + (options_.tunnels.size() > 1 ? " (" + tunnel.name + ")" : "");

@@ -71,6 +71,7 @@ class Agent final : public AgentControlPort, private ControlChannelEvents {
     uint64_t again_ms = 0;             // refused for now: when to ask again. 0: no need
     bool given_up = false;             // refused for good
     bool had = false;                  // this process has had its tunnel
+    uint16_t port = 0;                 // … with this port, last
   };
 
   void connect();

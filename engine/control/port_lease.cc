@@ -102,7 +102,7 @@ bool PortLeases::allowed(const LeaseRequest& request, uint16_t port) const {
 
 LeaseAnswer PortLeases::ask(const LeaseRequest& request, uint64_t now_ms) {
   end_graces(now_ms);
-  return request.wanted != 0 ? reserve_wanted(request) : choose_any(request);
+  return request.wish.wanted != 0 ? reserve_wanted(request) : choose_any(request);
 }
 
 LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
@@ -120,20 +120,20 @@ LeaseAnswer PortLeases::reserve(const LeaseRequest& request, uint64_t now_ms) {
 }
 
 LeaseAnswer PortLeases::reserve_wanted(const LeaseRequest& request) const {
-  const std::string port = std::to_string(request.wanted);
-  if (!range_.contains(request.wanted)) {
+  const std::string port = std::to_string(request.wish.wanted);
+  if (!range_.contains(request.wish.wanted)) {
     return refuse(LeaseRefusal::kPortNotAllowed, "port " + port +
                                                      " is not one of this edge's public ports (" +
                                                      range_.format_short() + "): ask for one of them, or for any");
   }
-  if (!allowed(request, request.wanted)) {
+  if (!allowed(request, request.wish.wanted)) {
     if (!request.policy.intersects(range_)) return none_allowed(request);
     return refuse(LeaseRefusal::kPortNotAllowed, "client '" + request.client + "' may not have port " + port +
                                                      ": its ports are " + request.policy.format_short());
   }
-  const Lease* lease = find(request.wanted);
+  const Lease* lease = find(request.wish.wanted);
   if (lease == nullptr || (lease->client == request.client && lease->tunnel == request.tunnel)) {
-    return give(request.wanted);
+    return give(request.wish.wanted);
   }
   // Another client's name is not this client's business.
   const std::string who = lease->client == request.client
@@ -165,13 +165,20 @@ uint16_t PortLeases::best_of(const PortSet& ports, const LeaseRequest& request) 
   return oldest_port;
 }
 
+// If it is free; else 0.
+uint16_t PortLeases::last_port_of(const LeaseRequest& request) const {
+  const auto remembered = sticky_port_of_.find({request.client, request.tunnel});
+  const bool is_nobodys = !sticky_.contains(request.wish.had);
+  const uint16_t last = remembered != sticky_port_of_.end() ? remembered->second : is_nobodys ? request.wish.had : 0;
+  return last != 0 && is_free_for(request, last) ? last : 0;
+}
+
 LeaseAnswer PortLeases::choose_any(const LeaseRequest& request) const {
   const Owner owner{request.client, request.tunnel};
   if (const auto own = port_of_.find(owner); own != port_of_.end() && allowed(request, own->second)) {
     return give(own->second);
   }
-  const auto sticky = sticky_port_of_.find(owner);
-  const uint16_t last = sticky != sticky_port_of_.end() && is_free_for(request, sticky->second) ? sticky->second : 0;
+  const uint16_t last = last_port_of(request);
   if (request.policy.empty() && !unnamed_.contains(last)) {
     if (const uint16_t port = best_of(unnamed_, request); port != 0) return give(port);
   }

@@ -30,12 +30,18 @@ enum class LeaseRefusal : uint8_t {
   kRangeExhausted,  // likewise
 };
 
+// Which port an agent asks for.
+struct PortWish {
+  uint16_t wanted = 0;  // 0: any
+  uint16_t had = 0;     // of any: the one that it says it had last; 0: none
+};
+
 struct LeaseRequest {
   std::string client;
   std::string tunnel;
   SlotId session;
-  uint16_t wanted = 0;  // 0: any
-  PortSet policy;       // the client's ports; empty: any of the edge's
+  PortWish wish;
+  PortSet policy;  // the client's ports; empty: any of the edge's
 };
 
 struct LeaseAnswer {
@@ -79,7 +85,8 @@ class PortLeases {
   // control/registry's question, asked before.
   // A tunnel that wants any port gets the first of these:
   // 1. the port that it has,
-  // 2. the port that it had last, if that is free,
+  // 2. the port that it had last, if that is free; where none is remembered (an edge that was killed, or has lost its
+  //    store), what its agent says, if that is nobody's last,
   // 3. a free port that nobody had before,
   // 4. the free port that was left longest ago.
   // For a client without a policy 2 to 4 are tried among the ports that no policy names, and then among all.
@@ -125,6 +132,7 @@ class PortLeases {
   };
   bool allowed(const LeaseRequest& request, uint16_t port) const;
   bool is_free_for(const LeaseRequest& request, uint16_t port) const;
+  uint16_t last_port_of(const LeaseRequest& request) const;
   // The best of these ports for a tunnel that had none of them; 0: none is free.
   uint16_t best_of(const PortSet& ports, const LeaseRequest& request) const;
   LeaseAnswer reserve_wanted(const LeaseRequest& request) const;

@@ -324,14 +324,14 @@ void Edge::listener_landed(int listener_fd) {
 
 // --- Leases -------------------------------------------------------------------------------------------------------
 
-LeasedPort Edge::check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
-  return leases_->check(client, tunnel, wanted);
+LeasedPort Edge::check_port(const ClientRecord& client, const std::string& tunnel, PortWish wish) {
+  return leases_->check(client, tunnel, wish);
 }
 
-LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+LeasedPort Edge::lease_port(const ClientRecord& client, const std::string& tunnel, PortWish wish, SlotId session,
                             const EdgeTunnel& shared) {
   if (grpc_) grpc_->give_way(client.name, tunnel, session);
-  return leases_->lease(client, tunnel, wanted, session, shared);
+  return leases_->lease(client, tunnel, wish, session, shared);
 }
 
 // --- For the admin server -----------------------------------------------------------------------------------------

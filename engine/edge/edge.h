@@ -85,10 +85,10 @@ class Edge final : public EdgeControlPort {
   void meet(const ClientRecord& client);
   void open_session(const std::shared_ptr<EdgeSession>& session, Registration& registration);
   Registration* find_registration(SlotId session);
-  LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+  LeasedPort lease_port(const ClientRecord& client, const std::string& tunnel, PortWish wish, SlotId session,
                         const EdgeTunnel& shared);
   // Whether lease_port() would give one: asked before another agent loses the tunnel for it.
-  LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
+  LeasedPort check_port(const ClientRecord& client, const std::string& tunnel, PortWish wish);
   void close_listener(int listener, Backlog backlog = Backlog::kReset) { ports_->close(listener, backlog); }
   // A public port that was closed is not left by all workers yet: visitors may be on their way to them.
   bool listeners_closing() const { return ports_->closing() > 0; }

@@ -15,9 +15,9 @@ namespace {
 // How often a wanted `any` port may turn out to be another process's before the agent is told.
 constexpr unsigned kBindTries = 64;
 
-Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& tunnel, uint16_t wanted,
+Result<LeaseRequest> request_of(const ClientRecord& client, const std::string& tunnel, PortWish wish,
                                 SlotId session) {
-  LeaseRequest request{client.name, tunnel, session, wanted, {}};
+  LeaseRequest request{client.name, tunnel, session, wish, {}};
   auto policy = ports_of(client);
   if (!policy.ok()) return Error{"the client's ports cannot be read"};
   request.policy = std::move(policy).value();
@@ -142,8 +142,8 @@ Result<Fd> EdgeLeases::listen(uint16_t port) const {
   return listen_on(address_of(port), {.keepalive = Keepalive::kSlow}, kListenBacklog);
 }
 
-LeasedPort EdgeLeases::check(const ClientRecord& client, const std::string& tunnel, uint16_t wanted) {
-  auto request = request_of(client, tunnel, wanted, {});
+LeasedPort EdgeLeases::check(const ClientRecord& client, const std::string& tunnel, PortWish wish) {
+  auto request = request_of(client, tunnel, wish, {});
   if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
   tell_free();
   const LeaseAnswer answer = leases_.ask(request.value(), now_ms());
@@ -157,9 +157,9 @@ LeasedPort EdgeLeases::check(const ClientRecord& client, const std::string& tunn
   return out;
 }
 
-LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunnel, PortWish wish, SlotId session,
                              const EdgeTunnel& shared) {
-  auto request = request_of(client, tunnel, wanted, session);
+  auto request = request_of(client, tunnel, wish, session);
   if (!request.ok()) return {0, -1, wire::Refused::INTERNAL, request.error().message, false};
   if (ports_.count() >= listeners_most_) {
     // Else one client without a --tunnels-max takes the descriptors of all visitors.
@@ -190,7 +190,7 @@ LeasedPort EdgeLeases::lease(const ClientRecord& client, const std::string& tunn
       return out;
     }
     leases_.mark_taken(answer.port, session, now_ms());
-    if (wanted != 0) return out;
+    if (wish.wanted != 0) return out;
   }
   return out;
 }

@@ -62,10 +62,10 @@ class EdgeLeases {
   void finish() { writer_.finish(); }
 
   // Leases a port and listens on it. From then on, visitors of the port belong to shared.
-  LeasedPort lease(const ClientRecord& client, const std::string& tunnel, uint16_t wanted, SlotId session,
+  LeasedPort lease(const ClientRecord& client, const std::string& tunnel, PortWish wish, SlotId session,
                    const EdgeTunnel& shared);
   // What lease() would answer, but for the listener; nothing is leased.
-  LeasedPort check(const ClientRecord& client, const std::string& tunnel, uint16_t wanted);
+  LeasedPort check(const ClientRecord& client, const std::string& tunnel, PortWish wish);
 
   // Its leases go into grace.
   void session_lost(SlotId session);

@@ -91,7 +91,7 @@ void GrpcTunnels::open(Tunnel& tunnel) {
     shared.id = tunnel.shared->tunnel;
     shared.grpc = tunnel.shared;
     shared.stats = tunnel.shared->stats;
-    const auto leased = edge_.lease_port(tunnel.client, kTunnelName, 0, tunnel.session, shared);
+    const auto leased = edge_.lease_port(tunnel.client, kTunnelName, {}, tunnel.session, shared);
     if (leased.port != 0) {
       tunnel.listener = leased.listener;
       tunnel.port = leased.port;

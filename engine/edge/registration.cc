@@ -18,6 +18,12 @@ constexpr uint32_t kProtocolVersion = 1;
 constexpr uint32_t kContestStepMs = 100;
 constexpr uint32_t kContestLooks = kSessionSilentMs / kContestStepMs;
 
+// What the agent had is a hint: none where it is no port.
+PortWish wish_of(const wire::Register& wanted) {
+  return {.wanted = static_cast<uint16_t>(wanted.wanted_port()),
+          .had = static_cast<uint16_t>(wanted.had_port() <= 65535 ? wanted.had_port() : 0)};
+}
+
 ControlChannelTimes times_until(uint64_t deadline_ms, uint64_t now_ms) {
   ControlChannelTimes times;
   times.hello_timeout_ms = deadline_ms > now_ms ? static_cast<uint32_t>(deadline_ms - now_ms) : 0;
@@ -223,7 +229,7 @@ bool Registration::take_tunnel(const wire::Register& wanted, Contest* contest) {
 
 // No session loses its tunnel to one that could not have the port.
 bool Registration::may_have_port(const wire::Register& wanted) {
-  const auto possible = edge_.check_port(client_, wanted.name(), static_cast<uint16_t>(wanted.wanted_port()));
+  const auto possible = edge_.check_port(client_, wanted.name(), wish_of(wanted));
   if (possible.port != 0) return true;
   tell_and_refuse(wanted, possible.code, possible.sentence, possible.final);
   return false;
@@ -289,8 +295,7 @@ void Registration::lease_tunnel(const wire::Register& wanted) {
   tunnel.id = edge_.next_tunnel_id();
   tunnel.stats = std::make_shared<TunnelStats>(edge_.workers());
   const EdgeTunnel shared{tunnel.id, wanted.tunnel_index(), session_, nullptr, tunnel.stats};
-  const auto leased =
-      edge_.lease_port(client_, tunnel.name, static_cast<uint16_t>(wanted.wanted_port()), session_->id, shared);
+  const auto leased = edge_.lease_port(client_, tunnel.name, wish_of(wanted), session_->id, shared);
   if (leased.port == 0) {
     edge_.registry().give_up_tunnel(session_->id, tunnel.name);
     return tell_and_refuse(wanted, leased.code, leased.sentence, leased.final);

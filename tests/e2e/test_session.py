@@ -1,6 +1,8 @@
 """A session is lost and comes back: the same client finds the same port, whoever was killed."""
 
 import re
+import socket
+import sqlite3
 import time
 
 import pytest
@@ -59,6 +61,30 @@ def test_both_killed_and_the_agent_back_first_gives_the_same_port(yard):
     assert rig.agent.process.alive, rig.agent.process.describe()
     rig.edge.start()
     assert rig.agent.wait_address() == before
+    rig.check_echo()
+
+
+def forget_leases(edge):
+    with sqlite3.connect(f"{edge.state}/natrp.db") as store:
+        store.execute("DELETE FROM leases")
+    store.close()
+
+
+def test_an_agent_that_lives_on_has_its_port_again_though_the_edge_has_forgotten_it(yard):
+    rig = yard.rig()
+    anew = rig.address
+    rig.agent.process.stop()
+    rig.edge.process.stop()
+    forget_leases(rig.edge)
+    with socket.create_server(anew):
+        rig.edge.start()
+        rig.agent.start()
+    had = rig.address
+    assert had != anew
+    rig.edge.process.kill()
+    forget_leases(rig.edge)
+    rig.edge.start()
+    assert rig.agent.wait_address(2) == had
     rig.check_echo()
 
 

@@ -19,7 +19,7 @@ LeaseRequest request(const std::string& client, const std::string& tunnel, uint3
   made.client = client;
   made.tunnel = tunnel;
   made.session = session(session_number);
-  made.wanted = wanted;
+  made.wish.wanted = wanted;
   if (policy != nullptr) made.policy = ports(policy);
   return made;
 }
@@ -161,6 +161,31 @@ TEST(PortLeases, AStickyPortGoesToAnotherWhenNothingElseIsFreeTheOldestFirst) {
   EXPECT_EQ(lease(leases, request("b", "web", 1), kGraceMs), 20001);
   EXPECT_EQ(lease(leases, request("b", "ssh", 1), kGraceMs), 20000);
   EXPECT_EQ(leases.reserve(request("a", "old", 2), kGraceMs).refusal, LeaseRefusal::kRangeExhausted);
+}
+
+TEST(PortLeases, WhereNoLastPortIsRememberedWhatTheAgentSaysItHadIsIt) {
+  PortLeases leases(ports("20000-20009"), kGraceMs);
+  const auto back = [](const std::string& client, uint16_t had, uint16_t wanted = 0, const char* policy = nullptr) {
+    LeaseRequest made = request(client, "web", 1, wanted, policy);
+    made.wish.had = had;
+    return made;
+  };
+  for (const uint16_t port : {20009, 20003}) EXPECT_EQ(leases.ask(back("a", port), 0).port, port);
+  EXPECT_EQ(leases.ask(back("a", 20003, 20004), 0).port, 20004) << "it wants another";
+  const uint16_t any = leases.ask(request("a", "web", 1), 0).port;
+  for (const uint16_t no_port : {443, 19999, 65535}) EXPECT_EQ(leases.ask(back("a", no_port), 0).port, any);
+  const uint16_t other = any == 20003 ? 20004 : 20003;
+  EXPECT_EQ(leases.ask(back("a", other, 0, "20009"), 0).port, 20009) << "by its policy";
+  leases.set_named(ports(std::to_string(other).c_str()));
+  EXPECT_NE(leases.ask(back("a", other), 0).port, other) << "named for others";
+  leases.set_named({});
+
+  leases.remember("b", "web", other);
+  EXPECT_EQ(leases.ask(back("a", other), 0).port, any) << "b may come back for it";
+  leases.remember("a", "web", 20008);
+  EXPECT_EQ(leases.ask(back("a", 20007), 0).port, 20008) << "the edge knows it better";
+  lease(leases, request("c", "web", 2, 20008));
+  EXPECT_NE(leases.ask(back("a", 20008), 0).port, 20008) << "it is not free";
 }
 
 TEST(PortLeases, APortThatItsTunnelLeftForAnotherIsNobodysLast) {

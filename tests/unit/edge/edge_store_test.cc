@@ -145,8 +145,8 @@ TEST_F(EdgeStoreTest, ThatALeaseIsLiveIsInTheStoreEachHour) {
   EdgeLeases leases(options_, loop, *store_, ports, 100);
   const ClientRecord one = store_->find_by_name("one").value().value();
   EdgeTunnel nobody;
-  ASSERT_NE(leases.lease(one, "live", 0, SlotId::make(0, 1, 1), nobody).port, 0);
-  const uint16_t lost = leases.lease(one, "lost", 0, SlotId::make(0, 2, 1), nobody).port;
+  ASSERT_NE(leases.lease(one, "live", {}, SlotId::make(0, 1, 1), nobody).port, 0);
+  const uint16_t lost = leases.lease(one, "lost", {}, SlotId::make(0, 2, 1), nobody).port;
   ASSERT_NE(lost, 0);
   leases.write();
   leases.session_lost(SlotId::make(0, 2, 1));
@@ -190,8 +190,8 @@ TEST_F(EdgeStoreTest, OfAClientOfFewTunnelsTheListenerThatWasHandedOnIsKept) {
   leases.take_listeners(std::move(handed));
   EXPECT_EQ(leases.give_up_listeners().size(), 2u) << "who waits there was reset";
   const ClientRecord two = store_->find_by_name("two").value().value();
-  EXPECT_EQ(leases.check(two, "more", ports_[2]).port, 0) << "its tunnel is on its way back";
-  EXPECT_EQ(leases.check(two, "more", ports_[1]).port, ports_[1]) << "its client may have no other";
+  EXPECT_EQ(leases.check(two, "more", {ports_[2]}).port, 0) << "its tunnel is on its way back";
+  EXPECT_EQ(leases.check(two, "more", {ports_[1]}).port, ports_[1]) << "its client may have no other";
 }
 
 TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
@@ -205,13 +205,13 @@ TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
     options_.grace_seconds = grace_seconds;
     EdgeLeases leases(options_, loop, *store_, ports, 100);
     EdgeTunnel nobody;
-    const uint16_t port = leases.lease(one, "web", 0, SlotId::make(0, 1, 1), nobody).port;
+    const uint16_t port = leases.lease(one, "web", {}, SlotId::make(0, 1, 1), nobody).port;
     ASSERT_NE(port, 0);
     testing::internal::CaptureStderr();
     leases.session_lost(SlotId::make(0, 1, 1));
     if (grace_seconds > 0) {
       loop.pass(1000);
-      leases.check(two, "web", 0);  // an agent that asks in the moment before the tick
+      leases.check(two, "web", {});  // an agent that asks in the moment before the tick
     }
     const std::string log = testing::internal::GetCapturedStderr();
     const std::string line = "lease free client=one tunnel=web port=" + std::to_string(port);
