@@ -17,6 +17,7 @@
 #include <string_view>
 
 #include "base/line_out.h"
+#include "base/utf8.h"
 
 namespace natrp {
 namespace {
@@ -107,26 +108,32 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
   return spdlog::level::info;
 }
 
-// The bytes of the control character that begins here, or 0. C1 controls begin with 0xc2 in UTF-8: 0x9b is ESC [.
-size_t control_at(std::string_view text, size_t at) {
+// The bytes of what begins here and cannot stand in a line, or 0: a control character (those of C1 begin with 0xc2 in
+// UTF-8: 0x9b is ESC [), or a byte that is no UTF-8, which JSON cannot hold, and for which the journal shows the whole
+// line as a blob.
+size_t unprintable_at(std::string_view text, size_t at) {
   const auto byte = static_cast<unsigned char>(text[at]);
   if (byte < 0x20 || byte == 0x7f) return 1;
   const bool is_c1 = byte == 0xc2 && at + 1 < text.size() && (static_cast<unsigned char>(text[at + 1]) & 0xe0) == 0x80;
-  return is_c1 ? 2 : 0;
+  if (is_c1) return 2;
+  return utf8_bytes(text, at) == 0 ? 1 : 0;
 }
 
 // Keeps a hostile peer's text from forging a second log line, or from painting on the operator's terminal.
 void append_printable(std::string& out, std::string_view text, bool in_quotes) {
   for (size_t at = 0; at < text.size();) {
-    const size_t bytes = control_at(text, at);
+    const size_t bytes = unprintable_at(text, at);
     if (bytes == 0) {
       if (in_quotes && (text[at] == '"' || text[at] == '\\')) out += '\\';
-      out += text[at++];
+      const size_t whole = utf8_bytes(text, at);
+      out += text.substr(at, whole);
+      at += whole;
       continue;
     }
     at += bytes;
+    const unsigned last = static_cast<unsigned char>(text[at - 1]);
     char buffer[8];
-    std::snprintf(buffer, sizeof buffer, "\\u%04x", static_cast<unsigned char>(text[at - 1]));
+    std::snprintf(buffer, sizeof buffer, "\\u%04x", bytes == 1 && last >= 0x80 ? 0xfffdu : last);
     out += buffer;
   }
 }
@@ -136,9 +143,9 @@ void append_escaped(std::string& out, std::string_view text) { append_printable(
 
 bool needs_quotes(std::string_view value) {
   if (value.empty()) return true;
-  for (size_t at = 0; at < value.size(); ++at) {
+  for (size_t at = 0; at < value.size(); at += utf8_bytes(value, at)) {
     const char c = value[at];
-    if (control_at(value, at) > 0 || c == ' ' || c == '"' || c == '\\' || c == '=') return true;
+    if (unprintable_at(value, at) > 0 || c == ' ' || c == '"' || c == '\\' || c == '=') return true;
   }
   return false;
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "base/utf8.h"
 
 namespace natrp {
 namespace {
@@ -17,23 +18,6 @@ namespace {
 // ourselves.
 [[maybe_unused]] const auto g_library_was_told_to_be_quiet = google::protobuf::SetLogHandler(nullptr);
 #endif
-
-// The bytes of the character that begins there (RFC 3629, section 4); 0: none does.
-size_t character_at(const std::string& text, size_t at) {
-  const auto byte = [&](size_t i) { return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0u; };
-  const unsigned first = byte(0);
-  if (first < 0x80) return 1;
-  if (first < 0xc2 || first > 0xf4) return 0;
-  // What else the first byte says of the second: no longer form than it needs, no surrogate, nothing past U+10FFFF.
-  const unsigned least = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-  const unsigned most = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-  if (byte(1) < least || byte(1) > most) return 0;
-  const size_t length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-  for (size_t i = 2; i < length; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  }
-  return length;
-}
 
 }  // namespace
 
@@ -47,7 +31,7 @@ bool encode_frame(const wire::Frame& frame, std::string& out) {
 std::string cut_text(const std::string& text, size_t bytes) {
   std::string out;
   for (size_t at = 0; at < text.size();) {
-    const size_t length = character_at(text, at);
+    const size_t length = utf8_bytes(text, at);
     const size_t taken = std::max<size_t>(length, 1);
     if (out.size() + taken > bytes) break;
     if (length == 0) out += '?';

@@ -36,6 +36,21 @@ TEST(Log, AFieldOfAPeerIsQuotedWithoutControlCharacters) {
   EXPECT_NE(said.find("software=\"a\\\" b\\\\\\u007f\" peer=\"a\\u007fb\"\n"), std::string::npos) << said;
 }
 
+// A path may have any bytes. JSON holds UTF-8 alone, and the journal shows a line with others as "[23B blob data]".
+TEST(Log, BytesThatAreNoUtf8AreNotWritten) {
+  for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
+    testing::internal::CaptureStderr();
+    log_setup(LogLevel::kInfo, format);
+    log_warning("unix:caf\xe9: none", {{"local", "unix:caf\xe9"}, {"other", "\xe2\x80\xa6\xe2\x80"}});
+    log_setup(LogLevel::kInfo, LogFormat::kText);
+    const std::string said = testing::internal::GetCapturedStderr();
+    for (const char* part : {"unix:caf\\ufffd: none", "\"unix:caf\\ufffd\"", "\"\xe2\x80\xa6\\ufffd\\ufffd\""}) {
+      EXPECT_NE(said.find(part), std::string::npos) << part << " in " << said;
+    }
+    EXPECT_EQ(said.find('\xe9'), std::string::npos) << said;
+  }
+}
+
 // What a service manager sets for whom it connects to its journal.
 class LogToJournal : public testing::Test {
  protected:
