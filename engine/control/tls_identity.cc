@@ -195,6 +195,14 @@ std::optional<Pin> TlsIdentity::find_pin(const std::string& state_dir) {
   return pin.ok() ? std::optional(pin.value()) : std::nullopt;
 }
 
+bool TlsIdentity::is_replaced_in(const std::string& state_dir) const {
+  if (const auto pin = find_pin(state_dir)) return *pin != pin_;
+  const Result<Key> key = load_key(state_dir + "/edge.key");
+  if (!key) return false;
+  if (!key.value()) return ::access((state_dir + "/edge.crt").c_str(), F_OK) != 0;
+  return EVP_PKEY_eq(key.value().get(), SSL_CTX_get0_privatekey(context_.get())) != 1;
+}
+
 Result<TlsIdentity> TlsIdentity::load_or_create(const std::string& state_dir) {
   ERR_clear_error();
   const std::string key_path = state_dir + "/edge.key";

@@ -30,6 +30,10 @@ class TlsIdentity {
   // The pin of the certificate that is there; nullopt: there is none that can be read. Makes nothing.
   static std::optional<Pin> find_pin(const std::string& state_dir);
 
+  // Whether load_or_create() would have another key than this: the one that is there now is another, or there is none,
+  // and it would make one. What it could not use at all is no other key: check() says so. Makes nothing.
+  bool is_replaced_in(const std::string& state_dir) const;
+
   // SHA-256 of the certificate's SubjectPublicKeyInfo in DER.
   const Pin& pin() const { return pin_; }
   // The server side's context: TLS 1.3 only, no tickets, ALPN demanded. Owned by this and its copies.

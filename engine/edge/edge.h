@@ -142,6 +142,7 @@ class Edge final : public EdgeControlPort {
   void begin_handshakes();
   void begin_handshake(HandshakeQueue::Waiting agent);
   void on_signal(int signal);
+  void begin_handover();
   void drain();
   void end_drained_sessions();
   bool over() const;

@@ -20,7 +20,7 @@ void Edge::on_signal(int signal) {
   if (signal == SIGHUP) {
     return log_warning("SIGHUP reloads nothing: SIGUSR2 hands over to the program and the file that are there now", {});
   }
-  if (signal == SIGUSR2) return handover_->begin(draining_, [this] { drain(); });
+  if (signal == SIGUSR2) return begin_handover();
   if (handover_->call_off()) {
     ports_->end_handed_on();
     return notify_systemd("STOPPING=1");
@@ -35,6 +35,17 @@ void Edge::on_signal(int signal) {
   }
   notify_systemd("STOPPING=1");
   drain();
+}
+
+// The rehearsal cannot tell: it has the files, and not what we have read of them.
+void Edge::begin_handover() {
+  if (!draining_ && identity_->is_replaced_in(options_.state_dir)) {
+    return log_error("no handover: the state folder has not the key any more with which this edge runs, and agents "
+                     "would refuse the successor, and end: put it back, or, for a new one, stop the edge and start it "
+                     "again; this edge goes on",
+                     {{"state", options_.state_dir}, {"pin", format_pin(identity_->pin())}});
+  }
+  handover_->begin(draining_, [this] { drain(); });
 }
 
 void Edge::drain() {

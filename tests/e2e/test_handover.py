@@ -439,6 +439,21 @@ def test_an_edge_whose_successor_could_not_start_goes_on(yard, tmp_path, how):
 
 
 @pytest.mark.over(ONE)
+@pytest.mark.parametrize("how", ["it is gone", "another one is there"])
+def test_an_edge_whose_key_was_taken_away_has_no_successor(yard, how):
+    rig = yard.rig()
+    for name in ("edge.key", "edge.crt"):
+        os.unlink(f"{rig.edge.state}/{name}")
+    if how == "another one is there":
+        rig.edge.add_client("later")  # makes a key where there is none
+    os.kill(rig.edge.process.pid, signal.SIGUSR2)
+    rig.edge.process.wait_for("no handover: the state folder has not the key .*this edge goes on")
+    time.sleep(0.5)
+    rig.check_echo()
+    assert len(rig.agent.addresses()) == 1, rig.agent.process.describe()
+
+
+@pytest.mark.over(ONE)
 def test_a_successor_that_ends_at_once_is_started_again_by_an_idle_edge_too(yard, tmp_path):
     edge = installed(yard, tmp_path, drain_seconds=60).start()
     replace_by_script(edge.file, 7)

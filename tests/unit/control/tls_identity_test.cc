@@ -155,6 +155,27 @@ TEST(TlsIdentity, AForeignCertificateIsAnError) {
   EXPECT_NE(error_of(two.path()).find("is not of the key"), std::string::npos);
 }
 
+TEST(TlsIdentity, KnowsWhetherAnotherOneHasItsPlace) {
+  TempDir dir;
+  TempDir other;
+  ASSERT_TRUE(TlsIdentity::load_or_create(other.path()));
+  const TlsIdentity identity = TlsIdentity::load_or_create(dir.path()).value();
+  const std::string key = dir.path() + "/edge.key";
+  const std::string certificate = dir.path() + "/edge.crt";
+  EXPECT_FALSE(identity.is_replaced_in(dir.path()));
+  EXPECT_TRUE(identity.is_replaced_in(other.path()));
+  fs::remove(certificate);
+  EXPECT_FALSE(identity.is_replaced_in(dir.path())) << "the same key gets another certificate";
+  fs::copy_file(other.path() + "/edge.key", key, fs::copy_options::overwrite_existing);
+  EXPECT_TRUE(identity.is_replaced_in(dir.path()));
+  fs::remove(key);
+  EXPECT_TRUE(identity.is_replaced_in(dir.path())) << "a start makes one";
+  EXPECT_FALSE(fs::exists(key));
+  std::ofstream(key) << "garbage";
+  ::chmod(key.c_str(), 0600);
+  EXPECT_FALSE(identity.is_replaced_in(dir.path())) << "that is another mistake";
+}
+
 TEST(TlsIdentity, AFileThatIsNoKeyIsAnErrorAndStays) {
   TempDir dir;
   std::ofstream(dir.path() + "/edge.key") << "garbage\n";
