@@ -352,9 +352,13 @@ Status Store::put_lease(const LeaseRecord& lease) {
   return Done{};
 }
 
-// A reader: no writer makes it wait.
+// A reader: no writer makes it wait. Of a client that may have so many tunnels, an edge that starts keeps the last ones
+// (edge/edge_leases): a row is not fresh there when another one is younger.
 bool Store::has_fresh(const LeaseRecord& lease) {
-  Statement statement(db_.get(), "SELECT updated FROM leases WHERE client = ? AND tunnel = ? AND port = ?");
+  Statement statement(db_.get(),
+                      "SELECT updated FROM leases AS this WHERE client = ?1 AND tunnel = ?2 AND port = ?3"
+                      " AND NOT EXISTS (SELECT 1 FROM leases WHERE client = ?1 AND updated > this.updated"
+                      " AND (SELECT tunnels_max FROM clients WHERE name = ?1) > 0)");
   const auto row = statement.bind(1, lease.client).bind(2, lease.tunnel).bind(3, int64_t{lease.port}).step();
   if (!row.ok() || !row.value()) return false;
   const int64_t age_s = lease.updated_s - statement.integer(0);

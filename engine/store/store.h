@@ -89,7 +89,8 @@ class Store {
 
   // Makes the port of each lease its tunnel's sticky port, and takes it from the tunnel that had it. All leases or
   // none, in their order and with their times, except those whose client is gone. When the store has all of them
-  // already, none older than kLeaseFreshS, it writes nothing and waits for nobody.
+  // already, none older than kLeaseFreshS (nor, of a client with a tunnels_max, than another one of it), it writes
+  // nothing and waits for nobody.
   Status remember_leases(std::span<const LeaseRecord> leases);
   Result<std::vector<LeaseRecord>> list_leases();  // the oldest first
 

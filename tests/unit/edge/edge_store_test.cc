@@ -194,6 +194,21 @@ TEST_F(EdgeStoreTest, OfAClientOfFewTunnelsTheListenerThatWasHandedOnIsKept) {
   EXPECT_EQ(leases.check(two, "more", {ports_[1]}).port, ports_[1]) << "its client may have no other";
 }
 
+TEST_F(EdgeStoreTest, TheLastTunnelOfAClientThatMayHaveOneIsKeptAlsoWhenItHadThePortBefore) {
+  ASSERT_TRUE(store_->set_limits("one", {{}, 1, {}}).ok());
+  stop();
+  const int64_t now_s = time(nullptr);
+  const LeaseRecord left[] = {{"one", "web", ports_[0], now_s - 2000}, {"one", "other", ports_[1], now_s - 1000}};
+  ASSERT_TRUE(store_->remember_leases(left).ok());
+  start();
+  EXPECT_EQ(lease(open_session("one"), "web"), ports_[0]);
+  stop();
+  start();
+  HandAgent& two = open_session("two");
+  EXPECT_EQ(lease(two, "a", ports_[0]), 0) << "it is kept for web, which was live";
+  EXPECT_EQ(lease(two, "b", ports_[1], 1), ports_[1]);
+}
+
 TEST_F(EdgeStoreTest, EachLeaseThatBecomesFreeIsALineOfTheLogWhoeverNoticedIt) {
   stop();
   const ClientRecord one = store_->find_by_name("one").value().value();
