@@ -9,7 +9,9 @@
 //          drain when it stops the unit.
 // Thread   its loop's.
 // Memory   the process is on its own once it runs: it outlives this and the process that started it.
-// Never    hands a descriptor on, but standard input, output and error, and the listeners that it is told to.
+// Never    hands a descriptor of ours on, but standard input, output and error, and the listeners that it is told to.
+//          (A request that is under way at the admin server may be, to a process that checks: its library does not
+//          close it on exec.)
 #pragma once
 
 #include <spawn.h>
