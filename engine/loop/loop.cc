@@ -8,12 +8,18 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "loop/epoll_loop.h"
 #include "loop/uring_loop.h"
 
 namespace natrp {
+namespace {
+
+constexpr uint64_t kProbePauseMaxMs = 120'000;  // TCP_RTO_MAX
+
+}  // namespace
 
 Result<LoopChoice> make_loop(IoKind kind) {
   std::string reason;
@@ -89,9 +95,19 @@ int SystemCallLoop::peer_silent_ms(int fd) {
   tcp_info info{};
   socklen_t len = sizeof info;
   if (::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0) return 0;
-  // One retransmission, or one probe of a closed window, may be a round trip old: two are unanswered.
-  const bool asked = info.tcpi_retransmits >= 2 || info.tcpi_probes >= 2;
-  return asked ? static_cast<int>(info.tcpi_last_ack_recv) : 0;
+  // One retransmission, or one probe of a closed window, may be a round trip old: two are unanswered. The last answer
+  // may be older than the first of them, by however long there was nothing to ask. The kernel doubles its time-out each
+  // time, so the pauses between them say when the first was sent.
+  const uint64_t timeout_ms = info.tcpi_rto / 1000;
+  const uint64_t answered_ms = info.tcpi_last_ack_recv;
+  uint64_t asked_ms = 0;
+  if (info.tcpi_retransmits >= 2) {
+    asked_ms = timeout_ms - (timeout_ms >> info.tcpi_retransmits) + info.tcpi_last_data_sent;
+  } else if (info.tcpi_probes >= 2 && bytes_unacknowledged(fd) > 0) {  // not keepalive's, which ends it by itself
+    const unsigned before = info.tcpi_backoff > info.tcpi_probes ? info.tcpi_backoff - info.tcpi_probes : 0;
+    asked_ms = answered_ms - std::min({answered_ms, timeout_ms << before, kProbePauseMaxMs});
+  }
+  return static_cast<int>(std::min(asked_ms, answered_ms));
 }
 
 uint32_t SystemCallLoop::sent_ms_ago(int fd) {
