@@ -441,12 +441,11 @@ void PairTable::patrol(Pair& pair) {
   const bool holds = pair.up.pending > 0 || pair.down.pending > 0 || pair.up.sending || pair.down.sending;
   const uint32_t idle_ms = std::min(now - pair.up.progress_ms, now - pair.down.progress_ms);
   if (!holds && idle_ms > kPatrolRecentMs) return;
-  const bool front = is_silent(pair.front_conn());
-  const bool back = is_silent(pair.back_conn());
-  if (!front && !back) return;
+  if (!is_silent(pair.front_conn()) && !is_silent(pair.back_conn())) return;
   context_.counters.add(Counter::kPeersSilent);
-  // The silent one hears nothing anyway: only the other is told, behind the bytes that it was sent.
-  end(pair, EndReason::kPeerSilent, front && back ? Resets::kNone : front ? Resets::kBack : Resets::kFront);
+  // Also the silent one: it may hear of it when the line heals, or have heard all the time where only its answers are
+  // lost. Behind a FIN it would take what it has for the whole.
+  end(pair, EndReason::kPeerSilent, Resets::kBoth);
 }
 
 bool PairTable::is_silent(const Conn& conn) {

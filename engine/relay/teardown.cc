@@ -6,9 +6,16 @@
 namespace natrp {
 namespace {
 
+// A channel whose peer is silent acknowledges nothing, and the other end need not wait for that.
+bool is_silent(const Pair& pair, const Conn& conn) {
+  return pair.reason == EndReason::kPeerSilent && conn.role() == ConnRole::kDataChannel;
+}
+
 bool must_wait(RelayContext& context, Pair& pair, uint32_t waited_ms) {
-  return (pair.reset_front && reset_must_wait(context.loop, pair.front_conn().fd, waited_ms)) ||
-         (pair.reset_back && reset_must_wait(context.loop, pair.back_conn().fd, waited_ms));
+  const auto waits = [&](const Conn& conn, bool reset) {
+    return reset && !is_silent(pair, conn) && reset_must_wait(context.loop, conn.fd, waited_ms);
+  };
+  return waits(pair.front_conn(), pair.reset_front) || waits(pair.back_conn(), pair.reset_back);
 }
 
 void close_conn(RelayContext& context, Conn& conn, bool reset) {
