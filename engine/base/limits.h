@@ -153,7 +153,7 @@ inline constexpr int kKeepaliveProbes = 3;
 inline constexpr int kTcpUserTimeoutMs = 20000;
 inline constexpr int kPeerSilentMs = 20000;
 inline constexpr uint32_t kPatrolMs = 5000;
-// A pair that holds no bytes and has moved none for this long has nothing under way: keepalive looks after its channel.
+// Where a pair moved none for this long and its channel's socket has none, nothing is under way: keepalive looks on.
 inline constexpr uint32_t kPatrolRecentMs = 60000;
 static_assert(kPatrolRecentMs > kPeerSilentMs + 2 * kPatrolMs);
 // A host that answers nothing is given up in this order: first its session, by heartbeats, which say why in the log;

@@ -440,7 +440,9 @@ void PairTable::patrol(Pair& pair) {
   }
   const bool holds = pair.up.pending > 0 || pair.down.pending > 0 || pair.up.sending || pair.down.sending;
   const uint32_t idle_ms = std::min(now - pair.up.progress_ms, now - pair.down.progress_ms);
-  if (!holds && idle_ms > kPatrolRecentMs) return;
+  // The last bytes for a peer whose window is closed are all in the channel's socket, for as long as it likes.
+  const auto waits = [&] { return context_.loop.bytes_unacknowledged(pair.channel().fd) > 0; };
+  if (!holds && idle_ms > kPatrolRecentMs && !waits()) return;
   if (!is_silent(pair.front_conn()) && !is_silent(pair.back_conn())) return;
   context_.counters.add(Counter::kPeersSilent);
   // Also the silent one: it may hear of it when the line heals, or have heard all the time where only its answers are

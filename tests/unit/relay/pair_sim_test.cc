@@ -338,6 +338,23 @@ TEST(PairSim, AChannelWhosePeerIsSilentIsGivenUpHoweverLongItHasHeldBytes) {
   }
 }
 
+// A reader that paused long ago: what it did not take yet is all in the channel's socket, and keepalive is silent then.
+TEST(PairSim, AndHoweverLongBytesForItWaitInItsSocket) {
+  for (const PumpKind kind : kEveryPump) {
+    for (const bool in_front : {true, false}) {
+      SimRig rig(kind);
+      rig.start_with_channel(in_front);
+      SimSocket& channel = in_front ? rig.front() : rig.back();
+      (in_front ? rig.back() : rig.front()).inbox = "hello";
+      rig.until(kPatrolRecentMs / 1000 + 10, [] { return false; });
+      ASSERT_EQ(channel.outbox, "hello");
+      EXPECT_EQ(rig.pairs.live(), 1u);
+      channel.peer_silent_ms = kPeerSilentMs;
+      EXPECT_TRUE(rig.until(20, [&] { return rig.counters.get(Counter::kPeersSilent) == 1; }));
+    }
+  }
+}
+
 TEST(PairSim, AChannelThatHasNothingUnderWayIsLeftToItsKeepalive) {
   SimRig rig(PumpKind::kAuto);
   rig.start_with_channel(false);
