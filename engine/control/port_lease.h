@@ -5,8 +5,8 @@
 // Life     of a port: free → reserved (given, its listener not open yet) → live → grace (its session is lost,
 //          kept for the same client and tunnel) → free. A port also remembers whom it served last: it is sticky.
 // Thread   the control thread. Pure bookkeeping: no sockets, no clock of its own, no disk.
-// Never    gives one port to two, nor a port in grace to another, unless its client is removed, may not have it any more,
-//          or needs the room for another tunnel.
+// Never    gives one port to two, nor a port in grace to another, unless its client is removed, may not have it any
+//          more, or needs the room for another tunnel.
 #pragma once
 
 #include <cstdint>
