@@ -38,7 +38,7 @@ Agent::~Agent() {
   signals_.reset();
   if (dial_ && dial_->running()) dial_->cancel();
   if (channel_) channel_->close("the agent stops");
-  for (int turn = 0; turn < 400 && (channel_ || (dial_ && dial_->running())); ++turn) loop_->run_once(5);
+  if (loop_) loop_->land_until([this] { return !channel_ && !(dial_ && dial_->running()); });
   crew_.stop();
   edge_resolver_.reset();
   service_names_.reset();

@@ -36,7 +36,7 @@ ChannelOpener::~ChannelOpener() {
     if (channel.state == State::kDiallingService) channel.dial->cancel();
     if (channel.state == State::kAwaitingAddress) drop(channel);
   });
-  for (int turn = 0; turn < 200 && channels_.taken() > 0; ++turn) worker_.loop().run_once(1);
+  worker_.loop().land_until([this] { return channels_.taken() == 0; });
 }
 
 void ChannelOpener::open_session(std::shared_ptr<AgentSession> session,

@@ -31,6 +31,13 @@ inline constexpr unsigned kStepsPerTurn = 32;       // per pump: splice or read 
 // How many ops a loop's own lists hold without an allocation: several times what 32 short visitors at once need.
 inline constexpr unsigned kOpsListed = 256;
 
+// --- The end of what has ops in flight ------------------------------------------------------------------------------
+// A cancelled op lands within a turn or two, a listener that all workers have to leave within two of theirs, a control
+// channel within the second that it gives its agent. These are bounds for a kernel that does not keep its word.
+inline constexpr uint32_t kLandingMs = 2000;
+inline constexpr uint32_t kPairsLandingMs = 10'000;  // of a worker, at once
+inline constexpr int kLandingTurnMs = 5;
+
 // --- Before a loop sleeps (loop/brief_wait.h) ----------------------------------------------------------------------
 // How long a loop looks. The answer of another process of this host, or of a host in the same rack, comes sooner.
 inline constexpr uint64_t kBriefWaitNs = 50'000;

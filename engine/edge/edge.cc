@@ -34,8 +34,9 @@ void Edge::stop() {
   if (store_watch_) store_watch_->stop();
   handshakes_waiting_ = {};
   for (auto& registration : registrations_) registration->close("the edge stops");
-  const auto landed = [this] { return registrations_.empty() && (!store_watch_ || store_watch_->landed()); };
-  for (int turn = 0; turn < 400 && !landed(); ++turn) loop_->run_once(5);
+  if (loop_) {
+    loop_->land_until([this] { return registrations_.empty() && (!store_watch_ || store_watch_->landed()); });
+  }
   crew_.stop();
   handover_.reset();
   if (leases_ && leads_) leases_->finish();

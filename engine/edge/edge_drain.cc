@@ -6,12 +6,6 @@
 #include "store/state_dir.h"
 
 namespace natrp {
-namespace {
-
-// A worker leaves a listener within two turns of its loop.
-constexpr uint64_t kLandingMs = 2000;
-
-}  // namespace
 
 void Edge::on_signal(int signal) {
   if (signal == SIGUSR1) {
@@ -80,8 +74,7 @@ void Edge::make_way() {
   ports_->close(control_listener_, Backlog::kHandedOn);
   store_watch_->stop();
   // Sessions may take longer: an agent that does not answer has its second, and nobody waits for that.
-  const uint64_t late_ms = now_ms() + kLandingMs;
-  while ((ports_->closing() > 0 || !store_watch_->landed()) && now_ms() < late_ms) loop_->run_once(5);
+  loop_->land_until([this] { return ports_->closing() == 0 && store_watch_->landed(); });
   leases_->finish();
   handover_->give_up_addresses();
   unlock_state_dir(state_lock_);

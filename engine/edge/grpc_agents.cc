@@ -31,7 +31,7 @@ GrpcAgents::~GrpcAgents() {
   for (auto& [id, client] : clients_) parked_.refuse_all(client->parked);
   agents_.for_each([](GrpcAgent& agent) { agent.stop(); });
   channels_.for_each([](GrpcChannel& channel) { channel.cut(GrpcStatus::kUnavailable, {}); });
-  for (int turn = 0; turn < 400 && !idle(); ++turn) worker().loop().run_once(5);
+  worker().loop().land_until([this] { return idle(); });
   worker().loop().timers().disarm(tick_);
 }
 

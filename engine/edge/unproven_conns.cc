@@ -26,7 +26,7 @@ UnprovenConns::~UnprovenConns() {
   strangers_.for_each([this](Stranger& stranger) {
     if (stranger.receive.in_flight) edge_.worker().loop().cancel(stranger.receive);
   });
-  for (int turn = 0; turn < 100 && strangers_.taken() > 0; ++turn) edge_.worker().loop().run_once(1);
+  edge_.worker().loop().land_until([this] { return strangers_.taken() == 0; });
 }
 
 void UnprovenConns::add(int fd) {

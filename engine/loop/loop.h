@@ -16,6 +16,8 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "loop/brief_wait.h"
 #include "loop/buf_ring.h"
@@ -49,6 +51,12 @@ class Loop {
   virtual void cancel(Op& op) = 0;
   // Submits what is pending, waits at most timeout_ms (-1: until something happens) and runs handlers and due timers.
   virtual void run_once(int timeout_ms) = 0;
+  // Turns until done(), for within_ms at most. For the end of an owner, whose ops land in a turn or two: the bound is for
+  // a kernel that does not keep its word. It is a time, because under a flood a hundred turns may pass in a millisecond.
+  template <typename Done>
+  void land_until(Done done, uint32_t within_ms = kLandingMs) {
+    for (const uint64_t late_ms = now_ms() + within_ms; !done() && now_ms() < late_ms;) run_once(kLandingTurnMs);
+  }
   // From the next turn on: handlers of patient ops run after those of all others, one a turn. For a worker that carries
   // messages beside streams; where there are only streams, a turn of its own for each op would cost them a percent.
   void set_messages_first(bool on) { patient_.set(on); }

@@ -184,7 +184,7 @@ SignalWatch::SignalWatch(Loop& loop, Fd signals, OnSignal on_signal, void* conte
 
 SignalWatch::~SignalWatch() {
   loop_.cancel(watch_);
-  for (int turn = 0; turn < 100 && watch_.in_flight; ++turn) loop_.run_once(1);
+  loop_.land_until([this] { return !watch_.in_flight; });
 }
 
 void SignalWatch::on_op(Op& op) {

@@ -132,7 +132,7 @@ Successor::~Successor() {
   loop_.timers().disarm(check_deadline_);
   loop_.timers().disarm(listen_again_);
   if (watch_.in_flight) loop_.cancel(watch_);
-  for (int turn = 0; turn < 100 && watch_.in_flight; ++turn) loop_.run_once(1);
+  loop_.land_until([this] { return !watch_.in_flight; });
   if (pidfd_.valid()) loop_.let_go(pidfd_.get());
 }
 

@@ -80,13 +80,12 @@ void Worker::run(const std::function<void(Result<std::string>)>& started) {
 
 void Worker::end_everything() {
   loop_->set_messages_first(false);  // what it kept lands at once
-  pairs_->end_all(EndReason::kDrainDeadline);
-  // Cancelled ops land within a turn or two; the bound is for a kernel that does not keep its word. A visitor, a Start
-  // or a service that was faster than its cancel begins a pair meanwhile: it ends, too.
-  for (int turn = 0; turn < 2000 && pairs_->live() > 0; ++turn) {
-    loop_->run_once(5);
+  const auto landed = [this] {
+    // A visitor, a Start or a service that was faster than its cancel began a pair in the last turn: it ends, too.
     pairs_->end_all(EndReason::kDrainDeadline);
-  }
+    return pairs_->live() == 0;
+  };
+  loop_->land_until(landed, kPairsLandingMs);
   if (pairs_->live() > 0) log_error("pairs did not land at the end", {{"pairs", pairs_->live()}});
   role_.reset();
   pairs_.reset();
