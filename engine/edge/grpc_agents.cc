@@ -236,11 +236,15 @@ void GrpcAgents::offer(GrpcChannel& channel) {
   worker().counters().add(Counter::kChannelsReady);
   publish(client);
   if (!client.shared->leased.load()) edge_.control().want_grpc_port(static_cast<uint64_t>(client.shared->id));
-  const unsigned self = worker().index();
+  ask_for_visitor(client.shared, worker().index());
+}
+
+// Asks one worker, and not this one, for a visitor of the client that waits there, on behalf of for_worker.
+void GrpcAgents::ask_for_visitor(const std::shared_ptr<GrpcClient>& client, unsigned for_worker) {
   for (unsigned other = 0; other < edge_.crew().size(); ++other) {
-    if (other == self || client.shared->places[other].parked.load() == 0) continue;
-    return edge_.crew().post(other, [shared = client.shared, self](EdgeWorker& role) {
-      if (role.grpc() != nullptr) role.grpc()->give_visitor(shared, self);
+    if (other == worker().index() || other == for_worker || client->places[other].parked.load() == 0) continue;
+    return edge_.crew().post(other, [client, for_worker](EdgeWorker& role) {
+      if (role.grpc() != nullptr) role.grpc()->give_visitor(client, for_worker);
     });
   }
 }
@@ -319,7 +323,9 @@ void GrpcAgents::take_waiting_visitor(int fd, const std::shared_ptr<GrpcClient>&
 void GrpcAgents::give_visitor(const std::shared_ptr<GrpcClient>& client, unsigned to_worker) {
   GrpcClientHere* its = find(static_cast<uint64_t>(client->id));
   if (its == nullptr) return;
-  if (ParkedVisitor* parked = parked_.front_still_there(its->parked)) move(*its, *parked, to_worker);
+  if (ParkedVisitor* parked = parked_.front_still_there(its->parked)) return move(*its, *parked, to_worker);
+  // The one that was seen here has left, or another stream has it. One that waits elsewhere was not asked for.
+  if (client->places[to_worker].ready.load() > 0) ask_for_visitor(client, to_worker);
 }
 
 void GrpcAgents::visitor_came(GrpcClientHere& client) {

@@ -106,6 +106,7 @@ class GrpcAgents {
   void meet_or_park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
   void park(GrpcClientHere& client, Conn& conn, uint64_t deadline_ms);
   void move(GrpcClientHere& client, ParkedVisitor& parked, unsigned to_worker);
+  void ask_for_visitor(const std::shared_ptr<GrpcClient>& client, unsigned for_worker);
   void publish(GrpcClientHere& client);
   void pump_agents();
   void forget_removed();

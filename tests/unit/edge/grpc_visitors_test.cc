@@ -115,6 +115,25 @@ TEST_P(GrpcVisitorsTest, ManyVisitorsOfBothWorkersGetTheStreamsOfBothWorkersOneE
   EXPECT_TRUE(rig->until([&] { return client->conns->live.load() == 0; }));
 }
 
+// A worker that is asked for a visitor it has no more sends who asks on to one that has.
+TEST_P(GrpcVisitorsTest, AStreamFindsTheVisitorThatWaitsBesideOneThatHasLeft) {
+  make(3);
+  if (IsSkipped()) return;
+  const auto client = rig->add_client("client");
+  const auto waiting = [&](unsigned worker) { return client->places[worker].parked.load() == 1; };
+  Peer& leaves = rig->visit(0, "client");
+  ASSERT_TRUE(rig->until([&] { return waiting(0); }));
+  Peer& stays = rig->visit(1, "client");
+  ASSERT_TRUE(rig->until([&] { return waiting(1); }));
+  GrpcSocket& agent = rig->connect_agent(2);
+  loopback::reset(leaves.fd);
+  const int32_t id = agent.open("client");
+  stays.say += "question";
+  agent.say(id, "answer");
+  // It would wait for its deadline, beside a stream that is ready.
+  EXPECT_TRUE(rig->until([&] { return stays.heard == "answer" && agent.heard(id) == "question"; }, 5000));
+}
+
 // --- Who is turned away -------------------------------------------------------------------------------------------
 
 TEST_P(GrpcVisitorsTest, AClientsVisitorsAreNotMoreThanItMayHave) {
