@@ -28,8 +28,6 @@ void FloodGuard::on_frame_begin(uint8_t type, size_t length) {
     case NGHTTP2_DATA:  // counted when it turns out to be empty
       return;
     case NGHTTP2_HEADERS:
-      header_block_open_ = true;
-      header_block_began_ms_ = now_ms_;
       header_block_bytes_ = length;
       header_list_bytes_ = header_fields_ = continuations_ = 0;
       break;
@@ -40,6 +38,11 @@ void FloodGuard::on_frame_begin(uint8_t type, size_t length) {
     default: spend(control_frames_, kControlFrames); return;
   }
   if (header_block_bytes_ > kGrpcHeaderBlockBytesMax) offend(kHeaderBlock);
+}
+
+void FloodGuard::on_header_block_begin() {
+  header_block_open_ = true;
+  header_block_began_ms_ = now_ms_;
 }
 
 void FloodGuard::on_header_field(size_t name_size, size_t value_size) {

@@ -24,6 +24,8 @@ class FloodGuard {
 
   // A frame's head came: its type and payload length as in RFC 9113 §4.1.
   void on_frame_begin(uint8_t type, size_t length);
+  // Of a block that is read. nghttp2 skips those of streams that are over, and does not say when they end.
+  void on_header_block_begin();
   void on_header_block_end() { header_block_open_ = false; }
   void on_header_field(size_t name_size, size_t value_size);
   void on_empty_data() { spend(control_frames_, kEmptyData); }

@@ -64,6 +64,7 @@ struct NatrpGrpcConnection::Hooks {
 
   static int on_begin_headers(nghttp2_session*, const nghttp2_frame* frame, void* user) {
     auto& self = of(user);
+    self.guard_->on_header_block_begin();
     if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     auto stream = std::make_unique<Stream>();
     stream->id = frame->hd.stream_id;

@@ -303,6 +303,24 @@ TEST_F(NatrpGrpcAbuseTest, AHeaderBlockThatNeverEnds) {
   expect_calm("too long to arrive");
 }
 
+TEST_F(NatrpGrpcAbuseTest, HeadersThatNobodyReadsAnyMoreAreNotTakenForSlowOnes) {
+  // Trailers that crossed our reset on their way, and a call that crossed our last GOAWAY.
+  const auto over = peer.open_msg();
+  peer.exchange(connection);
+  peer.cancel(over);
+  peer.exchange(connection);
+  const auto flags = NGHTTP2_FLAG_END_HEADERS | NGHTTP2_FLAG_END_STREAM;
+  ASSERT_TRUE(connection.feed(bytes_of(frame_of(NGHTTP2_HEADERS, flags, over, "\x83\x86"))));
+  connection.on_tick(1000 + kGrpcHeaderBlockMs + 1);
+  ASSERT_EQ("", connection.end_reason());
+  connection.drain("the edge is being stopped");
+  peer.exchange(connection);
+  ASSERT_TRUE(connection.feed(bytes_of(frame_of(NGHTTP2_HEADERS, flags, 101, "\x83\x86"))));
+  connection.on_tick(1000 + 2 * (kGrpcHeaderBlockMs + 1));
+  EXPECT_EQ("the edge is being stopped", connection.end_reason());
+  EXPECT_EQ(0u, events.closed.count(victim)) << "its visitor flows";
+}
+
 TEST(NatrpGrpcConnection, EndsAConnectionThatSendsNoPreface) {
   RecordingEvents events;
   NatrpGrpcConnection connection(events, 0);
