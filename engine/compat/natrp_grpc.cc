@@ -290,7 +290,8 @@ void NatrpGrpcConnection::close_stream(StreamId id, uint32_t http2_error) {
 // Nobody has more to say: after our GOAWAY, whose reason is known, or the peer's.
 void NatrpGrpcConnection::done() {
   if (end_reason_.empty()) end_reason_ = "the client said that it is done";
-  lost(StreamEnd::kLost);
+  // What came behind the peer's mistake was not read.
+  lost(broke_http2_ ? StreamEnd::kBroken : StreamEnd::kLost);
 }
 
 void NatrpGrpcConnection::lost(StreamEnd how) {

@@ -195,6 +195,7 @@ class NatrpGrpcConnection {
   bool ever_ready_ = false;
   bool failed_ = false;
   bool flooded_ = false;
+  bool broke_http2_ = false;  // the peer, and our GOAWAY says so
 };
 
 }  // namespace natrp

@@ -156,6 +156,7 @@ struct NatrpGrpcConnection::Hooks {
         if (!stream && frame->rst_stream.error_code != NGHTTP2_NO_ERROR) self.guard_->on_stream_wasted();
         break;
       case NGHTTP2_GOAWAY:
+        self.broke_http2_ = self.broke_http2_ || frame->goaway.error_code != NGHTTP2_NO_ERROR;
         if (frame->goaway.error_code != NGHTTP2_NO_ERROR && self.end_reason_.empty()) {
           self.end_reason_ = std::string("the peer broke HTTP/2: ") +
                              nghttp2_http2_strerror(frame->goaway.error_code) + ' ' +

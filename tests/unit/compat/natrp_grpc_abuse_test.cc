@@ -321,6 +321,18 @@ TEST_F(NatrpGrpcAbuseTest, HeadersThatNobodyReadsAnyMoreAreNotTakenForSlowOnes) 
   EXPECT_EQ(0u, events.closed.count(victim)) << "its visitor flows";
 }
 
+TEST_F(NatrpGrpcAbuseTest, AConnectionThatBreaksHttp2HasNoCleanEnd) {
+  peer.send(victim, message_of("half of an ans"));
+  peer.exchange(connection);
+  // DATA on stream 0: what comes behind it is not read any more.
+  connection.feed(bytes_of(frame_of(NGHTTP2_DATA, 0, 0, message_of("wer"))));
+  take_answers();
+  EXPECT_TRUE(connection.finished());
+  EXPECT_NE(std::string_view::npos, connection.end_reason().find("the peer broke HTTP/2"));
+  EXPECT_EQ("half of an ans", events.data[victim]);
+  EXPECT_EQ(StreamEnd::kBroken, events.closed.at(victim));
+}
+
 TEST(NatrpGrpcConnection, EndsAConnectionThatSendsNoPreface) {
   RecordingEvents events;
   NatrpGrpcConnection connection(events, 0);
