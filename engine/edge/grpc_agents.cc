@@ -249,6 +249,11 @@ void GrpcAgents::ask_for_visitor(const std::shared_ptr<GrpcClient>& client, unsi
   }
 }
 
+void GrpcAgents::lost(GrpcChannel& channel) {
+  if (channel.ready_link.linked() && !stopping_) worker().counters().add(Counter::kChannelsLost);
+  unready(channel);
+}
+
 void GrpcAgents::unready(GrpcChannel& channel) {
   if (!channel.ready_link.linked()) return;
   channel.ready_link.unlink();

@@ -93,6 +93,8 @@ class GrpcAgents {
   void offer(GrpcChannel& channel);
   // No visitor may meet the stream any more. Does nothing when it was not ready.
   void unready(GrpcChannel& channel);
+  // Likewise, as its agent has ended it: counted when it was ready.
+  void lost(GrpcChannel& channel);
   void visitor_came(GrpcClientHere& client);
   void visitor_gone(GrpcClientHere& client, uint64_t bytes_up, uint64_t bytes_down);
   void over(GrpcChannel& channel);  // deletes it

@@ -63,7 +63,7 @@ void GrpcChannel::on_data(std::span<const uint8_t> bytes) {
 
 void GrpcChannel::on_end() {
   // The original has no half-close: what its agent does to a connection of its service, it does to both directions.
-  if (visitor_ == nullptr) all_.unready(*this);
+  if (visitor_ == nullptr) all_.lost(*this);
   end_stream(GrpcStatus::kOk, {});
   finish(false);
   step();
@@ -77,7 +77,7 @@ void GrpcChannel::on_writable() {
 
 void GrpcChannel::on_closed(NatrpGrpcConnection::StreamEnd how) {
   using End = NatrpGrpcConnection::StreamEnd;
-  if (visitor_ == nullptr) all_.unready(*this);
+  if (visitor_ == nullptr) all_.lost(*this);
   agent_ = nullptr;
   // The original tells of its service's end by closing its whole connection: a lost or a cancelled stream is one. A
   // connection that broke may have had more to say.

@@ -134,6 +134,31 @@ TEST_P(GrpcVisitorsTest, AStreamFindsTheVisitorThatWaitsBesideOneThatHasLeft) {
   EXPECT_TRUE(rig->until([&] { return stays.heard == "answer" && agent.heard(id) == "question"; }, 5000));
 }
 
+// --- Streams that meet nobody -------------------------------------------------------------------------------------
+
+TEST_P(GrpcVisitorsTest, AReadyStreamThatEndsIsALostChannelAndOneThatTheEdgeEndsIsNot) {
+  make();
+  if (IsSkipped()) return;
+  const auto client = rig->add_client("client");
+  GrpcSocket& agent = rig->connect_agent(0);
+  const int32_t cancelled = agent.open("client"), finished = agent.open("client");
+  agent.open("client");
+  ASSERT_TRUE(ready(3));
+  agent.cancel(cancelled);
+  agent.finish(finished);
+  ASSERT_TRUE(ready(1));
+  ASSERT_TRUE(closed(agent, finished));
+  EXPECT_EQ(rig->count(Counter::kChannelsLost), 2u);
+  agent.close();
+  ASSERT_TRUE(ready(0));
+  EXPECT_EQ(rig->count(Counter::kChannelsLost), 3u);
+  rig->connect_agent(0).open("client");
+  ASSERT_TRUE(ready(1));
+  rig->remove_client(client);
+  ASSERT_TRUE(ready(0));
+  EXPECT_EQ(rig->count(Counter::kChannelsLost), 3u);
+}
+
 // --- Who is turned away -------------------------------------------------------------------------------------------
 
 TEST_P(GrpcVisitorsTest, AClientsVisitorsAreNotMoreThanItMayHave) {
