@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import json
 import os
-import signal
 import statistics
 import sys
 
@@ -28,7 +27,7 @@ sys.dont_write_bytecode = True
 
 from harness import counters, environment
 from harness.contestants import Floor, Natrp
-from harness.processes import BenchError
+from harness.processes import BenchError, unwind_when_ended
 from harness.workloads import GB, Allocations, Bulk, Churn, Exchange, IdleMemory, Session, Tools
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -266,7 +265,7 @@ def compare(baseline, check):
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    unwind_when_ended()
     arguments = parse_arguments()
     tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
     missing = Natrp(tools).missing() or Floor(tools).missing()

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ sys.dont_write_bytecode = True
 
 from harness import environment, plots, report, results
 from harness.contestants import all_contestants, beside
-from harness.processes import BenchError
+from harness.processes import BenchError, unwind_when_ended
 from harness.workloads import Tools, all_workloads
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -172,8 +171,7 @@ def write(result, folder, prefix):
 
 
 def main():
-    # A terminated run must stop what it started and put the system's settings back: let the blocks unwind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    unwind_when_ended()
     arguments = parse_arguments()
     tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
     contestants = chosen(all_contestants(tools, arguments.suite), arguments.only, "contestant")

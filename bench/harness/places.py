@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 
-from .processes import BenchError, Process, accepts, free_port, wait_until
+from .processes import BenchError, Process, accepts, free_port, undisturbed, wait_until
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLONE_NEWNET = 0x40000000
@@ -99,15 +99,20 @@ class Cable(Loopback):
 
     def netns(self, action, *options):
         script = os.path.join(REPOSITORY, "scripts", "netns_up.sh")
-        done = subprocess.run([script, action, "--name", self.name, *options], capture_output=True, text=True,
-                              timeout=20, check=False)
+        with undisturbed():  # killed half-way it leaves what it has made
+            done = subprocess.run([script, action, "--name", self.name, *options], capture_output=True, text=True,
+                                  timeout=20, check=False)
         if done.returncode != 0:
             raise BenchError(f"netns_up.sh {action}: {done.stderr.strip()[-300:]}")
         return dict(word.split("=", 1) for word in done.stdout.split())
 
     def __enter__(self):
         self.name = f"bench-{os.getpid()}"
-        made = self.netns("up", "--mtu", "1500", "--offloads", self.offloads)
+        try:
+            made = self.netns("up", "--mtu", "1500", "--offloads", self.offloads)
+        except BaseException:
+            self.netns("down")
+            raise
         self.edge_host, self.agent_host = made["edge_address"], made["agent_address"]
         self.edge_netns, self.agent_netns = made["edge_netns"], made["agent_netns"]
         return self

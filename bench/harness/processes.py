@@ -7,15 +7,37 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Below the ephemeral range, so that no outgoing connection of the run takes a port before its owner binds it.
 PORT_RANGE = (15000, 32000)
+# What ends a run: a person, whoever started it, the terminal that is gone.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class BenchError(Exception):
     """A contestant or a measurement failed; the text says what, for the result file and the person."""
+
+
+def unwind_when_ended():
+    """A run that is ended must stop what it started and put the system's settings back: let the blocks unwind."""
+    for number in ENDING_SIGNALS:
+        # SIGINT is an exception already; what is ignored (nohup) stays so.
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda caught, _: sys.exit(128 + caught))
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """What ends a run waits until the block is over, for this thread and for what it starts: a second Ctrl-C must not
+    end the stopping of processes half-way."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def free_port():

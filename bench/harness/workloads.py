@@ -18,7 +18,7 @@ import time
 
 from . import counters
 from .places import BareCable, BoundLine, Cable, Loopback, LongLine
-from .processes import BenchError, Process, Usage, accepts, free_port, pss_kb, wait_until
+from .processes import BenchError, Process, Usage, accepts, free_port, pss_kb, undisturbed, wait_until
 
 GB = 1e9
 # A stream or a pump may keep a buffer or a pipe for a second after its last byte.
@@ -74,12 +74,16 @@ class Session:
             self.contestant.start(self.service_port, contestant_folder, self.place)
             time.sleep(0.1)  # what a start leaves to do (channels dialled ahead) is not part of a measurement
         except BaseException:
-            self.cleanup.close()
+            self.stop()
             raise
         return self
 
     def __exit__(self, *_):
-        self.cleanup.close()
+        self.stop()
+
+    def stop(self):
+        with undisturbed():
+            self.cleanup.close()
 
     def start_echo_service(self):
         host = self.place.agent_host
