@@ -79,6 +79,9 @@ class StraceCounter:
         self.count = int(found[1])
 
 
+SYSCALL_METHODS = ("perf", "strace")
+
+
 def syscall_method():
     """'perf', 'strace', or the reason why system calls cannot be counted here, as (method, reason)."""
     if perf_counts("raw_syscalls:sys_enter"):

@@ -1,4 +1,4 @@
-"""How a run of the bench ends, whatever ends it."""
+"""How a run of the bench ends, whatever ends it; and what its gate and its report say of figures that are made up."""
 
 import os
 import pathlib
@@ -11,6 +11,7 @@ import pytest
 BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 
+import bench_check  # noqa: E402
 from harness.processes import ENDING_SIGNALS, undisturbed  # noqa: E402
 
 
@@ -43,3 +44,28 @@ def test_a_run_that_is_terminated_or_loses_its_terminal_stops_what_it_started(nu
 
 def test_a_run_that_shall_outlive_its_terminal_does():
     assert ended_by(signal.SIGHUP, "signal.signal(signal.SIGHUP, signal.SIG_IGN)") == ("unwound", 0)
+
+
+def failures_of_the_gate(baseline, measured, left_out=()):
+    check = bench_check.Check(None, 1, 1)
+    check.left_out.update(left_out)
+    for name, value in measured.items():
+        check.series[name] = [value]
+    figures = {name: {"value": value, "better": "lower", "tolerance": 0.15} for name, value in baseline.items()}
+    return bench_check.compare({"figures": figures}, check)
+
+
+def test_what_a_machine_counts_in_another_way_than_the_baseline_is_no_regression(capsys):
+    assert failures_of_the_gate({"bulk_1_up.syscalls_per_gb.perf": 9}, {"bulk_1_up.syscalls_per_gb.strace": 90}) == 0
+    assert "left out: it was counted by perf" in capsys.readouterr().out
+
+
+def test_what_gets_worse_or_is_not_measured_fails_the_gate():
+    assert failures_of_the_gate({"bulk_1_up.syscalls_per_gb.perf": 9}, {"bulk_1_up.syscalls_per_gb.perf": 11}) == 1
+    assert failures_of_the_gate({"bulk_1_up.syscalls_per_gb.perf": 9}, {"bulk_1_up.wakeups_per_gb": 1}) == 1
+    assert failures_of_the_gate({"bulk_1_up.wakeups_per_gb": 9}, {"bulk_1_up.syscalls_per_gb.strace": 1}) == 1
+
+
+def test_what_no_instrument_is_there_for_is_left_out():
+    absent = {"bulk_1_up.syscalls_per_gb": "neither perf nor strace may trace here"}
+    assert failures_of_the_gate({"bulk_1_up.syscalls_per_gb.perf": 9}, {}, absent) == 0
