@@ -233,6 +233,13 @@ class Workload:
         return self.for_variants or not contestant.is_variant
 
 
+def gigabytes(count):
+    """A contestant that lets nothing through in the measured time has failed, however rightly its streams end."""
+    if count == 0:
+        raise BenchError("not one byte came through in the measured time")
+    return count / GB
+
+
 class Bulk(Workload):
     def __init__(self, streams, direction, for_variants=False, place=Loopback):
         self.streams, self.direction, self.for_variants, self.place = streams, direction, for_variants, place
@@ -242,10 +249,10 @@ class Bulk(Workload):
     def measure(self, session, seconds):
         result, used = session.measure("bulk", "--streams", self.streams, "--direction", self.direction,
                                        "--seconds", seconds)
-        gigabytes = result["bytes"] / GB
-        return {"gbps": result["gbps"], "cpu_s_per_gb": used.cpu_s / gigabytes,
-                "wakeups_per_gb": used.voluntary_switches / gigabytes,
-                "preemptions_per_gb": used.involuntary_switches / gigabytes,
+        carried = gigabytes(result["bytes"])
+        return {"gbps": result["gbps"], "cpu_s_per_gb": used.cpu_s / carried,
+                "wakeups_per_gb": used.voluntary_switches / carried,
+                "preemptions_per_gb": used.involuntary_switches / carried,
                 "least_over_most": result["least_over_most"]}
 
 
@@ -510,7 +517,7 @@ class Iperf3(Workload):
         if "error" in report or done.returncode != 0:
             raise BenchError(f"iperf3: {report.get('error', done.stderr.strip())}")
         received = report["end"]["sum_received"]
-        return {"gbps": received["bits_per_second"] / 1e9, "cpu_s_per_gb": used.cpu_s / (received["bytes"] / GB)}
+        return {"gbps": received["bits_per_second"] / 1e9, "cpu_s_per_gb": used.cpu_s / gigabytes(received["bytes"])}
 
 
 class Wrk(Workload):

@@ -1,14 +1,18 @@
-"""What the whole-tunnel bench makes of its measurements, on figures that are made up, and of a lost half-close."""
+"""What the whole-tunnel bench makes of its measurements, on figures that are made up; of a lost half-close, and of a
+tunnel that stands still."""
 
 import pathlib
 import socket
 import sys
 import threading
 
+import pytest
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 
 from harness import results  # noqa: E402
-from harness.workloads import HalfClose  # noqa: E402
+from harness.processes import BenchError, Usage  # noqa: E402
+from harness.workloads import Bulk, HalfClose  # noqa: E402
 
 
 def mixed(number, alone, beside, contestant="natrp"):
@@ -72,3 +76,12 @@ def test_a_tunnel_that_keeps_the_fin_to_itself_is_seen():
     with first, near, far, second:
         second.settimeout(0.05)
         assert not half_close().answered(first, second)
+
+
+def test_a_tunnel_that_stands_still_for_the_measured_time_has_failed():
+    class Still:
+        def measure(self, *_):
+            return {"bytes": 0, "gbps": 0, "least_over_most": 0}, Usage()
+
+    with pytest.raises(BenchError, match="not one byte"):
+        Bulk(1, "down").measure(Still(), 1)
