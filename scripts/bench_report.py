@@ -3,14 +3,16 @@
 
     scripts/bench_report.py THEN.json NOW.json [--contestant natrp] [--figure gbps]
 
-THEN and NOW may also be folders under bench/results (a commit's name is enough): their main.json is read. Without any,
-the two newest results are compared. For each figure of the contestant it prints the medians, the change, and the same
-change divided by that of the floor in the same workload: a machine that was slower today slows both.
+THEN and NOW may also be folders under bench/results (a commit's name is enough): their main.json is read, or else their
+full.json. Without any, the newest result is compared with the one before it of the same suite. For each figure of the
+contestant it prints the medians, the change, and the same change divided by that of the floor in the same workload: a
+machine that was slower today slows both. A workload that ran and gives no figures any more is told, too.
 """
 
 import argparse
 import glob
 import json
+import math
 import os
 import signal
 import sys
@@ -19,8 +21,9 @@ REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = os.path.join(REPOSITORY, "bench", "results")
 LOWER_IS_BETTER = ("cpu_", "wakeups_", "preemptions_", "p50", "p99", "max_us", "base_pss", "held_pss", "pss_bytes",
                    "allocations_", "edge_allocations_", "agent_allocations_")
-HIGHER_IS_BETTER = ("gbps", "rate_per_s", "bulk_gbps", "least_over_most")
+HIGHER_IS_BETTER = ("gbps", "rate_per_s", "bulk_gbps", "least_over_most", "visitor_fin_passes", "service_fin_passes")
 REFERENCE = "floor"
+SUITES = ("main.json", "full.json")
 NOTABLE = 0.05
 
 
@@ -36,11 +39,12 @@ def locate(name):
 
 def newest_two():
     # By the date in them: a checkout gives all files its own.
-    found = sorted(glob.glob(os.path.join(RESULTS, "*", "main.json")),
+    found = sorted((path for suite in SUITES for path in glob.glob(os.path.join(RESULTS, "*", suite))),
                    key=lambda path: load(path)["environment"].get("date", ""))
+    found = [path for path in found if os.path.basename(path) == os.path.basename(found[-1])]
     if len(found) < 2:
-        sys.exit(f"bench_report: there are {len(found)} results in {RESULTS}, two are needed: run 'make bench-tunnel' "
-                 "on two commits, or name two files")
+        sys.exit(f"bench_report: there are not two results of the newest one's suite in {RESULTS}: run 'make "
+                 "bench-tunnel' on two commits, or name two files")
     return found[-2:]
 
 
@@ -82,12 +86,21 @@ def rows(then, now, contestant, only_figure):
             before, after = (median(result, workload, contestant, figure) for result in (then, now))
             if (only_figure and figure != only_figure) or before is None:
                 continue
-            change = after / before - 1 if before else 0.0
+            change = after / before - 1 if before else math.inf if after else 0.0
             floor_before, floor_after = (median(result, workload, REFERENCE, figure) for result in (then, now))
             relative = None
             if before and floor_before and floor_after:
                 relative = (after / before) / (floor_after / floor_before) - 1
             yield workload, figure, before, after, change, relative
+
+
+def lost(then, now, contestant):
+    """(workload, why) of those that gave figures then, ran now, and gave none."""
+    for workload in now.get("workloads", {}):
+        if then["summary"].get(workload, {}).get(contestant) and not now["summary"].get(workload, {}).get(contestant):
+            errors = [run["error"] for run in now.get("runs", []) if "error" in run
+                      and (run["workload"], run["contestant"]) == (workload, contestant)]
+            yield workload, errors[0] if errors else "it did not take part"
 
 
 def main():
@@ -105,15 +118,19 @@ def main():
     describe("then", paths[0], then)
     describe("now ", paths[1], now)
     changes = list(rows(then, now, arguments.contestant, arguments.figure))
-    if not changes:
+    missing = list(lost(then, now, arguments.contestant))
+    if not changes and not missing:
         sys.exit(f"bench_report: the two results have no such figure of '{arguments.contestant}' in common")
     print(f"\n{arguments.contestant}:")
     print(f"{'workload':<26} {'figure':<24} {'then':>11} {'now':>11} {'change':>8} {'vs floor':>9}")
     for workload, figure, before, after, change, relative in changes:
         relative_text = "" if relative is None else f"{relative:+.1%}"
         judged = better_word(figure, change if relative is None else relative)
-        figures = f"{before:>11.4g} {after:>11.4g} {change:>+8.1%} {relative_text:>9}"
+        change_text = "from 0" if math.isinf(change) else f"{change:+.1%}"
+        figures = f"{before:>11.4g} {after:>11.4g} {change_text:>8} {relative_text:>9}"
         print(f"{workload:<26} {figure:<24} {figures}  {judged}".rstrip())
+    for workload, why in missing:
+        print(f"{workload:<26} gives no figures any more: {why}")
     return 0
 
 

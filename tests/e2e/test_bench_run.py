@@ -1,5 +1,6 @@
 """How a run of the bench ends, whatever ends it; and what its gate and its report say of figures that are made up."""
 
+import json
 import os
 import pathlib
 import signal
@@ -8,7 +9,8 @@ import sys
 
 import pytest
 
-BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BENCH = REPOSITORY / "bench"
 sys.path.insert(0, str(BENCH))
 
 import bench_check  # noqa: E402
@@ -69,3 +71,37 @@ def test_what_gets_worse_or_is_not_measured_fails_the_gate():
 def test_what_no_instrument_is_there_for_is_left_out():
     absent = {"bulk_1_up.syscalls_per_gb": "neither perf nor strace may trace here"}
     assert failures_of_the_gate({"bulk_1_up.syscalls_per_gb.perf": 9}, {}, absent) == 0
+
+
+def reported(folder, then, now, failed=()):
+    """The lines of the report on figures of ours, {workload: {figure: median}}."""
+    paths = []
+    for name, figures in (("then", then), ("now", now)):
+        summary = {workload: {"natrp": {figure: {"median": value} for figure, value in row.items()}}
+                   for workload, row in figures.items()}
+        result = {"environment": {"commit": name, "date": "", "kernel": "", "cpus": 2, "cpu": "",
+                                  "congestion_control": {"during": "cubic"}},
+                  "rounds_done": 1, "summary": summary, "workloads": {**figures, **dict(failed)},
+                  "runs": [{"workload": workload, "contestant": "natrp", "error": why} for workload, why in failed]}
+        paths.append(folder / f"{name}.json")
+        paths[-1].write_text(json.dumps(result))
+    done = subprocess.run([REPOSITORY / "scripts" / "bench_report.py", *paths], capture_output=True, text=True,
+                          timeout=20, check=True)
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_allocations_where_there_were_none_are_reported_as_worse(tmp_path):
+    lines = reported(tmp_path, {"allocations": {"allocations_per_connection": 0}},
+                     {"allocations": {"allocations_per_connection": 3}})
+    assert lines[-1] == ["allocations", "allocations_per_connection", "0", "3", "from", "0", "worse"]
+
+
+def test_a_half_close_that_is_lost_is_reported_as_worse(tmp_path):
+    lines = reported(tmp_path, {"half_close": {"visitor_fin_passes": 1}}, {"half_close": {"visitor_fin_passes": 0}})
+    assert lines[-1] == ["half_close", "visitor_fin_passes", "1", "0", "-100.0%", "worse"]
+
+
+def test_a_workload_that_fails_now_does_not_vanish_from_the_report(tmp_path):
+    figures = {"bulk_1_up": {"gbps": 30}}
+    lines = reported(tmp_path, {**figures, "churn_32": {"rate_per_s": 9000}}, figures, [("churn_32", "reset")])
+    assert " ".join(lines[-1]) == "churn_32 gives no figures any more: reset"
