@@ -13,11 +13,13 @@ README.md beside this file says how to read the result and how to point at frp, 
 """
 
 import argparse
+import glob
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.dont_write_bytecode = True
@@ -155,7 +157,10 @@ def others_of_ours(texts, tools, contestants):
 
 
 def write(result, folder, prefix):
-    os.makedirs(folder, exist_ok=True)
+    # What an earlier run of this suite left here would look like pictures of this one.
+    for picture in glob.glob(os.path.join(glob.escape(folder), prefix + "-*")):
+        if picture.endswith((".svg", ".png")):
+            os.remove(picture)
     json_path = os.path.join(folder, prefix + ".json")
     page_path = os.path.join(folder, prefix + ".md")
     with open(json_path, "w") as file:
@@ -199,6 +204,14 @@ def main():
     for name, reason in {**run.absent, **run.absent_workloads}.items():
         print(f"{name} does not take part: {reason}")
     record = environment.describe(REPOSITORY)
+    prefix = "quick" if arguments.quick else arguments.suite
+    folder = arguments.results or os.path.join(REPOSITORY, "bench", "results", record["commit"])
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # behind an hour of measuring it would be too late to say so
+    except OSError as error:
+        print(f"tunnel_bench: no results can be written to {folder}: {error.strerror}", file=sys.stderr)
+        return 2
     record["fd_limit"] = tools.fd_limit
     ticks_before = environment.cpu_ticks()
     with environment.congestion_control(CONGESTION) as congestion:
@@ -209,8 +222,6 @@ def main():
     ticks = [now - before for now, before in zip(environment.cpu_ticks(), ticks_before)]
     record["steal_share"] = ticks[2] / max(ticks[0], 1)
 
-    prefix = "quick" if arguments.quick else arguments.suite
-    folder = arguments.results or os.path.join(REPOSITORY, "bench", "results", record["commit"])
     result = run.result(record, arguments.suite)
     result["beside"] = results.beside(run.runs, [one.name for one in others])
     write(result, folder, prefix)
