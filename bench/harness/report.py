@@ -1,5 +1,9 @@
 """The one-page table of a result, in Markdown."""
 
+import shlex
+
+# These run on as many threads as there are CPUs; README.md says so, too.
+ON_ALL_CPUS = ("frp", "frp-plain", "rathole", "bore")
 FIGURES = {
     "gbps": ("Gb/s", 1), "cpu_s_per_gb": ("CPU s/GB", 3), "wakeups_per_gb": ("wake-ups/GB", 0),
     "rate_per_s": ("per s", 0), "cpu_us_per_exchange": ("CPU µs each", 1), "cpu_us_per_cycle": ("CPU µs each", 0),
@@ -62,6 +66,16 @@ def beside_lines(result):
     yield from table(["workload", "figure", "against", "ours"], rows)
 
 
+def fewer_rounds(rows_of, rounds_done):
+    """Whose medians are of fewer rounds than the page says: what only one round does, and who failed in others."""
+    rounds = {contestant: max(cell["rounds"] for cell in row.values()) for contestant, row in rows_of.items()}
+    fewer = {contestant: number for contestant, number in rounds.items() if number < rounds_done}
+    if fewer and set(rounds.values()) == {1}:
+        yield from ("", "Of one round.")
+    elif fewer:
+        yield from ("", "Of fewer rounds: " + ", ".join(f"{name} {number}" for name, number in fewer.items()) + ".")
+
+
 def summary_lines(result):
     for workload, title in result["workloads"].items():
         rows_of = result["summary"].get(workload, {})
@@ -81,6 +95,7 @@ def summary_lines(result):
             cells = [figure_text(figure, row[figure]["median"]) if figure in row else "–" for figure in figures]
             rows.append([contestant, *cells])
         yield from table(["", *map(figure_name, figures)], rows)
+        yield from fewer_rounds(rows_of, result["rounds_done"])
         for contestant, error in failed:
             yield ""
             yield f"{contestant} failed: {error}"
@@ -93,6 +108,7 @@ def markdown(result):
     compared = [goal for goal in result["goals"]
                 if goal["value"] is not None and goal["workload"] in result["workloads"]]
     met = sum(1 for goal in compared if goal["met"])
+    on_all_cpus = ", ".join(name for name in ON_ALL_CPUS if name in result["contestants"])
     lines = [
         f"# Tunnel bench, suite {result['options']['suite']}, commit {environment['commit']}",
         "",
@@ -100,8 +116,11 @@ def markdown(result):
         f"{' (virtual)' if environment['virtual_machine'] else ''}, congestion control {congestion['during']}. "
         f"Medians of {result['rounds_done']} interleaved round{'s' if result['rounds_done'] != 1 else ''} of "
         f"{result['options']['seconds']:g} s a measurement; visitors, service and "
-        "contestants share the same CPUs, one worker per process. CPU seconds are those of all processes of a "
-        "contestant; the direct connection has none.",
+        "contestants share the same CPUs, one worker per process"
+        f"{f' (as many threads as CPUs: {on_all_cpus})' if on_all_cpus else ''}. CPU seconds are those of all "
+        "processes of a contestant; the direct connection has none.",
+        "",
+        f"Run as `{shlex.join(['tunnel_bench.py', *result['options']['command']])}`.",
     ]
     if congestion["note"]:
         lines += ["", congestion["note"]]

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
 
-from harness import results  # noqa: E402
+from harness import report, results  # noqa: E402
 from harness.processes import BenchError, Usage  # noqa: E402
 from harness.workloads import Bulk, HalfClose  # noqa: E402
 
@@ -85,3 +85,12 @@ def test_a_tunnel_that_stands_still_for_the_measured_time_has_failed():
 
     with pytest.raises(BenchError, match="not one byte"):
         Bulk(1, "down").measure(Still(), 1)
+
+
+def test_the_page_says_which_medians_are_of_fewer_rounds():
+    def rows(**rounds):
+        return {name: {"gbps": {"rounds": number}} for name, number in rounds.items()}
+
+    assert list(report.fewer_rounds(rows(natrp=5, haproxy=5), 5)) == []
+    assert list(report.fewer_rounds(rows(natrp=5, haproxy=2), 5))[-1] == "Of fewer rounds: haproxy 2."
+    assert list(report.fewer_rounds(rows(natrp=1, haproxy=1), 5))[-1] == "Of one round."
