@@ -14,6 +14,7 @@ BENCH = REPOSITORY / "bench"
 sys.path.insert(0, str(BENCH))
 
 import bench_check  # noqa: E402
+from harness import environment  # noqa: E402
 from harness.processes import ENDING_SIGNALS, undisturbed  # noqa: E402
 
 
@@ -105,3 +106,10 @@ def test_a_workload_that_fails_now_does_not_vanish_from_the_report(tmp_path):
     figures = {"bulk_1_up": {"gbps": 30}}
     lines = reported(tmp_path, {**figures, "churn_32": {"rate_per_s": 9000}}, figures, [("churn_32", "reset")])
     assert " ".join(lines[-1]) == "churn_32 gives no figures any more: reset"
+
+
+@pytest.mark.parametrize("wanted, said", [("none-such", "All sockets use it"), ("reno", "Only the sockets of the")])
+def test_what_congestion_control_the_ends_have_is_said_rightly(tmp_path, monkeypatch, wanted, said):
+    monkeypatch.setattr(environment, "CONGESTION", str(tmp_path / "gone" / "setting"))
+    with environment.congestion_control(wanted) as record:
+        assert record["during"] == "unknown" and said in record["note"]
