@@ -231,6 +231,10 @@ def write_baseline(path, baselines, before, check, record):
         json.dump({"baselines": baselines}, file, indent=1)
         file.write("\n")
     print(f"written: {path}, {len(figures)} figures of {record['cpu']}")
+    for name in sorted(set(stated["figures"]) - set(figures)):
+        print(f"{name}: not in it, and not checked any more: {why_left_out(name, check) or 'it was not measured'}")
+    if record["busy_before"] > environment.BUSY_MOST:
+        print(f"the machine was not quiet: {record['busy_before']:.0%} of its CPUs in use before: no good baseline")
 
 
 def allowed_change(entry):
@@ -318,6 +322,9 @@ def main():
     if own is None:
         print("there is none of this CPU: exchanges differ by a quarter and more from one model to another; --write "
               "adds one, on a commit that is known to be good")
+    if record["busy_before"] > environment.BUSY_MOST:
+        print(f"the machine was not quiet: {record['busy_before']:.0%} of its CPUs in use before the check. What is "
+              "worse may be the neighbours' doing")
     failed = compare(baseline, check)
     print(f"\n{failed} of {len(baseline['figures'])} figures are worse than allowed" if failed
           else f"\nnone of {len(baseline['figures'])} figures is worse than allowed")

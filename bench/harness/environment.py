@@ -13,6 +13,7 @@ import time
 CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 FDS_WANTED = 200_000
 QUIET_SAMPLE_S = 2
+BUSY_MOST = 0.05  # the share of the CPUs that a machine may use before a run and still be called quiet
 
 
 def read_text(path, otherwise=""):

@@ -2,6 +2,8 @@
 
 import shlex
 
+from .environment import BUSY_MOST
+
 # These run on as many threads as there are CPUs; README.md says so, too.
 ON_ALL_CPUS = ("frp", "frp-plain", "rathole", "bore")
 FIGURES = {
@@ -124,7 +126,7 @@ def markdown(result):
     ]
     if congestion["note"]:
         lines += ["", congestion["note"]]
-    if environment["busy_before"] > 0.05 or environment["steal_share"] > 0.02:
+    if environment["busy_before"] > BUSY_MOST or environment["steal_share"] > 0.02:
         lines += ["", f"The machine was not quiet: {environment['busy_before']:.0%} of its CPUs in use before the run, "
                       f"{environment['steal_share']:.1%} of the time stolen by the host. Do not quote these figures."]
     if result["options"]["quick"]:

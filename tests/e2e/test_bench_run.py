@@ -113,3 +113,11 @@ def test_what_congestion_control_the_ends_have_is_said_rightly(tmp_path, monkeyp
     monkeypatch.setattr(environment, "CONGESTION", str(tmp_path / "gone" / "setting"))
     with environment.congestion_control(wanted) as record:
         assert record["during"] == "unknown" and said in record["note"]
+
+
+def test_a_baseline_that_is_written_without_a_figure_says_what_is_not_checked_any_more(tmp_path, capsys):
+    before = {"figures": {"allocations.edge_allocations_per_connection": {"value": 0}}}
+    check = bench_check.Check(None, 1, 1)
+    check.left_out["allocations"] = "of 14 allocations made, 13 were counted"
+    bench_check.write_baseline(tmp_path / "baseline.json", [before], before, check, {"cpu": "", "busy_before": 0})
+    assert "not checked any more: of 14 allocations made" in capsys.readouterr().out
