@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -44,6 +45,7 @@ public:
             refuse("cannot fork the bulk process");
         }
         if (pid_ == 0) {
+            ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // whoever ends our parent knows nothing of us
             ::dup2(out_pipe[1], STDOUT_FILENO);
             ::close(go_pipe[1]);
             ::close(out_pipe[0]);
