@@ -94,3 +94,12 @@ def test_the_page_says_which_medians_are_of_fewer_rounds():
     assert list(report.fewer_rounds(rows(natrp=5, haproxy=5), 5)) == []
     assert list(report.fewer_rounds(rows(natrp=5, haproxy=2), 5))[-1] == "Of fewer rounds: haproxy 2."
     assert list(report.fewer_rounds(rows(natrp=1, haproxy=1), 5))[-1] == "Of one round."
+
+
+def test_both_suites_want_the_same():
+    def wanted(suite):
+        return {(one.workload, one.figure, one.against): (one.relation, one.wanted) for one in results.goals_of(suite)}
+
+    full, main = wanted("full"), wanted("main")
+    assert {goal: main[goal] for goal in main if goal in full} == {goal: full[goal] for goal in full if goal in main}
+    assert ("bulk_1_up", "gbps", "floor") in main and ("allocations", "allocations_per_connection", "") in main
