@@ -290,7 +290,7 @@ def main():
     if missing:
         print(f"bench_check: {missing}: build it with -Dbench=true first", file=sys.stderr)
         return 2
-    record = environment.describe(REPOSITORY)
+    record = environment.describe(REPOSITORY, tools.build)
     baselines, own, baseline = [], None, None
     if not arguments.write or os.path.exists(arguments.baseline):
         try:

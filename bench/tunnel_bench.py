@@ -6,8 +6,8 @@
                           [--results FOLDER] [--list]
 
 A round runs every workload with every contestant once, each started anew; then comes the next round. Results go to
-bench/results/<commit>/<suite>.json, .md and pictures. The exit code is 0 when everything that took part was measured,
-1 when a measurement of ours failed, 2 when nothing could be run; a missed goal is reported, not an error.
+bench/results/<commit>/<suite>.json, .md and pictures. The exit code is 0 when all that is ours was measured, 1 when a
+measurement of ours failed, 2 when nothing could be run; a peer that failed and a missed goal are reported, not errors.
 
 README.md beside this file says how to read the result and how to point at frp, rathole and bore.
 """
@@ -53,9 +53,9 @@ def parse_arguments():
     parser.add_argument("--list", action="store_true", help="print the contestants and workloads, and end")
     arguments = parser.parse_args()
     rounds, seconds, budget = DEFAULTS["quick" if arguments.quick else arguments.suite]
-    arguments.rounds = arguments.rounds or rounds
-    arguments.seconds = arguments.seconds or seconds
-    arguments.budget_minutes = arguments.budget_minutes or budget
+    arguments.rounds = rounds if arguments.rounds is None else arguments.rounds
+    arguments.seconds = seconds if arguments.seconds is None else arguments.seconds
+    arguments.budget_minutes = budget if arguments.budget_minutes is None else arguments.budget_minutes
     if arguments.rounds < 1 or not 0.2 <= arguments.seconds <= 60:
         parser.error("--rounds is at least 1, --seconds from 0.2 to 60")
     return arguments
@@ -203,7 +203,7 @@ def main():
         return 2
     for name, reason in {**run.absent, **run.absent_workloads}.items():
         print(f"{name} does not take part: {reason}")
-    record = environment.describe(REPOSITORY)
+    record = environment.describe(REPOSITORY, tools.build)
     prefix = "quick" if arguments.quick else arguments.suite
     folder = arguments.results or os.path.join(REPOSITORY, "bench", "results", record["commit"])
     try:

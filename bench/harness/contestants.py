@@ -486,6 +486,10 @@ class NatrpBuild(Natrp):
         self.name = name
         self.label = " ".join([f"natrp of {build}", *(f"{key}={value}" for key, value in settings.items())])
 
+    def version(self):
+        source, build_type = environment.build_of(self.tools.build, self.tools.build)
+        return f"{super().version()}, commit {environment.commit_name(source)}, {build_type}"
+
     def run(self, *arguments, **options):
         return super().run(*arguments, **options, env={**os.environ, **self.variables})
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import os
 import platform
 import re
@@ -53,6 +54,19 @@ def commit_name(repository):
         ["git", "-C", repository, "status", "--porcelain", "--", ".", ":!bench/results", ":!bench/baseline.json"],
         capture_output=True, text=True, check=False)
     return commit + ("-dirty" if status.stdout.strip() else "")
+
+
+def build_of(folder, otherwise):
+    """(the repository of a build folder, its build type); (`otherwise`, "unknown") when it does not say."""
+    info = os.path.join(folder, "meson-info")
+    try:
+        with open(os.path.join(info, "meson-info.json")) as file:
+            source = json.load(file)["directories"]["source"]
+        with open(os.path.join(info, "intro-buildoptions.json")) as file:
+            options = {one["name"]: one["value"] for one in json.load(file)}
+        return source if os.path.isdir(source) else otherwise, options["buildtype"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return otherwise, "unknown"
 
 
 def cpu_model():
@@ -131,11 +145,14 @@ def congestion_usable(name):
             return False
 
 
-def describe(repository):
-    """All of it, as the `environment` of a result file."""
+def describe(repository, build):
+    """All of it, as the `environment` of a result file. What is measured is `build`, whose commit may be another than
+    that of `repository`, where the bench is."""
+    source, build_type = build_of(build, repository)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit_name(repository),
+        "commit": commit_name(source),
+        "build_type": build_type,
         "kernel": platform.release(),
         "cpu": cpu_model(),
         "cpu_numbers": cpu_numbers(),

@@ -114,7 +114,8 @@ def markdown(result):
     lines = [
         f"# Tunnel bench, suite {result['options']['suite']}, commit {environment['commit']}",
         "",
-        f"{environment['date']}, Linux {environment['kernel']}, {environment['cpus']} × {environment['cpu']}"
+        f"{environment['date']}, build type {environment['build_type']}, Linux {environment['kernel']}, "
+        f"{environment['cpus']} × {environment['cpu']}"
         f"{' (virtual)' if environment['virtual_machine'] else ''}, congestion control {congestion['during']}. "
         f"Medians of {result['rounds_done']} interleaved round{'s' if result['rounds_done'] != 1 else ''} of "
         f"{result['options']['seconds']:g} s a measurement; visitors, service and "

@@ -121,3 +121,12 @@ def test_a_baseline_that_is_written_without_a_figure_says_what_is_not_checked_an
     check.left_out["allocations"] = "of 14 allocations made, 13 were counted"
     bench_check.write_baseline(tmp_path / "baseline.json", [before], before, check, {"cpu": "", "busy_before": 0})
     assert "not checked any more: of 14 allocations made" in capsys.readouterr().out
+
+
+def test_a_page_names_the_commit_of_what_is_measured_and_not_of_the_bench(tmp_path):
+    info = tmp_path / "build" / "meson-info"
+    info.mkdir(parents=True)
+    (info / "meson-info.json").write_text(json.dumps({"directories": {"source": str(tmp_path)}}))
+    (info / "intro-buildoptions.json").write_text(json.dumps([{"name": "buildtype", "value": "debug"}]))
+    assert environment.build_of(tmp_path / "build", "here") == (str(tmp_path), "debug")
+    assert environment.build_of(tmp_path / "none", "here") == ("here", "unknown")
