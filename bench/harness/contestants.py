@@ -34,7 +34,7 @@ class Contestant:
     # A variant of another contestant runs only the workloads that tell variants apart.
     is_variant = False
     has_processes = True
-    # Names of the workloads that it can take part in; empty: all.
+    # Names of the workloads that it can take part in, * for any text; empty: all.
     only_workloads = ()
     # Whether it can be started elsewhere than on loopback without delay.
     goes_anywhere = False
@@ -151,9 +151,10 @@ class Floor(Chain):
 
 
 class Haproxy(Chain):
-    """Two chained haproxies, one thread each, splicing when a stream is worth it."""
+    """Two chained haproxies, one thread each, that may splice when they find it worth it: 2.6 hardly ever does."""
     name = "haproxy"
     label = "haproxy x2 (splice-auto)"
+    SPLICE = ("splice-auto",)
 
     def missing(self):
         return "" if shutil.which("haproxy") else "haproxy is not installed"
@@ -166,6 +167,7 @@ class Haproxy(Chain):
         # with room for them is below what idle_10000_active_100 gives everybody of 20,000 descriptors.
         pipes_most = min(500, self.tools.fd_limit // 10)
         conns_most = min(CONNS_MOST, (self.tools.fd_limit - 200) // 2 - pipes_most)
+        options = "\n                ".join(f"option {one}" for one in self.SPLICE)
         config = self.write(f"haproxy{name}.cfg", f"""\
             global
                 nbthread 1
@@ -173,7 +175,7 @@ class Haproxy(Chain):
                 maxpipes {pipes_most}
             defaults
                 mode tcp
-                option splice-auto
+                {options}
                 timeout connect 5s
                 timeout client 1h
                 timeout server 1h
@@ -182,6 +184,14 @@ class Haproxy(Chain):
                 server next {to_host}:{to_port}
             """)
         self.run(shutil.which("haproxy"), "-db", "-f", config)
+
+
+class HaproxySplice(Haproxy):
+    """The same, told to splice: what it can do where bytes flow. A small message costs it more so than copied."""
+    name = "haproxy-splice"
+    label = "haproxy x2 (splice-request, splice-response)"
+    only_workloads = ("*bulk_*", "iperf3_*")
+    SPLICE = ("splice-request", "splice-response")
 
 
 class Nginx(Chain):
@@ -513,7 +523,8 @@ def beside(tools, text):
 
 def all_contestants(tools, suite):
     """Those of a suite, in the order in which a round runs them."""
-    main = [Direct(tools), Floor(tools), Haproxy(tools), Nginx(tools), Natrp(tools), NatrpMsg(tools)]
+    main = [Direct(tools), Floor(tools), Haproxy(tools), HaproxySplice(tools), Nginx(tools), Natrp(tools),
+            NatrpMsg(tools)]
     if suite == "main":
         return main + [SshReverse(tools)]
     variants = [Natrp(tools, io, pump) for io, pump in NATRP_VARIANTS]

@@ -35,7 +35,7 @@ def goals_of(suite):
             bulk = f"bulk_{streams}_{direction}"
             goal(bulk, "gbps", "floor", "at least", 0.95, 1.05)
             goal(bulk, "cpu_s_per_gb", "floor", "at most", 1.10, 0.95)
-            goal(bulk, "cpu_s_per_gb", "haproxy", "at most", 0.30)
+            goal(bulk, "cpu_s_per_gb", "haproxy-splice", "at most", 0.30)
             goal(bulk, "cpu_s_per_gb", "nginx", "at most", 0.45)
             goal(bulk, "gbps", "frp-plain", "at least", 1.7)
             goal(bulk, "cpu_s_per_gb", "frp-plain", "at most", 0.35)
@@ -62,7 +62,7 @@ def goals_of(suite):
             goal(f"line_bulk_{streams}_{direction}", "gbps", "direct", "at least", 0.95)
     if suite == "full":
         return goals
-    goals = [one for one in goals if one.against in ("", "floor", "haproxy", "nginx")]
+    goals = [one for one in goals if one.against in ("", "floor", "haproxy", "haproxy-splice", "nginx")]
     for bulk in ("bulk_1_up", "bulk_1_down", "bulk_8_up", "bulk_8_down"):
         goal(bulk, "gbps", "haproxy", "at least", 2.0)
     goal("exchange_64_1", "rate_per_s", "haproxy", "at least", 1.0)

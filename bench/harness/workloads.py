@@ -6,6 +6,7 @@ processes used between the lines with which visitor_swarm marks the measured tim
 
 import contextlib
 import dataclasses
+import fnmatch
 import json
 import os
 import re
@@ -224,7 +225,7 @@ class Workload:
 
     def suits(self, contestant):
         """Whether the contestant takes part in it."""
-        if contestant.only_workloads and self.name not in contestant.only_workloads:
+        if contestant.only_workloads and not any(fnmatch.fnmatch(self.name, one) for one in contestant.only_workloads):
             return False
         if self.place is not Loopback and not contestant.goes_anywhere:
             return False
