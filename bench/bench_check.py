@@ -322,6 +322,8 @@ def main():
     if own is None:
         print("there is none of this CPU: exchanges differ by a quarter and more from one model to another; --write "
               "adds one, on a commit that is known to be good")
+    if environment.io_uring_refused():
+        print(f"ours runs with epoll here, the baselines are of io_uring: {environment.io_uring_refused()}")
     if record["busy_before"] > environment.BUSY_MOST:
         print(f"the machine was not quiet: {record['busy_before']:.0%} of its CPUs in use before the check. What is "
               "worse may be the neighbours' doing")

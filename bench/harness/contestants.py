@@ -426,10 +426,18 @@ class Natrp(Contestant):
     def missing(self):
         absent = [program for program in ("natrp-engine", "natrp", "natrpctl")
                   if not os.path.exists(self.tools.program(program))]
-        return f"not built: {', '.join(absent)}" if absent else ""
+        if absent:
+            return f"not built: {', '.join(absent)}"
+        refused = environment.io_uring_refused()
+        if refused and self.io == "uring":
+            return f"io_uring cannot be used here: {refused}"
+        if refused and (self.io, self.pump) == ("epoll", "auto") and self.is_variant:
+            return f"natrp itself has epoll here: {refused} for io_uring"
+        return ""
 
     def version(self):
-        return environment.first_line([self.tools.program("natrp-engine"), "--version"])
+        version = environment.first_line([self.tools.program("natrp-engine"), "--version"])
+        return version + (", with epoll" if self.io == "auto" and environment.io_uring_refused() else "")
 
     def launch(self, service_port):
         edge, token = self.launch_edge()

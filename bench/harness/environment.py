@@ -1,7 +1,9 @@
 """Where a result was measured: machine, kernel, settings, commit. And the one setting a run changes for its time."""
 
 import contextlib
+import ctypes
 import datetime
+import functools
 import json
 import os
 import platform
@@ -14,6 +16,8 @@ import time
 CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 FDS_WANTED = 200_000
 QUIET_SAMPLE_S = 2
+IO_URING_SETUP = 425  # the same on every architecture
+IO_URING_PARAMS_BYTES = 120
 BUSY_MOST = 0.05  # the share of the CPUs that a machine may use before a run and still be called quiet
 
 
@@ -96,6 +100,17 @@ def busy_share(seconds):
     time.sleep(seconds)
     after = cpu_ticks()
     return 1 - (after[1] - before[1]) / max(after[0] - before[0], 1)
+
+
+@functools.lru_cache(maxsize=None)
+def io_uring_refused():
+    """Why no ring can be made here (a container's profile, a setting, an old kernel); empty when one can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ring = libc.syscall(IO_URING_SETUP, 1, ctypes.create_string_buffer(IO_URING_PARAMS_BYTES))
+    if ring < 0:
+        return os.strerror(ctypes.get_errno())
+    os.close(ring)
+    return ""
 
 
 def raise_fd_limit():

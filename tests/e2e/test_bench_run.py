@@ -123,6 +123,21 @@ def test_a_baseline_that_is_written_without_a_figure_says_what_is_not_checked_an
     assert "not checked any more: of 14 allocations made" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("answer, said", [("EPERM", "Operation not permitted"), ("ENOSYS", "Function not implemented")])
+def test_what_needs_io_uring_does_not_take_part_where_there_is_none(tmp_path, answer, said):
+    for program in ("natrp-engine", "natrp", "natrpctl"):
+        (tmp_path / program).write_text("")
+    program = (f"import sys; sys.path.insert(0, {str(BENCH)!r})\n"
+               "from harness.contestants import Natrp\nfrom harness.workloads import Tools\n"
+               f"tools = Tools({str(tmp_path)!r}, 1000)\n"
+               "for io in ('auto', 'uring', 'epoll'): print(Natrp(tools, io).missing())")
+    without = pathlib.Path(__file__).with_name("without_io_uring.py")
+    done = subprocess.run([sys.executable, without, answer, sys.executable, "-c", program], capture_output=True,
+                          text=True, timeout=20, check=True)
+    ours, uring, epoll = done.stdout.split("\n")[:3]
+    assert ours == "" and said in uring and "natrp itself has epoll" in epoll
+
+
 def test_a_page_names_the_commit_of_what_is_measured_and_not_of_the_bench(tmp_path):
     info = tmp_path / "build" / "meson-info"
     info.mkdir(parents=True)
