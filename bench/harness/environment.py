@@ -131,12 +131,10 @@ def congestion_control(wanted):
     """
     before = read_text(CONGESTION, "unknown")
     record = {"before": before, "during": before, "note": ""}
-    if before == wanted:
-        yield record
-        return
     try:
-        with open(CONGESTION, "w") as setting:
-            setting.write(wanted)
+        if before != wanted:
+            with open(CONGESTION, "w") as setting:
+                setting.write(wanted)
         record["during"] = wanted
     except OSError as error:
         record["note"] = f"The system's default stays {before}: {error.strerror}. " + (
@@ -145,6 +143,11 @@ def congestion_control(wanted):
     try:
         yield record
     finally:
+        # Another run that ended meanwhile has put back what it found.
+        after = read_text(CONGESTION, "unknown")
+        if after != record["during"]:
+            record["note"] = (f"{record['note']} Somebody made {after} the system's default during this run: do not "
+                              "quote these figures.").strip()
         if record["during"] != before:
             with open(CONGESTION, "w") as setting:
                 setting.write(before)

@@ -123,6 +123,18 @@ def test_a_baseline_that_is_written_without_a_figure_says_what_is_not_checked_an
     assert "not checked any more: of 14 allocations made" in capsys.readouterr().out
 
 
+def test_another_run_that_puts_back_its_congestion_control_is_noticed(tmp_path, monkeypatch):
+    setting = tmp_path / "setting"
+    setting.write_text("cubic")
+    monkeypatch.setattr(environment, "CONGESTION", str(setting))
+    with environment.congestion_control("cubic") as record:
+        setting.write_text("bbr")
+    assert "Somebody made bbr" in record["note"] and setting.read_text() == "bbr"
+    with environment.congestion_control("cubic") as record:
+        assert setting.read_text() == "cubic"
+    assert record == {"before": "bbr", "during": "cubic", "note": ""} and setting.read_text() == "bbr"
+
+
 @pytest.mark.parametrize("answer, said", [("EPERM", "Operation not permitted"), ("ENOSYS", "Function not implemented")])
 def test_what_needs_io_uring_does_not_take_part_where_there_is_none(tmp_path, answer, said):
     for program in ("natrp-engine", "natrp", "natrpctl"):
