@@ -27,7 +27,7 @@ sys.dont_write_bytecode = True
 
 from harness import counters, environment
 from harness.contestants import Floor, Natrp
-from harness.processes import BenchError, unwind_when_ended
+from harness.processes import MEASUREMENT_ERRORS, unwind_when_ended
 from harness.workloads import GB, Allocations, Bulk, Churn, Exchange, IdleMemory, Session, Tools
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -286,7 +286,7 @@ def main():
     unwind_when_ended()
     arguments = parse_arguments()
     tools = Tools(os.path.abspath(arguments.build), environment.raise_fd_limit())
-    missing = Natrp(tools).missing() or Floor(tools).missing()
+    missing = tools.missing() or Natrp(tools).missing() or Floor(tools).missing()
     if missing:
         print(f"bench_check: {missing}: build it with -Dbench=true first", file=sys.stderr)
         return 2
@@ -310,7 +310,7 @@ def main():
             check.measure_all()
             if baseline:
                 check.measure_again(baseline)
-        except BenchError as error:
+        except MEASUREMENT_ERRORS as error:
             print(f"bench_check: {error}", file=sys.stderr)
             return 1
     if arguments.write:

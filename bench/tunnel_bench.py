@@ -17,7 +17,6 @@ import glob
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ sys.dont_write_bytecode = True
 
 from harness import environment, plots, report, results
 from harness.contestants import all_contestants, beside
-from harness.processes import BenchError, unwind_when_ended
+from harness.processes import MEASUREMENT_ERRORS, unwind_when_ended
 from harness.workloads import Tools, all_workloads
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -117,7 +116,7 @@ class Run:
                 entry["figures"] = workload.measure(session, self.arguments.seconds)
             text = ", ".join(f"{report.figure_name(name)} {report.figure_text(name, value)}"
                              for name, value in entry["figures"].items() if name in report.FIGURES)
-        except (BenchError, OSError, ValueError, subprocess.SubprocessError) as error:
+        except MEASUREMENT_ERRORS as error:
             entry["error"] = str(error)
             text = f"FAILED: {error}"
         self.once_s += time.monotonic() - began if workload.once else 0.0
@@ -191,11 +190,9 @@ def main():
         for one in workloads:
             print(f"{one.name:<26} {one.title}" + (f" ({one.missing(tools)})" if one.missing(tools) else ""))
         return 0
-    for program in ("visitor_swarm", "echo_service"):
-        if not os.path.exists(tools.program(program)):
-            print(f"tunnel_bench: {program} is not in {arguments.build}: build it with -Dbench=true first",
-                  file=sys.stderr)
-            return 2
+    if tools.missing():
+        print(f"tunnel_bench: {tools.missing()}: build it with -Dbench=true first", file=sys.stderr)
+        return 2
 
     run = Run(arguments, tools, contestants, workloads)
     if not run.contestants or not run.workloads:

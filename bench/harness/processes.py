@@ -21,6 +21,10 @@ class BenchError(Exception):
     """A contestant or a measurement failed; the text says what, for the result file and the person."""
 
 
+# What a measurement may end with, all of it told in a sentence.
+MEASUREMENT_ERRORS = (BenchError, OSError, ValueError, subprocess.SubprocessError)
+
+
 def unwind_when_ended():
     """A run that is ended must stop what it started and put the system's settings back: let the blocks unwind."""
     for number in ENDING_SIGNALS:

@@ -41,6 +41,11 @@ class Tools:
                 return path
         return os.path.join(self.build, name)
 
+    def missing(self):
+        """Which of the programs that every measurement needs is not built; empty when none is."""
+        absent = [name for name in ("visitor_swarm", "echo_service") if not os.path.exists(self.program(name))]
+        return f"{', '.join(absent)} not in {self.build}" if absent else ""
+
     @property
     def floor_relay(self):
         return self.program("floor_relay")
