@@ -52,7 +52,7 @@ class Loop {
   // Submits what is pending, waits at most timeout_ms (-1: until something happens) and runs handlers and due timers.
   virtual void run_once(int timeout_ms) = 0;
   // Turns until done(), for within_ms at most. For the end of an owner, whose ops land in a turn or two: the bound is
-  // for a kernel that does not keep its word. It is a time, because under a flood a hundred turns pass in a millisecond.
+  // for a kernel that does not keep its word. It is a time, because under a flood 100 turns pass in a millisecond.
   template <typename Done>
   void land_until(Done done, uint32_t within_ms = kLandingMs) {
     for (const uint64_t late_ms = now_ms() + within_ms; !done() && now_ms() < late_ms;) run_once(kLandingTurnMs);
