@@ -248,7 +248,7 @@ static_assert(kGrpcStreamsUnprovenMax < kGrpcStreamsMax);
 // What gRPC itself takes by default. A Register or Login request is never as long.
 inline constexpr size_t kGrpcMessageInBytesMax = 4 * 1024 * 1024;
 inline constexpr size_t kGrpcAccountInBytesMax = 64 * 1024;
-// The least that HTTP/2 lets anybody limit frames to, so every peer takes it. One message of ours fills one frame.
+// The least that HTTP/2 lets anybody limit frames to, so every peer takes it. Our longest message fits into one.
 inline constexpr size_t kGrpcFrameBytesMax = 16 * 1024;
 // What is queued for one stream, because the peer's window does not take it yet.
 inline constexpr size_t kGrpcOutBytesMax = 64 * 1024;

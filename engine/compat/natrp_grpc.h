@@ -52,7 +52,7 @@ struct nghttp2_session;
 
 namespace natrp {
 
-// What a message of ours can carry: it fills one frame.
+// What a message of ours can carry: it fits into one frame.
 inline constexpr size_t kGrpcContentOutBytesMax = kGrpcFrameBytesMax - kGrpcHeaderBytesMax;
 
 class FloodGuard;

@@ -4,9 +4,10 @@
 // an op is attempted in the next round (kRoundsPerTurn), and what would block then waits for its edge.
 //
 // Thread   one. wake() from any.
-// How      each descriptor is registered once, edge-triggered, for everything. epoll_event.data carries the
-//          descriptor and a generation: an event that was fetched before a close never reaches the next owner
-//          of that number (HAProxy's rule).
+// How      each descriptor is registered once, edge-triggered, for everything. Only a listener is level-triggered,
+//          and exclusive: it wakes one of the threads that share it. epoll_event.data carries the
+//          descriptor and a generation: an event that was fetched before a close never reaches the next owner of that
+//          number (HAProxy's rule).
 #pragma once
 
 #include <sys/epoll.h>

@@ -1,7 +1,7 @@
 // loop/loop.h
 //
-// Loop: how one thread waits for the kernel. Three of them honour the same contract and pass the same tests:
-// UringLoop (a ring), EpollLoop (readiness dressed as completion, one attempt per event), and the tests' SimLoop.
+// Loop: how one thread waits for the kernel. Three of them honour the same contract: UringLoop (a ring) and EpollLoop
+// (readiness dressed as completion, one attempt per event), which pass the same tests, and the tests' SimLoop.
 //
 // Thread   made, used and destroyed by one thread. Only wake() may be called from others.
 // Never    calls a handler inside submit() or cancel(); a handler runs in run_once() and nowhere else.
@@ -45,7 +45,7 @@ class Loop {
   // False while this turn has so few completions that a call on the spot costs less than an op and its completion.
   virtual bool worth_batching() const = 0;
 
-  // Starts op; fills in nothing but its flags. kind, fd, data, len and handler are set by the caller.
+  // Starts op. kind, fd, data, len and handler are set by the caller, and stay; but a poll has no data of its own.
   virtual void submit(Op& op) = 0;
   // Asks for op's end. Its handler still runs, once, later. Cancelling an op that is not in flight does nothing.
   virtual void cancel(Op& op) = 0;

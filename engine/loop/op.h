@@ -43,7 +43,7 @@ struct Op {
   bool in_flight : 1 = false;
   bool more : 1 = false;    // multishot: another completion will come, in_flight stays true
   bool cancelled : 1 = false;  // cancel() was called since submit()
-  bool drained : 1 = false;    // kPoll: the submitter has just seen EAGAIN, so the backend need not look first
+  bool drained : 1 = false;    // kPoll: the submitter has just read all there was, so the backend need not look first
   bool patient : 1 = false;    // kPoll: a stream's, which may wait for messages (loop/patient_ops.h)
   bool kept : 1 = false;       // it has finished, and its handler waits for messages
   bool aside : 1 = false;      // a backend's own mark: waits in an epoll instance beside the ring

@@ -2,7 +2,7 @@
 //
 // TimerWheel: deadlines of one thread, in milliseconds. Two levels: 256 ticks of 4 ms (about a second), then 256
 // slots of about a second each; later ones wait in the last slot and are looked at again. Arming, disarming and
-// firing are O(1); a timer fires at its deadline or up to 4 ms later, never before.
+// firing are O(1); a timer fires at its deadline or up to 4 ms later, or behind a turn that takes longer, never before.
 //
 // Thread   its loop's. A Timer is a member of the object it serves, which disarms it before it goes.
 #pragma once

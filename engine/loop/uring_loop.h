@@ -1,7 +1,7 @@
 // loop/uring_loop.h
 //
 // UringLoop: the Loop over a ring. All that was submitted in a turn goes to the kernel in the one call that also
-// waits; completions are copied out before any handler runs.
+// waits; completions are copied out before their handlers run, up to 256 at a time.
 //
 // Thread   one. wake() from any.
 // Never    splices through the ring: IORING_OP_SPLICE always runs in a kernel worker thread.

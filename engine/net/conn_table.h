@@ -55,7 +55,8 @@ class ConnShard {
   std::atomic<uint32_t> live_{0};
 };
 
-// What a reader gets: a copy that was whole at one moment.
+// What a reader gets: of one owner of the slot, and not of two. Its numbers may be of moments that are close together,
+// and its peer that of a stranger who becomes an agent's channel meanwhile.
 struct ConnView {
   SlotId id;
   ConnRole role;

@@ -32,7 +32,7 @@ class Dial {
 
   // on_done never runs inside start().
   void start(const std::vector<Address>& addresses, uint32_t timeout_ms, const SocketOptions& options);
-  // on_done still runs, with ECANCELED (or with a connection that was faster).
+  // on_done still runs, with ECANCELED, or with what was faster: a connection, the last address's error, the deadline.
   void cancel();
   bool running() const { return running_; }
 

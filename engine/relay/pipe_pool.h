@@ -6,7 +6,7 @@
 // Thread   its worker's.
 // Bounds   at most pipes_max pipes, and for an unprivileged user at most its share of pipe-user-pages-soft: past
 //          that budget the kernel silently makes pipes of two slots, which are worse than a copy. The size is read
-//          back; a pipe that came out too small is closed, and the pool is full from then on.
+//          back; a pipe that came out too small is closed, and no further one is made than there are then.
 #pragma once
 
 #include <cstdint>
