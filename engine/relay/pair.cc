@@ -344,6 +344,9 @@ void PairTable::sweep() {
   bool may_reclaim = true;  // once a sweep
   uint32_t next_ms = kBulkSweepMs;
   bool any_bulk = false;
+  // Not each time while others wait to reset: an event may be as late as two such sweeps, and looks like a stall.
+  const bool looks_for_stalls = context_.loop.turn_ms() - stalls_looked_for_ms_ >= kBulkSweepMs;
+  if (looks_for_stalls) stalls_looked_for_ms_ = context_.loop.turn_ms();
   for (sweep_next_ = sweep_list_.first; sweep_next_ != PairList::kEnd;) {
     Pair& pair = slots_[sweep_next_];
     sweep_next_ = pair.next;
@@ -363,8 +366,11 @@ void PairTable::sweep() {
         const bool awaits = !begin_watch(pair, *pump);
         watched_later |= awaits;
         if (awaits) next_ms = std::min(next_ms, watch_wait_ms(*pump));
-      } else {
-        sweep_bulk(pair, *pump);
+      } else if (pump->starved && pump->status == PumpStatus::kFlowing) {
+        pump->starved = false;
+        pump_wait(context_, *pump, pair.source(*pump));
+      } else if (looks_for_stalls) {
+        look_for_stall(pair, *pump);
       }
     }
     const bool bulk = is_bulk(pair.up) || is_bulk(pair.down);
@@ -387,13 +393,8 @@ bool PairTable::begin_watch(Pair& pair, Pump& pump) {
   return true;
 }
 
-void PairTable::sweep_bulk(Pair& pair, Pump& pump) {
+void PairTable::look_for_stall(Pair& pair, Pump& pump) {
   if (pump.status != PumpStatus::kFlowing) return;
-  if (pump.starved) {
-    pump.starved = false;
-    pump_wait(context_, pump, pair.source(pump));
-    return;
-  }
   // One that was told of its bytes and waits for its turn behind messages has not stalled, however long that takes.
   const bool waits_for_source =
       pump.mode == PumpMode::kSplice && pump.op.in_flight && !pump.op.kept && pump.pending == 0;

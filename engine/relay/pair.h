@@ -171,7 +171,7 @@ class PairTable {
   void leave_sweep(Pair& pair);
   void sweep();
   bool begin_watch(Pair& pair, Pump& pump);
-  void sweep_bulk(Pair& pair, Pump& pump);
+  void look_for_stall(Pair& pair, Pump& pump);
   uint64_t sweep_interval() const;
   void arm_sweep(uint64_t delay_ms);  // at the latest then
 
@@ -187,6 +187,7 @@ class PairTable {
   PairList sweep_list_;
   uint32_t sweep_next_ = PairList::kEnd;  // the running sweep's next pair: it may leave while another is looked at
   uint32_t resetting_ = 0;  // pairs in the sweep that want the short interval
+  uint64_t stalls_looked_for_ms_ = 0;
   OwnedTimer<&PairTable::sweep> sweep_timer_{*this};
   OwnedTimer<&PairTable::on_patrol> patrol_timer_{*this};
 };

@@ -415,6 +415,34 @@ TEST(PairSim, ASpliceThatIsNotToldOfItsBytesIsCountedAndTheDirectionCopiesForGoo
   EXPECT_EQ(rig.counters.get(Counter::kPumpStalls), 1u);
 }
 
+// While a pair waits to reset, the sweep comes every few ms: two of its looks show nothing of a stream.
+TEST(PairSim, AStreamWhoseEventIsAMomentLateIsTrustedWhateverElseIsSwept) {
+  SimRig rig(PumpKind::kAuto);
+  rig.start();
+  rig.back().outbox_max = 1'000'000;
+  rig.front().inbox = std::string(500'000, 'x');
+  ASSERT_TRUE(rig.until(60, [&] {
+    rig.back().outbox.clear();
+    return rig.pairs.at(0).up.mode == PumpMode::kSplice && rig.front().inbox.empty();
+  }));
+  const int leaver = rig.loop.make_socket(1000);
+  const int slow = rig.loop.make_socket(1000);
+  rig.loop.socket(leaver).inbox = "the last words";
+  rig.loop.socket(leaver).far_reset = true;
+  rig.loop.socket(slow).sent_ms_ago = 0;
+  rig.start(leaver, slow);
+  ASSERT_TRUE(rig.until(1, [&] { return rig.pairs.at(1).state == PairState::kResetting; }));
+
+  rig.loop.pass(kBulkIdleMs);
+  rig.front().inbox = "more";
+  rig.front().readiness_lost = true;
+  const uint64_t until_ms = rig.loop.turn_ms() + 100;
+  while (rig.loop.turn_ms() < until_ms) rig.loop.run_once(0);
+  rig.front().readiness_lost = false;
+  EXPECT_EQ(rig.counters.get(Counter::kPumpStalls), 0u);
+  EXPECT_TRUE(rig.until(10, [&] { return rig.back().outbox.ends_with("more"); }));
+}
+
 TEST(PairSim, AHalfClosedStreamIsLookedAtNoMore) {
   SimRig rig(PumpKind::kAuto);
   rig.start();
