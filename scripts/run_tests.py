@@ -5,7 +5,7 @@
 
 Runners, in this order:
     tidy      the tree's own checks (scripts/tidy.py), each one a case, and the proof that each check can fail
-    unit      the GoogleTest programs that meson knows in the build folder
+    unit      the GoogleTest programs that meson knows in the build folder, in four parts side by side
     examples  the example files of packaging/: the programs accept them, with every line that is commented out, too
     e2e       pytest over tests/e2e, with the programs of the build folder
 
@@ -15,6 +15,7 @@ counts as one failure more than it reported. Environment: NATRP_E2E_GIB, NATRP_E
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import re
@@ -31,6 +32,7 @@ PYTHON = "/usr/bin/python3"
 RUNNERS = ("tidy", "unit", "examples", "e2e")
 # A hung program ends the run with a sentence instead of holding it for ever.
 UNIT_SECONDS_MAX = 600
+UNIT_SHARDS = 4  # on however many CPUs: a test mostly waits
 E2E_SECONDS_MAX = 3000
 TIDY_SECONDS_MAX = 120
 LAST_LINES = 60
@@ -150,19 +152,19 @@ def introspect(build, what):
 
 
 def unit_programs(build):
-    """{name: (argv, environment, work folder)} of what meson registered as a test, and of the programs under tests/
-    that are named like one and were not registered."""
+    """{name: (argv, environment, work folder, is a GoogleTest)} of what meson registered as a test, and of the programs
+    under tests/ that are named like one and were not registered."""
     found = {}
     for test in introspect(build, "tests"):
-        found[test["name"]] = (test["cmd"], test["env"], test["workdir"])
-    known = {os.path.realpath(argv[0]) for argv, _, _ in found.values()}
+        found[test["name"]] = (test["cmd"], test["env"], test["workdir"], test["protocol"] == "gtest")
+    known = {os.path.realpath(argv[0]) for argv, *_ in found.values()}
     for target in introspect(build, "targets"):
         for name in target["filename"]:
             program = os.path.realpath(name)
             in_tests = os.path.relpath(program, build).startswith("tests" + os.sep)
             if (target["type"] == "executable" and in_tests and program not in known and
                     target["name"].endswith(("_test", "_tests"))):
-                found[target["name"]] = ([program], {}, None)
+                found[target["name"]] = ([program], {}, None, False)
     return found
 
 
@@ -185,20 +187,28 @@ def run_unit(arguments, folder):
     programs = unit_programs(arguments.build)
     if not programs:
         tally.failures.append(("unit", f"{arguments.build} has no unit test program: the build makes none"))
-    for name, (argv, extra, workdir) in sorted(programs.items()):
-        report = folder / f"unit-{len(list(folder.iterdir()))}.json"
-        # Not a flag, so that a program that is no GoogleTest is run, too: its exit code is its one case.
-        env = {**os.environ, **extra, "GTEST_OUTPUT": f"json:{report}", "GTEST_BRIEF": "1", "GTEST_COLOR": "no"}
-        if not os.path.exists(argv[0]):
-            part, code, lines = Tally(), 127, [f"{argv[0]} has not been built"]
-        else:
+    for name, (argv, extra, workdir, is_gtest) in sorted(programs.items()):
+        shards = UNIT_SHARDS if is_gtest else 1
+
+        def run_shard(index):
+            report = folder / f"unit-{name}-{index}.json"
+            # Not flags, so that a program that is no GoogleTest is run, too: its exit code is its one case.
+            env = {**os.environ, **extra, "GTEST_OUTPUT": f"json:{report}", "GTEST_BRIEF": "1", "GTEST_COLOR": "no",
+                   "GTEST_TOTAL_SHARDS": str(shards), "GTEST_SHARD_INDEX": str(index)}
+            if not os.path.exists(argv[0]):
+                return judged(Tally(), name, 127, UNIT_SECONDS_MAX, [f"{argv[0]} has not been built"])
             code, lines = run(argv, UNIT_SECONDS_MAX, echo=False, env=env, cwd=workdir or arguments.build)
             part = Tally()
             if report.exists() and report.stat().st_size:
                 part = gtest_tally(report, name)
             elif code == 0:
                 part.passed = 1
-        part = judged(part, name, code, UNIT_SECONDS_MAX, lines)
+            return judged(part, name, code, UNIT_SECONDS_MAX, lines)
+
+        part = Tally()
+        with concurrent.futures.ThreadPoolExecutor(shards) as pool:
+            for one in pool.map(run_shard, range(shards)):
+                part.add(one)
         print(f"{name}: {part.closing_line()}", flush=True)
         tally.add(part)
     return tally
