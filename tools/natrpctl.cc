@@ -73,8 +73,7 @@ std::string limits_text(const ClientRecord& client) {
 Status add(const CtlOptions& options) {
   std::error_code unknown;  // a path that cannot be looked at cannot be made either: the next line says why
   const bool folder_was_there = std::filesystem::exists(options.state_dir, unknown);
-  if (Status made = make_state_dir(options.state_dir); !made.ok()) return made;
-  if (Status ours = check_not_everybodys(options.state_dir); !ours.ok()) return ours;
+  if (Status made = make_private_state_dir(options.state_dir); !made.ok()) return made;
   const auto identity = TlsIdentity::load_or_create(options.state_dir);
   if (!identity.ok()) return identity.error();
   auto store = Store::open(options.state_dir);

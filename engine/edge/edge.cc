@@ -140,8 +140,7 @@ Fd Edge::take_handed_control() {
 
 // Without the lock, as natrpctl does it beside any edge.
 Status Edge::open_state() {
-  if (Status made = make_state_dir(options_.state_dir); !made.ok()) return made;
-  if (Status ours = check_not_everybodys(options_.state_dir); !ours.ok()) return ours;
+  if (Status made = make_private_state_dir(options_.state_dir); !made.ok()) return made;
   const bool lost_its_store = TlsIdentity::find_pin(options_.state_dir) && !Store::exists(options_.state_dir);
   auto identity = TlsIdentity::load_or_create(options_.state_dir);
   if (!identity.ok()) return identity.error();

@@ -35,6 +35,20 @@ Status lock(int fd, const std::string& dir) {
                EWOULDBLOCK};
 }
 
+// Who may write here can put a key and clients of his own in the place of the edge's; a sticky bit keeps him from ours,
+// but not from making those that are not there yet. A group that was given the folder is its owner's choice.
+Status check_not_everybodys(const std::string& dir) {
+  struct stat info;
+  if (stat(dir.c_str(), &info) != 0) return Error::from_errno("cannot look at the state folder " + dir, errno);
+  if ((info.st_mode & S_IWOTH) == 0) return Done{};
+  Error error{"everybody may write to the state folder " + dir +
+                  ", and so put a key or a client there: give a folder of the edge's own with --state",
+              EPERM};
+  // One with a sticky bit, like /tmp, is everybody's on purpose.
+  if ((info.st_mode & S_ISVTX) == 0) error.message += "; or look what is in this one, and run `chmod o-w " + dir + "`";
+  return error;
+}
+
 }  // namespace
 
 Status make_state_dir(const std::string& dir) {
@@ -61,23 +75,13 @@ Status make_state_dir(const std::string& dir) {
   return Done{};
 }
 
-// Who may write here can put a key and clients of his own in the place of the edge's; a sticky bit keeps him from ours,
-// but not from making those that are not there yet. A group that was given the folder is its owner's choice.
-Status check_not_everybodys(const std::string& dir) {
-  struct stat info;
-  if (stat(dir.c_str(), &info) != 0) return Error::from_errno("cannot look at the state folder " + dir, errno);
-  if ((info.st_mode & S_IWOTH) == 0) return Done{};
-  Error error{"everybody may write to the state folder " + dir +
-                  ", and so put a key or a client there: give a folder of the edge's own with --state",
-              EPERM};
-  // One with a sticky bit, like /tmp, is everybody's on purpose.
-  if ((info.st_mode & S_ISVTX) == 0) error.message += "; or look what is in this one, and run `chmod o-w " + dir + "`";
-  return error;
+Status make_private_state_dir(const std::string& dir) {
+  const Status made = make_state_dir(dir);
+  return made.ok() ? check_not_everybodys(dir) : made;
 }
 
 Result<Fd> lock_state_dir(const std::string& dir) {
-  if (Status made = make_state_dir(dir); !made.ok()) return made.error();
-  if (Status ours = check_not_everybodys(dir); !ours.ok()) return ours.error();
+  if (Status made = make_private_state_dir(dir); !made.ok()) return made.error();
   const std::string path = lock_path(dir);
   Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd.valid()) return Error::from_errno("cannot open " + path, errno);
@@ -103,8 +107,7 @@ Status check_state_dir(const std::string& dir) {
     there = slash == std::string::npos ? "." : slash == 0 ? "/" : there.substr(0, slash);
   }
   if (there == dir) {
-    if (Status usable = make_state_dir(dir); !usable.ok()) return usable;
-    if (Status ours = check_not_everybodys(dir); !ours.ok()) return ours;
+    if (Status usable = make_private_state_dir(dir); !usable.ok()) return usable;
     const std::string lock = lock_path(dir);
     if (access(lock.c_str(), R_OK | W_OK) == 0 || errno == ENOENT) return Done{};
     return Error::from_errno("cannot open " + lock, errno);

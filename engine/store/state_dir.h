@@ -15,9 +15,9 @@ namespace natrp {
 // error names the folder, the reason and the remedy.
 Status make_state_dir(const std::string& dir);
 
-// Fails where everybody may make files in the folder. Asked before a key or a client is put there, and not by commands
-// that only look or that take a right away.
-Status check_not_everybodys(const std::string& dir);
+// Likewise, and fails where everybody may make files in the folder. For who puts a key or a client there, and not for
+// commands that only look or that take a right away.
+Status make_private_state_dir(const std::string& dir);
 
 // The right to be the edge of this folder, as long as the Fd is open; the kernel gives it back when the
 // process ends, however it ends. Fails when another edge has it.
