@@ -47,6 +47,27 @@ inline TokenHash token_hash_of(const std::string& client) {
   return sha256({reinterpret_cast<const uint8_t*>(secret.data()), secret.size()});
 }
 
+inline wire::Frame hello_frame(const std::string& instance = "the same process", uint32_t version = 1) {
+  wire::Frame frame;
+  frame.mutable_hello()->set_protocol_version(version);
+  frame.mutable_hello()->set_instance_id(instance);
+  return frame;
+}
+
+inline wire::Frame auth_frame(const std::string& client) {
+  wire::Frame frame;
+  frame.mutable_auth()->set_secret(secret_of(client));
+  return frame;
+}
+
+inline wire::Frame wish_frame(uint32_t index, const std::string& name, uint32_t port = 0) {
+  wire::Frame frame;
+  frame.mutable_register_tunnel()->set_tunnel_index(index);
+  frame.mutable_register_tunnel()->set_name(name);
+  frame.mutable_register_tunnel()->set_wanted_port(port);
+  return frame;
+}
+
 // An agent's control channel, in the test's own loop. It answers heartbeats and does nothing else by itself.
 class HandAgent final : public ControlChannelEvents {
  public:
@@ -57,22 +78,13 @@ class HandAgent final : public ControlChannelEvents {
                                                 *this);
   }
   void hello(const std::string& instance = "the same process", const std::string& software = "by hand") {
-    wire::Frame frame;
-    frame.mutable_hello()->set_protocol_version(1);
+    wire::Frame frame = hello_frame(instance);
     frame.mutable_hello()->set_software(software);
-    frame.mutable_hello()->set_instance_id(instance);
     send(frame);
   }
-  void auth(const std::string& client) {
-    wire::Frame frame;
-    frame.mutable_auth()->set_secret(secret_of(client));
-    send(frame);
-  }
+  void auth(const std::string& client) { send(auth_frame(client)); }
   void wish(uint32_t index, const std::string& name, uint32_t port = 0, bool replace = false) {
-    wire::Frame frame;
-    frame.mutable_register_tunnel()->set_tunnel_index(index);
-    frame.mutable_register_tunnel()->set_name(name);
-    frame.mutable_register_tunnel()->set_wanted_port(port);
+    wire::Frame frame = wish_frame(index, name, port);
     frame.mutable_register_tunnel()->set_replace(replace);
     send(frame);
   }

@@ -6,27 +6,6 @@
 namespace natrp {
 namespace {
 
-wire::Frame hello(uint32_t version = 1, size_t instance_bytes = 16) {
-  wire::Frame frame;
-  frame.mutable_hello()->set_protocol_version(version);
-  frame.mutable_hello()->set_instance_id(std::string(instance_bytes, 'i'));
-  return frame;
-}
-
-wire::Frame auth() {
-  wire::Frame frame;
-  frame.mutable_auth()->set_secret(secret_of("client"));
-  return frame;
-}
-
-wire::Frame wish(uint32_t index, const std::string& name, uint32_t port = 0) {
-  wire::Frame frame;
-  frame.mutable_register_tunnel()->set_tunnel_index(index);
-  frame.mutable_register_tunnel()->set_name(name);
-  frame.mutable_register_tunnel()->set_wanted_port(port);
-  return frame;
-}
-
 wire::Frame of_an_edge() {
   wire::Frame frame;
   frame.mutable_welcome()->set_client("client");
@@ -45,17 +24,17 @@ class WrongMessages : public LiveEdgeTest {};
 TEST_F(WrongMessages, EndTheSessionInASentence) {
   add_client("client");
   const Case kCases[] = {
-      {{hello(), hello()}, "a second Hello", true},
-      {{hello(), auth(), hello()}, "a second Hello", false},
-      {{hello(2)}, "speaks protocol 2, this edge speaks 1", false, true},
-      {{hello(1, 15)}, "an instance id that has not 16 bytes", true},
-      {{hello(1, 0)}, "an instance id that has not 16 bytes", true},
-      {{auth()}, "Auth before Hello", true},
-      {{hello(), auth(), auth()}, "Auth before Hello, or twice", false},
-      {{wish(0, "web")}, "Register before Auth", true},
-      {{hello(), wish(0, "web")}, "Register before Auth", true},
+      {{hello_frame(), hello_frame()}, "a second Hello", true},
+      {{hello_frame(), auth_frame("client"), hello_frame()}, "a second Hello", false},
+      {{hello_frame("the same process", 2)}, "speaks protocol 2, this edge speaks 1", false, true},
+      {{hello_frame("fifteen bytes..")}, "an instance id that has not 16 bytes", true},
+      {{hello_frame("")}, "an instance id that has not 16 bytes", true},
+      {{auth_frame("client")}, "Auth before Hello", true},
+      {{hello_frame(), auth_frame("client"), auth_frame("client")}, "Auth before Hello, or twice", false},
+      {{wish_frame(0, "web")}, "Register before Auth", true},
+      {{hello_frame(), wish_frame(0, "web")}, "Register before Auth", true},
       {{of_an_edge()}, "a message that an agent does not send", true},
-      {{hello(), auth(), of_an_edge()}, "a message that an agent does not send", false},
+      {{hello_frame(), auth_frame("client"), of_an_edge()}, "a message that an agent does not send", false},
   };
   uint64_t strangers = 0;
   for (const Case& each : kCases) {
@@ -78,10 +57,10 @@ TEST_F(WrongMessages, OfOneTunnelEndThatAlone) {
   HandAgent& agent = open_session("client");
   const uint16_t port = lease(agent, "web");
   const std::pair<wire::Frame, wire::Refused::Code> kCases[] = {
-      {wish(1, "app", 65536), wire::Refused::PORT_NOT_ALLOWED},
-      {wish(1, "app", ports_.front() + 65536u), wire::Refused::PORT_NOT_ALLOWED},
-      {wish(256, "app"), wire::Refused::TOO_MANY_TUNNELS},
-      {wish(1, "no name"), wire::Refused::PROTOCOL},
+      {wish_frame(1, "app", 65536), wire::Refused::PORT_NOT_ALLOWED},
+      {wish_frame(1, "app", ports_.front() + 65536u), wire::Refused::PORT_NOT_ALLOWED},
+      {wish_frame(256, "app"), wire::Refused::TOO_MANY_TUNNELS},
+      {wish_frame(1, "no name"), wire::Refused::PROTOCOL},
   };
   for (const auto& [frame, code] : kCases) {
     SCOPED_TRACE(frame.register_tunnel().name() + " " + std::to_string(frame.register_tunnel().wanted_port()));
@@ -99,11 +78,11 @@ TEST_F(WrongMessages, OfOneTunnelEndThatAlone) {
 TEST_F(WrongMessages, OfAPortThatAnAgentSaysItHadAreNoMistake) {
   add_client("client");
   HandAgent& agent = open_session("client");
-  wire::Frame frame = wish(0, "web");
+  wire::Frame frame = wish_frame(0, "web");
   frame.mutable_register_tunnel()->set_had_port(65536u + ports_[3]);
   agent.send(frame);
   EXPECT_TRUE(until([&] { return agent.port() != 0; }));
-  wire::Frame other = wish(1, "app");
+  wire::Frame other = wish_frame(1, "app");
   const uint16_t free = agent.port() == ports_[2] ? ports_[1] : ports_[2];
   other.mutable_register_tunnel()->set_had_port(free);
   agent.send(other);

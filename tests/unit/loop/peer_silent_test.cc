@@ -31,7 +31,14 @@ void is_back(const Fd& fd) {
 
 void say(const Fd& fd) { loopback::must(::send(fd.get(), "x", 1, 0) == 1, "a byte"); }
 
-class PeerSilentTest : public LoopSuite {};
+class PeerSilentTest : public LoopSuite {
+ protected:
+  // Waits for it, 5 s at most; 0: there was none.
+  int first_silence_ms(const Fd& fd) {
+    run_until([] { ::poll(nullptr, 0, 5); }, [&] { return loop->peer_silent_ms(fd.get()) > 0; }, 5000);
+    return loop->peer_silent_ms(fd.get());
+  }
+};
 
 TEST_P(PeerSilentTest, OneThatWasAskedNothingIsNotSilent) {
   Two two = loopback::connected();
@@ -51,11 +58,7 @@ TEST_P(PeerSilentTest, ItsSilenceBeginsWithTheQuestionAndNotWithItsLastAnswer) {
   cut_off(two.far);
   const uint64_t asked_ms = now_ms();
   say(two.near);
-  int silent_ms = 0;
-  while (silent_ms == 0 && now_ms() - asked_ms < 5000) {
-    ::poll(nullptr, 0, 5);
-    silent_ms = loop->peer_silent_ms(two.near.get());
-  }
+  const int silent_ms = first_silence_ms(two.near);
   // Two retransmissions later.
   EXPECT_GT(silent_ms, 200);
   EXPECT_LE(silent_ms, static_cast<int>(now_ms() - asked_ms));
@@ -82,11 +85,7 @@ TEST_P(PeerSilentTest, NorDoesThatOfOneWhoseWindowWasClosedBefore) {
   EXPECT_EQ(loop->peer_silent_ms(two.near.get()), 0);
   cut_off(two.far);
   const uint64_t cut_ms = now_ms();
-  int silent_ms = 0;
-  while (silent_ms == 0 && now_ms() - cut_ms < 5000) {
-    ::poll(nullptr, 0, 5);
-    silent_ms = loop->peer_silent_ms(two.near.get());
-  }
+  const int silent_ms = first_silence_ms(two.near);
   EXPECT_GT(silent_ms, 200);
   EXPECT_LE(silent_ms, static_cast<int>(now_ms() - cut_ms));
   close(two.near);
