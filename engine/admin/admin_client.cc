@@ -6,7 +6,6 @@
 #include <string>
 #include <utility>
 
-#include "admin/admin_source.h"
 #include "admin/metrics.h"
 
 namespace natrp {
@@ -37,7 +36,7 @@ Result<std::vector<SessionInfo>> ask_for_sessions(const Address& admin) {
     return Error{"cannot ask " + who + ": " + why(answer.error()) +
                  "; start the edge with --admin " + admin.text() + ", or say with --admin where it has its own"};
   }
-  if (answer->status == 503) return Error{who + " has no answer now (" + answer->body + "); try again"};
+  if (answer->status == 503) return Error{who + " has no answer: " + answer->body.substr(0, answer->body.find('\n'))};
   auto sessions = sessions_from_json(answer->status == 200 ? answer->body : std::string());
   if (!sessions) {
     return Error{who + " is none of an edge: it answers " + std::to_string(answer->status) + " and no sessions; say " +

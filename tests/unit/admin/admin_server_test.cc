@@ -9,7 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "admin/admin_client.h"
 #include "admin/admin_source.h"
+#include "admin/metrics.h"
 #include "base/no_descriptors.h"
 #include "loop/no_threads.h"
 #include "net/loopback.h"
@@ -24,9 +26,13 @@ class NothingToShow final : public AdminSource {
   const ConnTable& conns() const override { return conns_; }
   size_t sessions_live() const override { return 0; }
   std::string why_not_healthy() override { return {}; }
-  std::string list_path() const override { return "/list"; }
-  std::optional<std::string> list() override { return std::string(list_bytes, ' '); }
+  std::string list_path() const override { return path; }
+  std::optional<std::string> list() override {
+    return busy ? std::nullopt : std::optional(std::string(list_bytes, ' '));
+  }
+  std::string path = "/list";
   size_t list_bytes = 2;
+  bool busy = false;
 
  private:
   Counters counters_;
@@ -151,6 +157,20 @@ TEST_F(ServedAdmin, AnotherMethodIsRefusedBeforeItsBody) {
   EXPECT_EQ(refused("DELETE /list"), "HTTP/1.1 405 Method Not Allowed");
   EXPECT_EQ(refused("POST /nothing"), "HTTP/1.1 404 Not Found");
   EXPECT_EQ(refused("HEAD /healthz"), "HTTP/1.1 200 OK");
+}
+
+TEST(AdminServer, WhoAsksForSessionsThatItCannotTellNowHearsWhyInOneLine) {
+  NothingToShow shown;
+  shown.path = kSessionsPath;
+  shown.busy = true;
+  const Address address = loopback::listener().address;  // its port is free again
+  AdminServer server(shown, address);
+  ASSERT_TRUE(server.listen().ok());
+  server.serve();
+  const auto sessions = ask_for_sessions(address);
+  ASSERT_FALSE(sessions.ok());
+  EXPECT_EQ(sessions.error().message, "the admin server at " + address.text() +
+                                          " has no answer: the control thread is busy or stopping; try again");
 }
 
 TEST(AdminServer, OneThatNeverServedEnds) {
