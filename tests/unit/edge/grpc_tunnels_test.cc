@@ -299,6 +299,12 @@ TEST_P(GrpcTunnelsTest, AClientThatIsAwayForAMomentKeepsItsTunnelFromAnAgentOfTo
   agents_.clear();
   std::this_thread::sleep_for(std::chrono::milliseconds(2 * kSessionSilentMs));
   ASSERT_TRUE(port_open());
+  // Who looked was a visitor: taken late, it would have the one stream that the client opens below.
+  const auto looker_is_over = [&] {
+    const SessionInfo session = sessions().at(0);
+    return session.visitors_total == 1 && session.visitors_live == 0;
+  };
+  ASSERT_TRUE(until(looker_is_over));
 
   const auto loop = make_loop(IoKind::kEpoll).value().loop;
   HandAgent newcomer(*loop, options_.bind, TlsIdentity::load_or_create(folder_.path()).value().pin());
